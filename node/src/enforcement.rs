@@ -10,9 +10,9 @@
 use crate::{
     clock,
     endpoint_config::{self, config_changes},
-    kept_view::KeptView,
     refusal::Refusal,
-    view_writer::{Ticket, ViewWriter},
+    view_persister::{UpdateNumber, ViewPersister},
+    view_store::ViewStore,
     workers::ServedEndpoint,
 };
 use meshward_control_proto::{
@@ -39,7 +39,7 @@ const SERVED_WITHIN: Duration = Duration::from_secs(5);
 pub struct Enforcement {
     node: NodeName,
     state: Mutex<State>,
-    view_writer: ViewWriter,
+    view_persister: ViewPersister,
     changed: Notify,
 }
 
@@ -74,8 +74,8 @@ struct Local {
 
 /// The result of an update.
 pub struct Applied {
-    /// The number under which the view's writer keeps it.
-    pub ticket: Ticket,
+    /// Its number: it is on disk once [`Enforcement::subscribe_persisted`] gives that or a later one.
+    pub number: UpdateNumber,
     /// The networks that it concerns.
     pub networks: BTreeSet<NetworkName>,
     /// The decisions on workloads of this node that it brings.
@@ -121,10 +121,10 @@ impl Enforcement {
     ///
     /// # Errors
     /// If the kernel gives no thread.
-    pub fn start(
+    pub(crate) fn start(
         node: NodeName,
         view: ViewReplica,
-        kept: KeptView,
+        store: ViewStore,
         troubles: Troubles,
     ) -> std::io::Result<Arc<Self>> {
         let mut own_addresses = HashMap::new();
@@ -139,22 +139,22 @@ impl Enforcement {
                 endpoints: BTreeMap::new(),
                 own_addresses,
             }),
-            view_writer: ViewWriter::new(troubles),
+            view_persister: ViewPersister::new(troubles),
             changed: Notify::new(),
         });
         let own = Arc::downgrade(&enforcement);
-        let whole = move |before: &mut dyn FnMut()| {
+        let read_view = move |before: &mut dyn FnMut()| {
             let enforcement = own.upgrade()?;
             let state = enforcement.state.lock();
             before();
             Some(state.view.view().clone())
         };
-        enforcement.view_writer.start(kept, Box::new(whole))?;
+        enforcement.view_persister.start(store, Box::new(read_view))?;
         Ok(enforcement)
     }
 
     /// Applies an update: when this returns, it is in force for the next packet; it is on disk when
-    /// [`Self::subscribe_kept`] says so.
+    /// [`Self::subscribe_persisted`] says so.
     pub fn apply(&self, revision: Revision, changes: &[Change]) -> Applied {
         let mut state = self.state.lock();
         let State { view, endpoints, own_addresses, is_current } = &mut *state;
@@ -191,10 +191,10 @@ impl Enforcement {
         let lacks_endpoint = networks
             .iter()
             .any(|network| view.network(network).is_some() && !endpoints.contains_key(network));
-        let ticket = self.view_writer.keep(revision, changes);
+        let number = self.view_persister.persist(revision, changes);
         drop(state);
         self.notify_changed();
-        Applied { ticket, networks, decisions, stopped, lacks_endpoint }
+        Applied { number, networks, decisions, stopped, lacks_endpoint }
     }
 
     /// Closes everything, for ever: this node is no member of the mesh any more. Returns the
@@ -403,8 +403,8 @@ impl Enforcement {
     }
 
     /// Tells up to which update all are on disk.
-    pub fn subscribe_kept(&self) -> watch::Receiver<Ticket> {
-        self.view_writer.subscribe()
+    pub fn subscribe_persisted(&self) -> watch::Receiver<UpdateNumber> {
+        self.view_persister.subscribe()
     }
 
     /// Waits for a moment until a network's endpoint runs, if this node is to serve it.

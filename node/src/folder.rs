@@ -1,13 +1,16 @@
-//! What a node keeps on disk beside who it is: the keys of its endpoints, its last view and its
+//! The node's data folder: its membership, the keys of its endpoints, its last view and its
 //! workloads.
 
-use crate::{attachment::Attachment, clock::unix_seconds};
+use crate::{
+    attachment::Attachment,
+    clock::unix_seconds,
+    state_files::{PortFile, PreviousKeyFile, RelaysFile, TimestampFile, WorkloadFile},
+};
 use anyhow::{Context, Result, ensure};
 use meshward_control_proto::{MemberKind, relay::RelaySpec};
 use meshward_datapath::SecretKey;
-use meshward_runtime::{member::MemberFolder, random};
+use meshward_runtime::{member::MemberFolder, random, state_files};
 use meshward_types::{NetworkName, WorkloadId};
-use serde::{Deserialize, Serialize};
 use std::{fs, ops::Deref, path::Path, time::Duration};
 
 /// The file with the relays.
@@ -62,10 +65,10 @@ impl Folder {
     pub fn rotate_endpoint_key(&self, network: &NetworkName, keep: Duration) -> Result<SecretKey> {
         self.endpoint_key(network);
         let before = self.read(&key_name(network))?.context("there is no key of before")?;
-        let previous = Previous { until: unix_seconds() + keep.as_secs() };
+        let previous = PreviousKeyFile { until: unix_seconds() + keep.as_secs() };
         // Written first: a key that peers know is never lost halfway.
         self.write(&previous_key_name(network), &before)?;
-        self.write_json(&previous_name(network), &previous)?;
+        self.write_state(&previous_name(network), &previous)?;
         let fresh = random::<32>();
         self.write(&key_name(network), &fresh)?;
         if keep.is_zero() {
@@ -77,9 +80,10 @@ impl Folder {
     /// The key that an endpoint had before, and how long it is good still. One whose time is up
     /// does not stay on disk.
     pub fn previous_endpoint_key(&self, network: &NetworkName) -> Option<(SecretKey, Duration)> {
-        let previous: Option<Previous> = self.take_up_json(&previous_name(network));
+        let previous: Option<PreviousKeyFile> = self.read_state(&previous_name(network));
         let left = previous.map_or(0, |previous| previous.until.saturating_sub(unix_seconds()));
-        let key = self.take_up(&previous_key_name(network), parse_secret).filter(|_| left != 0);
+        let key =
+            self.read_or_set_aside(&previous_key_name(network), parse_secret).filter(|_| left != 0);
         if key.is_none() {
             self.forget_previous_key(network);
         }
@@ -89,53 +93,54 @@ impl Folder {
     /// Until when the key that an endpoint had before is good, in seconds since 1970, and how long
     /// that is.
     pub fn previous_key_lasts(&self, network: &NetworkName) -> Option<(u64, Duration)> {
-        let Previous { until } = self.take_up_json(&previous_name(network))?;
+        let PreviousKeyFile { until } = self.read_state(&previous_name(network))?;
         Some((until, Duration::from_secs(until.saturating_sub(unix_seconds()).min(MOST_KEPT))))
     }
 
     /// Removes the key that an endpoint had before.
     pub fn forget_previous_key(&self, network: &NetworkName) {
         for name in [previous_key_name(network), previous_name(network)] {
-            if self.place(&name).exists() {
-                self.forget(&name);
+            if self.path_of(&name).exists() {
+                self.remove_later(&name);
             }
         }
     }
 
     /// How old an endpoint's key is.
     pub fn endpoint_key_age(&self, network: &NetworkName) -> Duration {
-        let made = fs::metadata(self.place(&key_name(network))).and_then(|file| file.modified());
+        let made = fs::metadata(self.path_of(&key_name(network))).and_then(|file| file.modified());
         made.ok().and_then(|made| made.elapsed().ok()).unwrap_or_default()
     }
 
     fn secret_key(&self, name: &str) -> SecretKey {
-        self.take_up(name, parse_secret).unwrap_or_else(|| {
+        self.read_or_set_aside(name, parse_secret).unwrap_or_else(|| {
             let fresh = random::<32>();
-            self.keep(name, fresh.to_vec());
+            self.write_later(name, fresh.to_vec());
             SecretKey::from_bytes(fresh)
         })
     }
 
     /// The UDP port that an endpoint had.
     pub fn endpoint_port(&self, network: &NetworkName) -> Option<u16> {
-        let kept: Option<KeptPort> = self.take_up_json(&port_name(network));
-        kept.map(|(KeptPort::Named { port } | KeptPort::Bare(port))| port)
+        self.read_state(&port_name(network)).map(|PortFile { port }| port)
     }
 
     /// Keeps an endpoint's port: peers know it.
-    pub fn keep_endpoint_port(&self, network: &NetworkName, port: u16) {
-        // A number and its braces: the file is not a number, too, when it is cut.
-        let wanted = format!("{{\"port\":{port}}}").into_bytes();
+    ///
+    /// # Errors
+    /// If it cannot be encoded.
+    pub fn keep_endpoint_port(&self, network: &NetworkName, port: u16) -> Result<()> {
+        let wanted = state_files::encode(&PortFile { port })?;
         if !matches!(self.read(&port_name(network)), Ok(Some(kept)) if kept == wanted) {
-            self.keep(&port_name(network), wanted);
+            self.write_later(&port_name(network), wanted);
         }
+        Ok(())
     }
 
     /// What the timestamps of an endpoint's handshakes are all below, in seconds since 1970: those
     /// of before this start. Zero if that is not known.
     pub fn stamp_limit(&self, network: &NetworkName) -> u64 {
-        let kept: Option<KeptStamps> = self.take_up_json(&stamp_name(network));
-        kept.map_or(0, |kept| kept.below)
+        self.read_state(&stamp_name(network)).map_or(0, |TimestampFile { below }| below)
     }
 
     /// Keeps what the timestamps will all be below. They follow the clock so far only once this is
@@ -144,25 +149,25 @@ impl Folder {
     /// # Errors
     /// If it cannot be written.
     pub fn keep_stamp_limit(&self, network: &NetworkName, below: u64) -> Result<()> {
-        self.write_json(&stamp_name(network), &KeptStamps { below })
+        self.write_state(&stamp_name(network), &TimestampFile { below })
     }
 
     /// Forgets what is kept of a network that is gone, what was set aside included.
     pub fn forget_endpoint(&self, network: &NetworkName) {
         let own = format!("endpoints/{network}.");
         for name in self.list("endpoints", "").into_iter().filter(|name| name.starts_with(&own)) {
-            self.forget(&name);
+            self.remove_later(&name);
         }
         // What was not written yet has no name in the folder.
         for kind in ["key", "port", "previous", "previous.key", "devices.key", "stamp"] {
-            self.forget(&format!("{own}{kind}"));
+            self.remove_later(&format!("{own}{kind}"));
         }
-        self.forget(&format!("flows/{network}"));
+        self.remove_later(&format!("flows/{network}"));
     }
 
     /// Returns the relays that the coordinator has named last.
     pub fn relays(&self) -> Vec<RelaySpec> {
-        self.take_up_json(RELAYS).unwrap_or_default()
+        self.read_state::<RelaysFile>(RELAYS).unwrap_or_default().into()
     }
 
     /// Keeps the relays.
@@ -170,17 +175,17 @@ impl Folder {
     /// # Errors
     /// If they cannot be encoded.
     pub fn keep_relays(&self, relays: &[RelaySpec]) -> Result<()> {
-        self.keep_json(RELAYS, &relays)
+        self.write_state_later(RELAYS, &RelaysFile::from(relays))
     }
 
     /// The workloads that were attached: those whose files are whole.
-    pub fn workloads(&self) -> Vec<Attachment> {
+    pub(crate) fn workloads(&self) -> Vec<Attachment> {
         let read = |name: String| {
-            self.take_up(&name, |bytes| -> Result<Attachment> {
-                let attachment: Attachment = serde_json::from_slice(bytes)?;
+            self.read_or_set_aside(&name, |bytes| -> Result<Attachment> {
+                let attachment: Attachment = state_files::decode::<WorkloadFile>(bytes)?.into();
                 ensure!(
                     name == workload_name(&attachment.report.id),
-                    "it is that of another workload"
+                    "it is the file of another workload"
                 );
                 Ok(attachment)
             })
@@ -192,44 +197,19 @@ impl Folder {
     ///
     /// # Errors
     /// If it cannot be encoded.
-    pub fn keep_workload(&self, id: &WorkloadId, workload: &Attachment) -> Result<()> {
-        self.keep(&workload_name(id), serde_json::to_vec(workload)?);
-        Ok(())
+    pub(crate) fn keep_workload(&self, id: &WorkloadId, workload: &Attachment) -> Result<()> {
+        self.write_state_later(&workload_name(id), &WorkloadFile::from(workload))
     }
 
     /// Forgets a workload.
     pub fn forget_workload(&self, id: &WorkloadId) {
-        self.forget(&workload_name(id));
+        self.remove_later(&workload_name(id));
     }
 }
 
 /// The longest time for which a key of before is good, in seconds: a damaged file does not make it
 /// last.
 const MOST_KEPT: u64 = 30 * 24 * 3600;
-
-/// Until when the key of before is good.
-#[derive(Serialize, Deserialize)]
-struct Previous {
-    /// In seconds since 1970.
-    until: u64,
-}
-
-/// An endpoint's port.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum KeptPort {
-    Named {
-        port: u16,
-    },
-    /// As it was written before.
-    Bare(u16),
-}
-
-/// What the timestamps of handshakes are below, in seconds since 1970.
-#[derive(Serialize, Deserialize)]
-struct KeptStamps {
-    below: u64,
-}
 
 fn stamp_name(network: &NetworkName) -> String {
     format!("endpoints/{network}.stamp")
@@ -278,7 +258,7 @@ mod tests {
         let network = "shop".parse().unwrap();
         let first = kept.endpoint_key(&network).public();
         assert_eq!(kept.endpoint_key(&network).public(), first, "before it is on disk, too");
-        kept.settled().await;
+        kept.flush().await;
         assert_eq!(kept.endpoint_key(&network).public(), first);
         let next = kept.rotate_endpoint_key(&network, Duration::from_mins(1)).unwrap().public();
         assert_ne!(next, first);
@@ -286,9 +266,9 @@ mod tests {
         let (before, left) = kept.previous_endpoint_key(&network).unwrap();
         assert!(before.public() == first && left <= Duration::from_mins(1));
         kept.rotate_endpoint_key(&network, Duration::ZERO).unwrap();
-        kept.settled().await;
+        kept.flush().await;
         assert!(
-            !kept.place("endpoints/shop.previous.key").exists(),
+            !kept.path_of("endpoints/shop.previous.key").exists(),
             "what is not good any more is not kept"
         );
         assert!(kept.previous_endpoint_key(&network).is_none());
@@ -305,11 +285,11 @@ mod tests {
         let (kept, network) = (Folder::open(folder.path()).unwrap(), "shop".parse().unwrap());
         kept.rotate_endpoint_key(&network, Duration::from_mins(1)).unwrap();
         for until in ["{\"until\": 1000}", "{\"until\":", "1000", ""] {
-            fs::write(kept.place("endpoints/shop.previous.key"), random::<32>()).unwrap();
-            fs::write(kept.place("endpoints/shop.previous"), until).unwrap();
+            fs::write(kept.path_of("endpoints/shop.previous.key"), random::<32>()).unwrap();
+            fs::write(kept.path_of("endpoints/shop.previous"), until).unwrap();
             assert!(kept.previous_endpoint_key(&network).is_none(), "{until:?}");
-            kept.settled().await;
-            assert!(!kept.place("endpoints/shop.previous.key").exists(), "{until:?}");
+            kept.flush().await;
+            assert!(!kept.path_of("endpoints/shop.previous.key").exists(), "{until:?}");
         }
     }
 
@@ -318,32 +298,32 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (kept, network) = (Folder::open(folder.path()).unwrap(), "shop".parse().unwrap());
         let key = kept.endpoint_key(&network).public();
-        kept.keep_endpoint_port(&network, 51820);
-        kept.settled().await;
-        let whole_key = fs::read(kept.place("endpoints/shop.key")).unwrap();
-        let whole_port = fs::read(kept.place("endpoints/shop.port")).unwrap();
+        kept.keep_endpoint_port(&network, 51820).unwrap();
+        kept.flush().await;
+        let whole_key = fs::read(kept.path_of("endpoints/shop.key")).unwrap();
+        let whole_port = fs::read(kept.path_of("endpoints/shop.port")).unwrap();
         for length in 0..whole_key.len() {
-            fs::write(kept.place("endpoints/shop.key"), &whole_key[..length]).unwrap();
+            fs::write(kept.path_of("endpoints/shop.key"), &whole_key[..length]).unwrap();
             assert_ne!(kept.endpoint_key(&network).public(), key);
-            kept.settled().await;
-            assert_eq!(fs::read(kept.place("endpoints/shop.key")).unwrap().len(), 32);
+            kept.flush().await;
+            assert_eq!(fs::read(kept.path_of("endpoints/shop.key")).unwrap().len(), 32);
         }
         for byte in [0, 0xff, b'x'] {
-            fs::write(kept.place("endpoints/shop.key"), [byte; 32]).unwrap();
+            fs::write(kept.path_of("endpoints/shop.key"), [byte; 32]).unwrap();
             assert_ne!(
                 kept.endpoint_key(&network).public(),
                 SecretKey::from_bytes([byte; 32]).public()
             );
         }
         for length in 0..whole_port.len() {
-            fs::write(kept.place("endpoints/shop.port"), &whole_port[..length]).unwrap();
+            fs::write(kept.path_of("endpoints/shop.port"), &whole_port[..length]).unwrap();
             assert_eq!(kept.endpoint_port(&network), None, "{length}");
-            assert!(!kept.place("endpoints/shop.port").exists());
+            assert!(!kept.path_of("endpoints/shop.port").exists());
         }
-        fs::write(kept.place("endpoints/shop.port"), "51821").unwrap();
+        fs::write(kept.path_of("endpoints/shop.port"), "51821").unwrap();
         assert_eq!(kept.endpoint_port(&network), Some(51821), "as it was written before");
         kept.forget_endpoint(&network);
-        kept.settled().await;
+        kept.flush().await;
         assert_eq!(
             kept.list("endpoints", ""),
             [""; 0],

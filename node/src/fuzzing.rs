@@ -2,14 +2,22 @@
 //! crate `meshward-fuzzing`.
 
 use crate::{
-    attachment::Attachment, docker::fuzzing::docker, folder::Folder, kept_view::KeptView,
-    reachability::port_mapping, runtimes::fuzzing as runtimes, workloads::ContainerFacts,
+    attachment::{Attachment, Origin},
+    docker::fuzzing::docker,
+    folder::Folder,
+    reachability::port_mapping,
+    runtimes::fuzzing as runtimes,
+    state_files::{Update, WorkloadFile},
+    view_store::ViewStore,
+    workloads::ContainerFacts,
 };
 use meshward_control_proto::{
     Change, Resource, ResourceKey, ViewReplica, WorkloadReport,
     view::{NetworkSpec, PeerSpec},
 };
 use meshward_fuzzing::{Bytes, blocks};
+use meshward_netns::NetnsId;
+use meshward_runtime::state_files::encode;
 use meshward_types::{NetworkName, NodeName, Revision, WorkloadId};
 use std::{
     fs,
@@ -85,15 +93,18 @@ fn state(data: &[u8]) {
     fs::write(place.join("workloads/w2.json"), attachment("w2")).expect("a file can be written");
     let (place, folder) = self::folder();
     let folder = &folder;
-    let (view, mut kept) = KeptView::open(folder);
-    let mut held = ViewReplica::from(view);
-    let next = Revision(held.view().revision.0.wrapping_add(1));
-    let changes = held.apply(next, &changes());
-    let written =
-        if kept.wants_whole() { kept.keep(held.view()) } else { kept.append(&[(next, changes)]) };
+    let (view, mut store) = ViewStore::open(folder);
+    let mut replica = ViewReplica::from(view);
+    let next = Revision(replica.view().revision.0.wrapping_add(1));
+    let changes = replica.apply(next, &changes());
+    let written = if store.wants_whole() {
+        store.write_whole(replica.view())
+    } else {
+        store.append(&[Update { revision: next, changes }])
+    };
     written.expect("a view can be kept");
-    let (again, _) = KeptView::open(folder);
-    assert_eq!(again, *held.view(), "what was kept comes back");
+    let (again, _) = ViewStore::open(folder);
+    assert_eq!(again, *replica.view(), "what was kept comes back");
     let found = folder.workloads();
     let has = |id: &str| found.iter().any(|attachment| attachment.report.id.as_str() == id);
     assert!(has("w2"), "a damaged file keeps no other from being taken");
@@ -108,7 +119,7 @@ fn state(data: &[u8]) {
     // What was made anew is on disk before the next bytes are.
     let runtime =
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime without I/O");
-    runtime.block_on(folder.settled());
+    runtime.block_on(folder.flush());
     // The next start finds what this one had.
     let (_, again) = self::folder();
     assert_eq!(again.workloads().len(), found.len());
@@ -161,27 +172,29 @@ fn attachment(id: &str) -> Vec<u8> {
     let attachment = Attachment {
         report,
         netns: "/proc/7/ns/net".into(),
-        netns_id: Some((4, 7)),
+        netns_id: Some(NetnsId { device: 4, inode: 7 }),
         owner: None,
         interface: "mesh0".into(),
-        seen_at: None,
-        held_until: None,
-        origin: Default::default(),
+        last_address: None,
+        quarantined_until: None,
+        origin: Origin::Local,
         measured: true,
-        let_in_as: None,
+        admitted_as: None,
     };
-    serde_json::to_vec(&attachment).expect("plain data is JSON")
+    encode(&WorkloadFile::from(&attachment)).expect("plain data is JSON")
 }
 
 fn states() -> Vec<Vec<u8>> {
     let (place, folder) = folder();
     let read = |name: &str| fs::read(place.join(name)).expect("it was just written");
     let _ = fs::remove_file(place.join("view"));
-    let (_, mut kept) = KeptView::open(&folder);
-    let mut held = ViewReplica::default();
-    let done = held.apply(Revision(1), &changes());
-    kept.keep(held.view()).expect("a view can be kept");
-    kept.append(&[(Revision(2), done)]).expect("an update can be kept");
+    let (_, mut store) = ViewStore::open(&folder);
+    let mut replica = ViewReplica::default();
+    let done = replica.apply(Revision(1), &changes());
+    store.write_whole(replica.view()).expect("a view can be kept");
+    store
+        .append(&[Update { revision: Revision(2), changes: done }])
+        .expect("an update can be kept");
     let key: [u8; 32] = std::array::from_fn(|at| at as u8);
     let (port, until) = (br#"{"port":51820}"#, br#"{"until":99999999999}"#);
     let whole = [&read("view")[..], &read("view.log"), &attachment("w1"), &key, port, until, &key];

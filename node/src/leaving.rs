@@ -47,6 +47,9 @@ pub fn mark_removed(config: &Config, membership: &Membership, at: u64) {
 }
 
 /// Forgets the mesh on this machine.
+///
+/// # Errors
+/// If a file cannot be removed.
 pub fn forget(config: &Config, folder: &Folder) -> Result<()> {
     folder.forget_mesh()?;
     let _ = std::fs::remove_file(RemovedNode::place(&config.socket));

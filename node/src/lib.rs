@@ -15,7 +15,6 @@ pub mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod host_name;
-mod kept_view;
 pub mod leaving;
 pub mod metrics;
 pub mod offloads;
@@ -25,7 +24,9 @@ mod refusal;
 pub mod relay_queue;
 pub mod runtimes;
 pub mod session;
+mod state_files;
 mod sys;
-mod view_writer;
+mod view_persister;
+mod view_store;
 mod workers;
 mod workloads;

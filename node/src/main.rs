@@ -270,7 +270,7 @@ async fn run(common: Common) -> Result<()> {
     }
     tasks.shutdown().await;
     node.endpoints.stop_and_write_flows().await;
-    let _ = tokio::time::timeout(LAST_WRITES, node.folder.settled()).await;
+    let _ = tokio::time::timeout(LAST_WRITES, node.folder.flush()).await;
     let _ = std::fs::remove_file(&node.config.socket);
     if let Some(plugin) = &node.config.docker_plugin {
         let _ = std::fs::remove_file(plugin);

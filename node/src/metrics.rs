@@ -12,11 +12,11 @@ use std::sync::Arc;
 pub fn scrape(node: Arc<Node>) -> Scrape {
     Arc::new(move || {
         let node = node.clone();
-        Box::pin(async move { registry(&node).await })
+        Box::pin(async move { registry(&node) })
     })
 }
 
-async fn registry(node: &Node) -> Registry {
+fn registry(node: &Node) -> Registry {
     let (status, workloads, stats) = (node.status(), node.workloads.all(), node.stats());
     with_process("meshward_node", env!("CARGO_PKG_VERSION"), |registry| {
         register(registry, &status, &workloads, &stats);

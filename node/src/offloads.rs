@@ -1,9 +1,10 @@
-//! What the kernel does for many packets at once, and what of it is left alone.
+//! Offloads: work that the kernel does for many packets at once.
 
+use crate::sys::TunOffloads;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// Something that the kernel does for many packets at once.
+/// An offload of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Offload {
@@ -17,7 +18,8 @@ pub enum Offload {
     UdpGro,
 }
 
-/// Which of them are used.
+/// The offloads that are used.
+#[expect(clippy::struct_excessive_bools, reason = "offloads are independent of each other")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offloads {
     /// TUNs give and take super-packets of TCP (TSO).
@@ -31,7 +33,7 @@ pub struct Offloads {
 }
 
 impl Offloads {
-    /// All but some.
+    /// Returns all but the disabled ones.
     pub fn without(disabled: &[Offload]) -> Self {
         let on = |offload| !disabled.contains(&offload);
         Self {
@@ -42,7 +44,12 @@ impl Offloads {
         }
     }
 
-    /// The names of those that are on.
+    /// Returns those of workloads' interfaces.
+    pub(crate) fn tun(self) -> TunOffloads {
+        TunOffloads { tcp: self.tcp_segmentation, udp: self.udp_segmentation }
+    }
+
+    /// Returns the names of those that are used.
     pub fn names(self) -> Vec<String> {
         let all = [
             (self.tcp_segmentation, "tso"),

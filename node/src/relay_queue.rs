@@ -40,17 +40,8 @@ pub fn channel() -> (Sender, Receiver) {
 }
 
 impl Sender {
-    /// Sends messages by a relay, each of `size` bytes but for the last, which may be shorter;
-    /// `false` if they were not taken.
-    pub fn send(
-        &self,
-        by: RelayNumber,
-        to: RelayId,
-        network: RelayNetwork,
-        messages: &[u8],
-        size: usize,
-    ) -> bool {
-        let outgoing = Outgoing { to, network, messages: messages.to_vec(), size };
+    /// Queues messages for a relay. Returns `false` if the queue is full.
+    pub fn send(&self, by: RelayNumber, outgoing: Outgoing) -> bool {
         match self.queues.read().get(&by) {
             Some(queue) => queue.try_send(outgoing).is_ok(),
             None => self.others.try_send((by, outgoing)).is_ok(),

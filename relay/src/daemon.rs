@@ -1,7 +1,7 @@
 //! The relay's daemon. It holds a link to the coordinator, by which it is told which nodes there
 //! are; while the coordinator is away it goes on serving those that it knows.
 
-use crate::{cert_resolver::CertResolver, config::Config};
+use crate::{cert_resolver::CertResolver, config::Config, members_file::MembersFile};
 use anyhow::{Context, Result};
 use meshward_control_proto::{
     COORDINATOR_NAME, Channel, MAX_UPDATE, MemberKind,
@@ -77,7 +77,9 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let Listener { endpoint, tunnels, tls, address } =
         listener::open(config.listen, ca, resolver.clone(), &[Channel::Relay], &[], &guard)?;
     stun::serve(config.stun_listen).await?;
-    let members: HashMap<NodeName, String> = folder.take_up_json(MEMBERS).unwrap_or_default();
+    let members: Option<HashMap<NodeName, String>> =
+        folder.read_state(MEMBERS).map(|MembersFile { members }| members.into_iter().collect());
+    let members = members.unwrap_or_default();
     let advertise = match config.advertise.is_empty() {
         true => vec![format!(":{}", address.port())],
         false => config.advertise.clone(),
@@ -303,7 +305,8 @@ impl Daemon {
                     return Ok(());
                 }
             }
-            self.folder.keep_json(MEMBERS, &*self.members.read())?;
+            let members = self.members.read().clone().into_iter().collect();
+            self.folder.write_state_later(MEMBERS, &MembersFile { members })?;
         }
     }
 }

@@ -4,6 +4,7 @@
 mod cert_resolver;
 mod config;
 mod daemon;
+mod members_file;
 
 use crate::config::{Config, USUAL_FILE};
 use anyhow::Result;

@@ -90,7 +90,7 @@ fn behind_a_gateway_only_what_leaves_for_the_mesh_is_astray() {
     let (gateway, far) = (internet.site("gw").unwrap(), host().unwrap());
     let join = async |links: &meshward_netns::Links| {
         links.add_veth("lan", "far").await?;
-        links.give("far", &far, "eth1").await?;
+        links.move_to("far", &far, "eth1").await?;
         links.add_address("lan", "172.16.1.1".parse().unwrap(), 24).await?;
         links.set_up("lan").await
     };

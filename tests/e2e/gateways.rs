@@ -46,7 +46,7 @@ impl Dc {
             let name = format!("eth{number}");
             here.links(async |links| {
                 links.add_veth("lan", "far").await?;
-                links.give("far", &legacy, &name).await?;
+                links.move_to("far", &legacy, &name).await?;
                 links.add_address("lan", own.into(), 24).await?;
                 links.set_up("lan").await
             })
@@ -297,7 +297,7 @@ pub(crate) fn behind(mesh: &Mesh, gateway: &Node, mtu: [u32; 2]) -> Behind {
         let (down, up) = (format!("down{number}"), format!("up{number}"));
         near.links(async |links| {
             links.add_veth(&down, "far").await?;
-            links.give("far", beyond, &up).await?;
+            links.move_to("far", beyond, &up).await?;
             links.set_mtu(&down, mtu).await
         })
         .unwrap();

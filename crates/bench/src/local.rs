@@ -79,7 +79,7 @@ fn bare_bridge() -> Result<Tunnel> {
         let port = format!("port{at}");
         host.links(async |links| {
             links.add_veth(&port, "far").await?;
-            links.give("far", end, "eth0").await
+            links.move_to("far", end, "eth0").await
         })?;
         ip(&host, &format!("link set {port} mtu 1420 master br0 up"))?;
         ip(end, "link set eth0 mtu 1420 up")?;

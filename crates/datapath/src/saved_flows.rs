@@ -31,7 +31,10 @@ pub enum SavedFlowsError {
     #[error("these are no flows that were kept")]
     NoFlows,
     /// Another version has written them.
-    #[error("these flows are of version {0}, and this program reads version {VERSION}")]
+    #[error(
+        "written by a newer release: format {0}, this one reads up to {VERSION}; upgrade this program \
+        and put the file back under its name, or go on without it"
+    )]
     Version(u8),
     /// They end too early or too late, or hold more flows than any program writes.
     #[error(

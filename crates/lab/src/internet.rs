@@ -69,7 +69,7 @@ pub fn back_to_back(names: [&str; 2]) -> Result<[Site; 2]> {
     let sites = [a?, b?];
     sites[0].netns.links(async |links| {
         links.add_veth("eth0", "far").await?;
-        links.give("far", &sites[1].netns, "eth0").await
+        links.move_to("far", &sites[1].netns, "eth0").await
     })?;
     for site in &sites {
         site.netns.links(async |links| {
@@ -170,7 +170,7 @@ impl Internet {
         let inside = if self.providers { "site" } else { &port };
         near.links(async |links| {
             links.add_veth(inside, "uplink").await?;
-            links.give("uplink", &netns, "eth0").await?;
+            links.move_to("uplink", &netns, "eth0").await?;
             links.add_address(inside, v4(1).into(), 24).await?;
             links.add_address(inside, v6(1).into(), 64).await?;
             links.set_up(inside).await
@@ -198,7 +198,7 @@ impl Internet {
         ];
         self.router.links(async |links| {
             links.add_veth(&port, "uplink").await?;
-            links.give("uplink", &provider, "eth0").await?;
+            links.move_to("uplink", &provider, "eth0").await?;
             links.add_address(&port, v4(1).into(), 24).await?;
             links.add_address(&port, v6(1).into(), 64).await?;
             links.set_up(&port).await?;
@@ -289,7 +289,7 @@ impl Internet {
         let address = |host| Ipv4Addr::new(192, 168, subnet, host);
         gateway.links(async |links| {
             links.add_veth("inside", "uplink").await?;
-            links.give("uplink", &netns, "eth0").await?;
+            links.move_to("uplink", &netns, "eth0").await?;
             links.add_address("inside", address(1).into(), 24).await?;
             links.set_up("inside").await
         })?;

@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod link;
+mod route;
+mod rule;
 
-pub use link::{Links, Selects};
+pub use link::Links;
+pub use rule::RuleSelector;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use std::{
@@ -68,6 +71,17 @@ pub struct NetnsId {
     pub device: u64,
     /// The inode number (`st_ino`).
     pub inode: u64,
+}
+
+impl NetnsId {
+    /// Returns the identity of the namespace that a path leads to.
+    ///
+    /// # Errors
+    /// [`Error::Open`] if there is none.
+    pub fn of_path(path: &Path) -> Result<Self, Error> {
+        let netns = Netns::open(path)?;
+        netns.id().map_err(|source| Error::Open { path: path.to_owned(), source })
+    }
 }
 
 impl Netns {

@@ -120,10 +120,16 @@ pub fn set_aside(path: &Path, why: &dyn Display) {
     let (shown, beside) = (path.display(), aside.display());
     match fs::rename(path, &aside) {
         Ok(()) => {
-            error!("{shown} is damaged ({why}): it was set aside as {beside}, and is made anew");
+            error!(
+                "{shown} cannot be used: {why}. It was set aside as {beside}, and this daemon goes on \
+                without it"
+            );
         }
         Err(error) => {
-            error!("{shown} is damaged ({why}), and cannot be renamed ({error}): it is not used");
+            error!(
+                "{shown} cannot be used: {why}. It cannot be renamed either ({error}); this daemon goes \
+                on without it"
+            );
         }
     }
     forget_oldest_damaged(path);

@@ -14,10 +14,12 @@ pub mod fuzzing;
 pub mod http;
 pub mod join;
 pub mod member;
+mod member_files;
 pub mod metrics;
 pub mod places;
 pub mod problem;
 pub mod sources;
+pub mod state_files;
 pub mod tls;
 pub mod tunnel;
 pub mod write_behind;
@@ -29,6 +31,9 @@ use tracing_subscriber::EnvFilter;
 pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
 
 /// Returns random bytes from the operating system.
+///
+/// # Panics
+/// If the kernel has no `getrandom`, which came with Linux 3.17.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // ring reads getrandom(2), which does not fail once the kernel is up.

@@ -2,13 +2,14 @@
 
 use crate::{
     Mistake, files,
+    member_files::{MembershipFile, RemovedFile},
+    state_files::{self, StateFile, StateFileError},
     tls::MemberCertificate,
     write_behind::{Troubles, WriteBehind},
 };
 use anyhow::{Context, Result, bail};
 use meshward_control_proto::MemberKind;
 use meshward_types::NodeName;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fmt::Display,
     fs::{self, DirBuilder},
@@ -27,19 +28,19 @@ pub const REMOVED: u8 = 3;
 /// The error of a member that was removed from the mesh: the process ends with [`REMOVED`].
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{kind} {name} was removed from the mesh{closed}; to join again, with a new token: {join} join \
-    TOKEN@HOST"
+    "{kind} {name} was removed from the mesh{closed}; to join again, with a new token: {program} \
+    join TOKEN@HOST"
 )]
 pub struct Removed {
     kind: MemberKind,
     name: NodeName,
     /// The consequences for its workloads.
     closed: &'static str,
-    join: &'static str,
+    program: &'static str,
 }
 
 /// The membership of this machine.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Membership {
     /// The member's name.
     pub name: NodeName,
@@ -64,11 +65,11 @@ pub struct Credentials {
 impl Removed {
     /// Creates the error for a member that the coordinator has removed.
     pub fn of(kind: MemberKind, name: NodeName) -> Self {
-        let (closed, join) = match kind {
-            MemberKind::Node => (", and its workloads are closed", "meshward-node"),
-            MemberKind::Relay => ("", "meshward-relay"),
+        let closed = match kind {
+            MemberKind::Node => ", and its workloads are closed",
+            MemberKind::Relay => "",
         };
-        Self { kind, name, closed, join }
+        Self { kind, name, closed, program: program(kind) }
     }
 }
 
@@ -79,6 +80,14 @@ impl Credentials {
     /// If it is not a member's certificate.
     pub fn read(&self) -> Result<MemberCertificate> {
         MemberCertificate::read(&self.certificate).context("the certificate is damaged; join again")
+    }
+}
+
+/// Returns the name of a member's daemon.
+fn program(kind: MemberKind) -> &'static str {
+    match kind {
+        MemberKind::Node => "meshward-node",
+        MemberKind::Relay => "meshward-relay",
     }
 }
 
@@ -132,31 +141,42 @@ impl MemberFolder {
     pub fn membership(&self) -> Result<Option<Membership>> {
         let name = self.named("json");
         let Some(bytes) = self.read(&name)? else { return Ok(None) };
-        match serde_json::from_slice(&bytes) {
-            Ok(membership) => Ok(Some(membership)),
-            Err(error) => bail!(Mistake(format!(
-                "{} is damaged ({error}): it says who this {kind} is; put it back from a backup, \
-                or join again with a new token: meshward-{} join TOKEN@HOST",
-                self.place(&name).display(),
-                match self.kind {
-                    MemberKind::Node => "node",
-                    MemberKind::Relay => "relay",
-                },
-                kind = self.kind,
+        let path = self.path_of(&name);
+        let path = path.display();
+        match state_files::decode::<MembershipFile>(&bytes) {
+            Ok(file) => Ok(Some(file.into())),
+            Err(StateFileError::Newer(newer)) => bail!(Mistake(format!(
+                "{path} was written by a newer release: format {}, this one reads up to {}; \
+                upgrade {program}, or join again with a new token: {program} join TOKEN@HOST",
+                newer.found,
+                newer.newest,
+                program = program(self.kind),
+            ))),
+            Err(StateFileError::Damaged(error)) => bail!(Mistake(format!(
+                "{path} is damaged ({error}): it says who this {} is; put it back from a backup, \
+                or join again with a new token: {} join TOKEN@HOST",
+                self.kind,
+                program(self.kind),
             ))),
         }
     }
 
     /// Prepares for joining: sets aside the remains of an unusable membership. Returns the
     /// membership if the machine has already joined.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
     pub fn membership_or_aside(&self) -> Result<Option<Membership>> {
         let Err(error) = self.membership() else { return self.membership() };
-        files::set_aside(&self.place(&self.named("json")), &error);
+        files::set_aside(&self.path_of(&self.named("json")), &error);
         Ok(None)
     }
 
     /// Stores the result of joining. The membership is written last, so that a half-done join
     /// counts as none.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
     pub fn keep_membership(
         &self,
         membership: &Membership,
@@ -164,7 +184,7 @@ impl MemberFolder {
     ) -> Result<()> {
         self.write("ca.der", &credentials.ca)?;
         self.write(&self.named("der"), &credentials.certificate)?;
-        self.write_json(&self.named("json"), membership)
+        self.write_state(&self.named("json"), &MembershipFile::from(membership))
     }
 
     /// Removes the membership, and every file and folder in `kept` with its damaged versions. The
@@ -180,7 +200,7 @@ impl MemberFolder {
             .chain(["ca.der", REMOVED_FILE])
             .chain(kept.iter().copied());
         for name in all {
-            let path = self.place(name);
+            let path = self.path_of(name);
             files::remove_with_damaged(&path)
                 .with_context(|| format!("cannot remove {}", path.display()))?;
         }
@@ -189,7 +209,7 @@ impl MemberFolder {
 
     /// Returns the time at which this member learned that it was removed, in seconds since 1970.
     pub fn removed_at(&self) -> Option<u64> {
-        self.take_up_json(REMOVED_FILE)
+        Some(self.read_state::<RemovedFile>(REMOVED_FILE)?.at)
     }
 
     /// Stores that this member was removed.
@@ -197,7 +217,7 @@ impl MemberFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn keep_removed(&self, at: u64) -> Result<()> {
-        self.write_json(REMOVED_FILE, &at)
+        self.write_state(REMOVED_FILE, &RemovedFile { at })
     }
 
     /// Returns the certificate and its key.
@@ -207,7 +227,7 @@ impl MemberFolder {
     pub fn credentials(&self) -> Result<Credentials> {
         let read = |name: &str| -> Result<Vec<u8>> {
             let found = self.read(name)?.filter(|bytes| !bytes.is_empty());
-            let path = self.place(name);
+            let path = self.path_of(name);
             found.with_context(|| {
                 format!(
                     "{} is missing or empty; put it back from a backup, or join again",
@@ -221,14 +241,18 @@ impl MemberFolder {
 
     /// Stores a renewed certificate. It is used even while it cannot be written.
     pub fn keep_certificate(&self, certificate: &[u8]) {
-        self.keep(&self.named("der"), certificate.to_vec());
+        self.write_later(&self.named("der"), certificate.to_vec());
     }
 
     /// Returns the private key (PKCS #8), made at the first call. A damaged one is set aside, since
     /// nobody has joined with it.
+    ///
+    /// # Errors
+    /// If a new one cannot be made or written.
     pub fn key_to_join(&self) -> Result<Vec<u8>> {
         let name = self.named("key");
-        if let Some(key) = self.take_up(&name, |key| crate::csr::request(key).map(|_| key.to_vec()))
+        if let Some(key) =
+            self.read_or_set_aside(&name, |key| crate::csr::request(key).map(|_| key.to_vec()))
         {
             return Ok(key);
         }
@@ -238,7 +262,7 @@ impl MemberFolder {
     }
 
     /// Returns the path of a file in the folder.
-    pub fn place(&self, name: &str) -> PathBuf {
+    pub fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
@@ -250,13 +274,13 @@ impl MemberFolder {
         if let Some(waiting) = self.behind.waiting(name) {
             return Ok(waiting);
         }
-        let path = self.place(name);
+        let path = self.path_of(name);
         files::read(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// Reads a file that is not essential; `None` if it does not exist. One that cannot be read, or
     /// that `parse` refuses, is set aside.
-    pub fn take_up<T, E: Display>(
+    pub fn read_or_set_aside<T, E: Display>(
         &self,
         name: &str,
         parse: impl FnOnce(&[u8]) -> Result<T, E>,
@@ -269,21 +293,21 @@ impl MemberFolder {
             },
             Err(error) => format!("{error:#}"),
         };
-        files::set_aside(&self.place(name), &why);
+        files::set_aside(&self.path_of(name), &why);
         None
     }
 
-    /// Reads a file of JSON that is not essential, as [`Self::take_up`] does.
-    pub fn take_up_json<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        self.take_up(name, |bytes| serde_json::from_slice(bytes))
+    /// Reads a file of state that is not essential, as [`Self::read_or_set_aside`] does.
+    pub fn read_state<T: StateFile>(&self, name: &str) -> Option<T> {
+        self.read_or_set_aside(name, |bytes| state_files::decode(bytes))
     }
 
     /// Returns the names of the files in a folder of this one that have this suffix.
     pub fn list(&self, folder: &str, ending: &str) -> Vec<String> {
-        let entries = match fs::read_dir(self.place(folder)) {
+        let entries = match fs::read_dir(self.path_of(folder)) {
             Ok(entries) => entries,
             Err(error) => {
-                warn!("cannot read {}: {error}", self.place(folder).display());
+                warn!("cannot read {}: {error}", self.path_of(folder).display());
                 return vec![];
             }
         };
@@ -295,24 +319,27 @@ impl MemberFolder {
 
     /// Schedules a write of a file, so that nobody waits for the disk. While it cannot be written,
     /// this member is *degraded*, and reading returns the scheduled content.
-    pub fn keep(&self, name: &str, bytes: Vec<u8>) {
+    pub fn write_later(&self, name: &str, bytes: Vec<u8>) {
         self.behind.order(name, Some(bytes));
     }
 
-    /// Schedules a write of a file of JSON, as [`Self::keep`] does.
-    pub fn keep_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        self.keep(name, serde_json::to_vec_pretty(value)?);
+    /// Schedules a write of a file of state, as [`Self::write_later`] does.
+    ///
+    /// # Errors
+    /// If its content cannot be encoded.
+    pub fn write_state_later(&self, name: &str, content: &impl StateFile) -> Result<()> {
+        self.write_later(name, state_files::encode(content)?);
         Ok(())
     }
 
     /// Schedules the removal of a file, in order with scheduled writes.
-    pub fn forget(&self, name: &str) {
+    pub fn remove_later(&self, name: &str) {
         self.behind.order(name, None);
     }
 
     /// Waits until everything that was scheduled so far is on disk, or the disk has refused it.
-    pub async fn settled(&self) {
-        self.behind.settled().await;
+    pub async fn flush(&self) {
+        self.behind.flush().await;
     }
 
     /// Returns what cannot be written, and why.
@@ -325,14 +352,17 @@ impl MemberFolder {
     /// # Errors
     /// If it cannot be written; then it is unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.place(name);
+        let path = self.path_of(name);
         self.behind
             .write_now(name, bytes)
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Writes a file of JSON atomically, as [`Self::write`] does.
-    pub fn write_json(&self, name: &str, value: &impl Serialize) -> Result<()> {
-        self.write(name, &serde_json::to_vec_pretty(value)?)
+    /// Writes a file of state atomically, as [`Self::write`] does.
+    ///
+    /// # Errors
+    /// If it cannot be encoded or written; then it is unchanged.
+    pub fn write_state(&self, name: &str, content: &impl StateFile) -> Result<()> {
+        self.write(name, &state_files::encode(content)?)
     }
 }

@@ -156,7 +156,7 @@ impl WriteBehind {
     }
 
     /// Waits until everything that was scheduled so far is on disk, or the attempt has failed.
-    pub async fn settled(&self) {
+    pub async fn flush(&self) {
         let last = self.0.queue.lock().last;
         // `self` holds the sender.
         let _ = self.0.tried.subscribe().wait_for(|tried| *tried >= last).await;
@@ -262,7 +262,7 @@ mod tests {
         behind.order("a", Some(b"1".to_vec()));
         behind.order("a", Some(b"2".to_vec()));
         behind.order("b", None);
-        behind.settled().await;
+        behind.flush().await;
         assert_eq!(behind.waiting("a"), Some(Some(b"2".to_vec())));
         assert!(troubles.summary().unwrap().contains("kept/"), "{:?}", troubles.summary());
         fs::remove_file(&place).unwrap();
@@ -281,7 +281,7 @@ mod tests {
             behind.order("y", Some(vec![round]));
             behind.order("y", None);
         }
-        behind.settled().await;
+        behind.flush().await;
         assert_eq!(fs::read(folder.path().join("x")).unwrap(), [199]);
         assert!(!folder.path().join("y").exists());
     }

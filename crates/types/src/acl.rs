@@ -129,6 +129,21 @@ impl Acl {
         &self.observed
     }
 
+    /// Returns the denied ranges whose senders get an answer.
+    pub fn rejected(&self) -> &[AclEntry] {
+        &self.rejected
+    }
+
+    /// Returns the denied ranges whose senders get no answer.
+    pub fn dropped(&self) -> &[AclEntry] {
+        &self.dropped
+    }
+
+    /// Returns the answer to everything else that is denied; `None` for the network's default.
+    pub fn otherwise(&self) -> Option<OnDeny> {
+        self.otherwise
+    }
+
     /// Returns `true` if it is equivalent to having no ACL: nothing passes, and denied packets get
     /// the default answer.
     pub fn is_empty(&self) -> bool {

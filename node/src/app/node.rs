@@ -7,11 +7,11 @@ use crate::{
     endpoints::{Endpoints, PREVIOUS_KEY_LIFETIME},
     enforcement::{Applied, Enforcement, RunningEndpoint},
     folder::Folder,
-    kept_view::KeptView,
     offloads::Offloads,
     reachability::{Parts, Reachability},
     relay_queue,
-    view_writer::Ticket,
+    view_persister::UpdateNumber,
+    view_store::ViewStore,
     workers::Workers,
     workloads::Workloads,
 };
@@ -53,8 +53,8 @@ pub struct Node {
 
 /// An update that is in force.
 pub struct Enforced {
-    /// The number under which it is kept on disk.
-    pub ticket: Ticket,
+    /// Its number, by which it is known when it is on disk.
+    pub number: UpdateNumber,
     /// The start of the endpoints that it brings, if it brings any: it ends in bounded time.
     pub starting: Option<tokio::task::JoinHandle<()>>,
 }
@@ -71,13 +71,13 @@ impl Node {
         folder: Folder,
         relay: relay_queue::Sender,
     ) -> Result<Arc<Self>> {
-        let (view, kept) = KeptView::open(&folder);
+        let (view, store) = ViewStore::open(&folder);
         let attachments = folder.workloads();
         let offloads = Offloads::without(&config.disable_offloads);
         let workers = Arc::new(Workers::start(config.workers, offloads, relay)?);
         let name = membership.name.clone();
         let troubles = folder.troubles().clone();
-        let enforcement = Enforcement::start(name.clone(), view.into(), kept, troubles)?;
+        let enforcement = Enforcement::start(name.clone(), view.into(), store, troubles)?;
         let link = Arc::new(CoordinatorLink::default());
         let endpoints = Arc::new(Endpoints::new(
             name,
@@ -148,7 +148,7 @@ impl Node {
         // The rest follows: no packet passes any more that the update denies.
         self.stop_endpoints(&applied.stopped);
         self.workloads.follow_update(&applied);
-        let Applied { ticket, lacks_endpoint, .. } = applied;
+        let Applied { number, lacks_endpoint, .. } = applied;
         let starting = lacks_endpoint.then(|| {
             let node = self.clone();
             let start = tokio::spawn(async move { node.start_endpoints(Duration::ZERO).await });
@@ -156,7 +156,7 @@ impl Node {
                 let _ = tokio::time::timeout(STARTED_WITHIN, start).await;
             })
         });
-        Enforced { ticket, starting }
+        Enforced { number, starting }
     }
 
     fn stop_endpoints(&self, stopped: &[(NetworkName, RunningEndpoint)]) {

@@ -2,16 +2,18 @@
 
 use super::Node;
 use crate::{
-    attachment::{self, Attachment, Origin},
+    attachment::{Attachment, Origin},
     config::Config,
     folder::Folder,
-    kept_view::KeptView,
     relay_queue,
+    state_files::{Update, WorkloadFile},
+    view_store::ViewStore,
     workloads::plain_report,
 };
 use meshward_control_proto::view::NetworkSpec;
 use meshward_control_proto::{Change, Resource, ResourceKey, ViewReplica};
-use meshward_runtime::member::Membership;
+use meshward_netns::NetnsId;
+use meshward_runtime::{member::Membership, state_files::encode};
 use meshward_types::{NetworkName, PublicKey, Revision};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -19,31 +21,31 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 async fn history(place: &Path) -> Vec<String> {
     let folder = Folder::open(place).unwrap();
     let network: NetworkName = "shop".parse().unwrap();
-    folder.keep_endpoint_port(&network, 0);
+    folder.keep_endpoint_port(&network, 0).unwrap();
     folder.endpoint_key(&network);
     folder.device_key(&network);
     folder.rotate_endpoint_key(&network, Duration::from_mins(10)).unwrap();
     folder.keep_relays(&[]).unwrap();
     let attachment = attachment();
     folder.keep_workload(&attachment.report.id, &attachment).unwrap();
-    folder.settled().await;
-    let (_, mut kept) = KeptView::open(&folder);
+    folder.flush().await;
+    let (_, mut store) = ViewStore::open(&folder);
     let spec = NetworkSpec::with_mtu(1420);
-    let mut held = ViewReplica::default();
+    let mut replica = ViewReplica::default();
     let put = |mtu| {
         Change::Put(
             ResourceKey::Network("shop".parse().unwrap()),
             Resource::Network(NetworkSpec { mtu, ..spec.clone() }),
         )
     };
-    held.apply(Revision(1), &[put(1420)]);
-    kept.keep(held.view()).unwrap();
-    kept.append(&[(Revision(2), vec![put(1400)])]).unwrap();
+    replica.apply(Revision(1), &[put(1420)]);
+    store.write_whole(replica.view()).unwrap();
+    store.append(&[Update { revision: Revision(2), changes: vec![put(1400)] }]).unwrap();
     let mut names: Vec<String> = ["", "endpoints", "workloads"]
         .into_iter()
         .flat_map(|within| folder.list(within, ""))
         .map(|name| name.trim_start_matches('/').to_owned())
-        .filter(|name| folder.place(name).is_file())
+        .filter(|name| folder.path_of(name).is_file())
         .collect();
     names.sort();
     names
@@ -57,7 +59,7 @@ fn attachment() -> Attachment {
         vec![],
     );
     Attachment {
-        netns_id: Some((1, 1)),
+        netns_id: Some(NetnsId { device: 1, inode: 1 }),
         measured: true,
         ..Attachment::new(report, "/run/netns/not-there".into(), "mesh0".into(), Origin::Local)
     }
@@ -125,11 +127,14 @@ async fn a_workload_whose_network_is_not_known_waits_for_it() {
     let mut waiting = attachment();
     // The namespace of this test lives.
     waiting.netns = "/proc/self/ns/net".into();
-    waiting.netns_id = Some(attachment::netns_of(&waiting.netns).unwrap().1);
+    waiting.netns_id = Some(NetnsId::of_path(&waiting.netns).unwrap());
     waiting.origin = Origin::Device;
     waiting.report.device = Some(PublicKey([7; 32]));
-    fs::write(place.path().join("workloads/w-1.json"), serde_json::to_vec(&waiting).unwrap())
-        .unwrap();
+    fs::write(
+        place.path().join("workloads/w-1.json"),
+        encode(&WorkloadFile::from(&waiting)).unwrap(),
+    )
+    .unwrap();
     let node = restore(place.path()).await;
     assert_eq!(node.workloads.count(), 0);
     let spec = NetworkSpec::with_mtu(1420);

@@ -32,8 +32,9 @@ pub(super) struct RequestPool {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Pool {
     #[serde(rename = "PoolID")]
-    pub pool_id: String,
-    pub pool: IpNet,
+    pub id: String,
+    #[serde(rename = "Pool")]
+    pub subnet: IpNet,
     pub data: HashMap<&'static str, String>,
 }
 

@@ -12,16 +12,15 @@ use crate::{
     attachment::{Attachment, Origin},
     refusal::Refusal,
     runtimes::Engine,
+    state_files::{DockerEndpoint, DockerFile},
     workloads::NewContainer,
 };
 use anyhow::Result;
 use ipnet::IpNet;
 use meshward_control_proto::view::NetworkSpec;
 use meshward_types::NetworkName;
-use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -40,22 +39,9 @@ const WITHIN: &str = "mesh";
 /// The drivers.
 pub(super) struct Driver {
     node: Arc<Node>,
-    kept: Mutex<Kept>,
+    kept: Mutex<DockerFile>,
     /// Endpoints that were kept at the start: Docker may have ended them meanwhile.
     unsure: Mutex<BTreeSet<String>>,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-struct Kept {
-    /// The mesh's networks by Docker's ids.
-    networks: BTreeMap<String, NetworkName>,
-    endpoints: BTreeMap<String, KeptEndpoint>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct KeptEndpoint {
-    network: NetworkName,
-    addresses: Vec<IpAddr>,
 }
 
 impl Driver {
@@ -63,8 +49,8 @@ impl Driver {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub(super) async fn restore(node: Arc<Node>) -> Result<Self> {
-        let kept: Kept = node.folder.take_up_json(FILE).unwrap_or_default();
+    pub(super) fn restore(node: Arc<Node>) -> Result<Self> {
+        let kept: DockerFile = node.folder.read_state(FILE).unwrap_or_default();
         let addresses = kept.endpoints.values().flat_map(|endpoint| {
             endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
         });
@@ -100,10 +86,12 @@ impl Driver {
         }
     }
 
-    async fn keep(&self, kept: &Kept) -> Result<(), Refusal> {
+    async fn keep(&self, kept: &DockerFile) -> Result<(), Refusal> {
         let folder = &self.node.folder;
-        folder.keep_json(FILE, kept).map_err(|error| Refusal::Failed(format!("{error:#}")))?;
-        folder.settled().await;
+        folder
+            .write_state_later(FILE, kept)
+            .map_err(|error| Refusal::Failed(format!("{error:#}")))?;
+        folder.flush().await;
         Ok(())
     }
 
@@ -135,7 +123,7 @@ impl Driver {
             GATEWAY,
             IpNet::new_assert(pool.network(), pool.prefix_len()).to_string(),
         )]);
-        Ok(Pool { pool_id: format!("{name}/{family}"), pool, data })
+        Ok(Pool { id: format!("{name}/{family}"), subnet: pool, data })
     }
 
     /// The network that is named, or the one that is meant where none is.
@@ -188,7 +176,7 @@ impl Driver {
 
     /// Takes an address back. Docker also brings, without a pool, those that the network driver
     /// gave: they go with the endpoint.
-    pub(super) async fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
+    pub(super) fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
         if given.pool_id.is_empty() {
             return Ok(());
         }
@@ -261,14 +249,14 @@ impl Driver {
             interface.address_ipv6 = IpNet::new_assert(address, pool.prefix_len()).to_string();
             addresses.push(address);
         }
-        kept.endpoints.insert(wanted.endpoint_id, KeptEndpoint { network: name, addresses });
+        kept.endpoints.insert(wanted.endpoint_id, DockerEndpoint { network: name, addresses });
         self.keep(&kept).await?;
         Ok(CreatedEndpoint { interface })
     }
 
     /// Forgets a container's endpoint.
     pub(super) async fn delete_endpoint(&self, gone: OfEndpoint) -> Result<(), Refusal> {
-        self.detach(&gone.endpoint_id).await?;
+        self.detach(&gone.endpoint_id)?;
         let mut kept = self.kept.lock().await;
         if let Some(endpoint) = kept.endpoints.remove(&gone.endpoint_id) {
             for address in &endpoint.addresses {
@@ -289,7 +277,7 @@ impl Driver {
             })?
         };
         // A join that Docker gave up on may have left its interface behind.
-        self.detach(&wanted.endpoint_id).await?;
+        self.detach(&wanted.endpoint_id)?;
         let part: String =
             wanted.endpoint_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         let src_name = format!("{BEFORE}{part}");
@@ -306,11 +294,11 @@ impl Driver {
     }
 
     /// Takes the interface of a container away.
-    pub(super) async fn leave(&self, gone: OfEndpoint) -> Result<(), Refusal> {
-        self.detach(&gone.endpoint_id).await
+    pub(super) fn leave(&self, gone: OfEndpoint) -> Result<(), Refusal> {
+        self.detach(&gone.endpoint_id)
     }
 
-    async fn detach(&self, id: &str) -> Result<(), Refusal> {
+    fn detach(&self, id: &str) -> Result<(), Refusal> {
         let is = |attachment: &Attachment| matches!(&attachment.origin, Origin::Docker { endpoint } if endpoint == id);
         let Some((workload, _)) = self.node.workloads.find(is) else { return Ok(()) };
         // They stay those of the endpoint.
@@ -322,7 +310,7 @@ impl Driver {
     }
 }
 
-fn known(kept: &Kept, id: &str) -> Result<NetworkName, Refusal> {
+fn known(kept: &DockerFile, id: &str) -> Result<NetworkName, Refusal> {
     let network = kept.networks.get(id).cloned();
     network.ok_or_else(|| {
         Refusal::Missing(format!("Docker's network {id} is not known to this node; make it anew"))

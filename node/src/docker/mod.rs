@@ -32,7 +32,7 @@ const MAX_BODY: usize = 1 << 20;
 /// # Errors
 /// If the socket cannot be made, or what was kept cannot be read.
 pub async fn serve(node: Arc<Node>, socket: &StdPath) -> Result<()> {
-    let driver = Arc::new(Driver::restore(node).await?);
+    let driver = Arc::new(Driver::restore(node)?);
     let listener = api::listen(socket, "name another plugin socket with --docker-plugin").await?;
     let following = driver.clone();
     tokio::spawn(async move { following.follow().await });
@@ -94,11 +94,12 @@ async fn dispatch(driver: &Driver, call: &str, body: &[u8]) -> Result<Value, Ref
         "NetworkDriver.DeleteEndpoint" => done(driver.delete_endpoint(read(body)?).await?),
         "NetworkDriver.EndpointOperInfo" => Ok(json!({ "Value": {} })),
         "NetworkDriver.Join" => done(driver.join(read(body)?).await?),
-        "NetworkDriver.Leave" => done(driver.leave(read(body)?).await?),
+        "NetworkDriver.Leave" => done(driver.leave(read(body)?)?),
         "NetworkDriver.DiscoverNew"
         | "NetworkDriver.DiscoverDelete"
         | "NetworkDriver.ProgramExternalConnectivity"
-        | "NetworkDriver.RevokeExternalConnectivity" => Ok(json!({})),
+        | "NetworkDriver.RevokeExternalConnectivity"
+        | "IpamDriver.ReleasePool" => Ok(json!({})),
         // What was given out is kept by us: it need not be asked for again after a restart of
         // Docker.
         "IpamDriver.GetCapabilities" => {
@@ -108,9 +109,8 @@ async fn dispatch(driver: &Driver, call: &str, body: &[u8]) -> Result<Value, Ref
             json!({ "LocalDefaultAddressSpace": "meshward", "GlobalDefaultAddressSpace": "meshward" }),
         ),
         "IpamDriver.RequestPool" => done(driver.request_pool(read(body)?).await?),
-        "IpamDriver.ReleasePool" => Ok(json!({})),
         "IpamDriver.RequestAddress" => done(driver.request_address(read(body)?).await?),
-        "IpamDriver.ReleaseAddress" => done(driver.release_address(read(body)?).await?),
+        "IpamDriver.ReleaseAddress" => done(driver.release_address(read(body)?)?),
         _ => Err(Refusal::Missing(format!("the plugin has no call `{call}`"))),
     }
 }

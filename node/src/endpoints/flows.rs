@@ -29,12 +29,13 @@ impl Endpoints {
     pub fn restore_flows(&self) {
         for (network, served) in self.enforcement.endpoints() {
             let endpoint = &served.endpoint;
-            let flows =
-                self.folder.take_up(&file(&network), |kept| endpoint.import_flows(now(), kept));
+            let flows = self
+                .folder
+                .read_or_set_aside(&file(&network), |kept| endpoint.import_flows(now(), kept));
             let Some(flows) = flows else { continue };
             info!(%network, flows, "flows taken up again");
             // From now on there may be others, so the file does not have all of them any more.
-            self.folder.keep(&file(&network), endpoint.export_flows(now(), false));
+            self.folder.write_later(&file(&network), endpoint.export_flows(now(), false));
         }
     }
 
@@ -59,7 +60,7 @@ impl Endpoints {
     async fn write_flows(&self, network: NetworkName, served: Arc<ServedEndpoint>, is_last: bool) {
         let export = move || served.endpoint.export_flows(now(), is_last);
         if let Ok(flows) = tokio::task::spawn_blocking(export).await {
-            self.folder.keep(&file(&network), flows);
+            self.folder.write_later(&file(&network), flows);
         }
     }
 }

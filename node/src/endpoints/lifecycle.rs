@@ -110,7 +110,7 @@ impl Endpoints {
                 (prefixes.clone(), self.folder.clone(), network.clone());
             let (first_port, workers) = (self.first_port, self.workers.workers());
             move || {
-                attachment::refuse_here(&prefixes);
+                attachment::block_other_interfaces(&prefixes);
                 prepare(&folder, &network, first_port, workers)
             }
         };
@@ -181,7 +181,7 @@ fn prepare(
     let (secret, previous) = (folder.endpoint_key(network), folder.previous_endpoint_key(network));
     let sockets = workers::bind(folder.endpoint_port(network), first_port, workers)?;
     let port = sockets[0].local_addr()?.port();
-    folder.keep_endpoint_port(network, port);
+    folder.keep_endpoint_port(network, port)?;
     let timestamp_floor = folder.stamp_limit(network);
     let timestamps_below = timestamp_limit(timestamp_floor, clock::unix_seconds());
     if let Err(error) = folder.keep_stamp_limit(network, timestamps_below) {

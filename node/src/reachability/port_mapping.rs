@@ -156,6 +156,9 @@ pub mod fuzzing {
     /// A block for each answer, in their order. The nonce of a PCP request is put into an answer
     /// that is long enough for one, as every router does. An address that is taken is one, and
     /// whatever was said ends in time.
+    ///
+    /// # Panics
+    /// If an answer breaks that.
     pub fn answers(data: &[u8]) {
         let (runtime, socket, address) = router();
         let mut said = Bytes(data);

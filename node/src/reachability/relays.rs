@@ -45,19 +45,19 @@ const FOUND_OUT: Duration = Duration::from_secs(2);
 pub async fn hold(reachability: Arc<Reachability>, mut orders: Receiver) {
     let (mut specs, mut home_relays) =
         (reachability.relays.subscribe(), reachability.home_relays.subscribe());
-    let (mut connections, mut tasks) = (Connections::default(), JoinSet::new());
+    let mut connections = Connections::new(reachability.clone(), orders.sender.clone());
     let found_out = tokio::time::sleep(FOUND_OUT);
     tokio::pin!(found_out);
     let mut begun = false;
     loop {
         let known = specs.borrow_and_update().clone();
-        connections.forget_others(&orders.sender, &known);
+        connections.forget_others(&known);
         let chosen = home_relays.borrow_and_update().clone();
         let keep = reachability.needs_relays(begun);
         for number in &chosen {
-            connections.start(&reachability, &orders.sender, &mut tasks, *number, &known);
+            connections.start(*number, &known);
         }
-        for (number, connection) in &connections.0 {
+        for (number, connection) in &connections.by_relay {
             connection.keep.send_if_modified(|kept| {
                 let wanted = keep && chosen.contains(number);
                 std::mem::replace(kept, wanted) != wanted
@@ -67,23 +67,27 @@ pub async fn hold(reachability: Arc<Reachability>, mut orders: Receiver) {
             Ok(()) = specs.changed() => {}
             Ok(()) = home_relays.changed() => {}
             () = reachability.relay_wanted.notified() => {
-                chosen.iter().filter_map(|number| connections.0.get(number)).for_each(|connection| connection.wanted.notify_one());
+                chosen.iter().filter_map(|number| connections.by_relay.get(number)).for_each(|connection| connection.wanted.notify_one());
             }
             () = &mut found_out, if !begun => begun = true,
             Some((number, outgoing)) = orders.others.recv() => {
-                connections.start(&reachability, &orders.sender, &mut tasks, number, &known);
+                connections.start(number, &known);
                 if let Some(queue) = orders.sender.queues.read().get(&number) {
                     let _ = queue.try_send(outgoing);
                 }
             }
-            Some(_) = tasks.join_next() => {}
+            Some(_) = connections.tasks.join_next() => {}
         }
     }
 }
 
 /// The relays that are or may be connected.
-#[derive(Default)]
-struct Connections(HashMap<RelayNumber, RelayConnection>);
+struct Connections {
+    reachability: Arc<Reachability>,
+    sender: Sender,
+    tasks: JoinSet<()>,
+    by_relay: HashMap<RelayNumber, RelayConnection>,
+}
 
 struct RelayConnection {
     spec: Option<RelaySpec>,
@@ -94,30 +98,31 @@ struct RelayConnection {
 }
 
 impl Connections {
-    fn start(
-        &mut self,
-        reachability: &Arc<Reachability>,
-        sender: &Sender,
-        tasks: &mut JoinSet<()>,
-        number: RelayNumber,
-        known: &[RelaySpec],
-    ) {
+    fn new(reachability: Arc<Reachability>, sender: Sender) -> Self {
+        Self { reachability, sender, tasks: JoinSet::new(), by_relay: HashMap::new() }
+    }
+
+    /// Starts the task of a relay, if there is such a relay and it has none.
+    fn start(&mut self, number: RelayNumber, known: &[RelaySpec]) {
         let spec = known.iter().find(|spec| spec.number == number).cloned();
-        if self.0.contains_key(&number) || spec.is_none() && number != RelayNumber::COORDINATOR {
+        if self.by_relay.contains_key(&number)
+            || spec.is_none() && number != RelayNumber::COORDINATOR
+        {
             return;
         }
         let (queue, outgoing) = mpsc::channel(CAPACITY);
         let (keep, kept) = watch::channel(false);
         let wanted = Arc::new(Notify::new());
         let relay = Relay { number, spec: spec.clone(), kept, wanted: wanted.clone() };
-        let task = tasks.spawn(relay.hold(reachability.clone(), outgoing));
-        sender.queues.write().insert(number, queue);
-        self.0.insert(number, RelayConnection { spec, keep, wanted, task });
+        let task = self.tasks.spawn(relay.hold(self.reachability.clone(), outgoing));
+        self.sender.queues.write().insert(number, queue);
+        self.by_relay.insert(number, RelayConnection { spec, keep, wanted, task });
     }
 
     /// Ends what is there of relays that are gone, or elsewhere.
-    fn forget_others(&mut self, sender: &Sender, known: &[RelaySpec]) {
-        self.0.retain(|number, connection| {
+    fn forget_others(&mut self, known: &[RelaySpec]) {
+        let sender = &self.sender;
+        self.by_relay.retain(|number, connection| {
             let same = connection.spec.is_none()
                 || known.iter().any(|spec| Some(spec) == connection.spec.as_ref());
             if !same {

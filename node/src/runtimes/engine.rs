@@ -7,11 +7,12 @@ use super::{
     labels::LabelFilter,
     sharing::Running,
 };
-use crate::{attachment, workloads::ContainerFacts};
+use crate::workloads::ContainerFacts;
 use anyhow::{Context, Result, ensure};
 use bollard::models::{ContainerInspectResponse, ContainerSummary, ImageInspect};
 use http_body_util::BodyExt;
 use hyper::StatusCode;
+use meshward_netns::NetnsId;
 use meshward_types::measurement::{MAX_SHARING, MAX_SHARING_TEXT, Sha256, SharingContainer};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{
@@ -222,9 +223,9 @@ fn runs(container: &ContainerInspectResponse) -> bool {
 }
 
 /// The network namespace of a container's first process, where its number means something here.
-fn netns_of(container: &ContainerInspectResponse) -> Option<(u64, u64)> {
+fn netns_of(container: &ContainerInspectResponse) -> Option<NetnsId> {
     let pid = container.state.as_ref()?.pid.filter(|pid| *pid > 0)?;
-    attachment::netns_of(Path::new(&format!("/proc/{pid}/ns/net"))).ok().map(|(_, id)| id)
+    NetnsId::of_path(Path::new(&format!("/proc/{pid}/ns/net"))).ok()
 }
 
 /// What stands for so many containers that are not looked at.
@@ -313,7 +314,7 @@ mod tests {
                     stream
                         .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
                         .await?;
-                    let chunk = [&b"10000\r\n"[..], &[b' '; 0x10000], b"\r\n"].concat();
+                    let chunk = [&b"10000\r\n"[..], &vec![b' '; 0x10000], b"\r\n"].concat();
                     loop {
                         stream.write_all(&chunk).await?;
                     }

@@ -74,7 +74,9 @@ pub(super) fn sharing(
 
 /// Of privileges, sorted and once each, so many as can be told.
 pub(super) fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
-    all.iter_mut().for_each(|text| *text = cut(text, MAX_PRIVILEGE));
+    for text in &mut all {
+        *text = cut(text, MAX_PRIVILEGE);
+    }
     all.sort_unstable();
     all.dedup();
     if all.len() > most {

@@ -6,6 +6,7 @@
 
 use super::bounded::{self, is_public};
 use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{
     Client, Response, StatusCode, Url,
     dns::{Addrs, Name, Resolve, Resolving},
@@ -156,7 +157,6 @@ impl Registry {
         if scheme.eq_ignore_ascii_case("basic") {
             let (user, password) =
                 self.access.credentials.as_ref().context("it wants a password")?;
-            use base64::{Engine, prelude::BASE64_STANDARD};
             return Ok(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))));
         }
         ensure!(

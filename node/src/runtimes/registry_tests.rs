@@ -70,7 +70,7 @@ async fn refused(address: &str) -> String {
 async fn an_endless_blob_is_given_up_at_its_bound() {
     let endless = serve(|_, stream| {
         write!(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-        let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+        let chunk = [&b"10000\r\n"[..], &vec![b'x'; 0x10000], b"\r\n"].concat();
         loop {
             stream.write_all(&chunk)?;
         }

@@ -1,6 +1,6 @@
 //! Acknowledgements: which revision the coordinator may be told is enforced, and when.
 
-use crate::view_writer::Ticket;
+use crate::view_persister::UpdateNumber;
 use meshward_control_proto::ENFORCED_WITHIN;
 use meshward_types::Revision;
 use std::collections::VecDeque;
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub(super) struct Acknowledgements {
     pending: VecDeque<Pending>,
-    kept_up_to: Ticket,
+    persisted_up_to: UpdateNumber,
     /// What can be acknowledged, and by when that is due.
     due: Option<(Revision, Instant)>,
 }
 
 /// An update that is in force.
 pub(super) struct Pending {
-    pub(super) ticket: Ticket,
+    pub(super) number: UpdateNumber,
     pub(super) revision: Revision,
     /// Somebody waits for it.
     pub(super) is_urgent: bool,
@@ -34,22 +34,23 @@ impl Acknowledgements {
     }
 
     /// Notes up to where all is on disk; returns whether somebody waits for what is due by that.
-    pub(super) fn note_kept(&mut self, up_to: Ticket) -> bool {
-        self.kept_up_to = up_to;
+    pub(super) fn note_persisted(&mut self, up_to: UpdateNumber) -> bool {
+        self.persisted_up_to = up_to;
         self.advance()
     }
 
     /// Notes that the endpoints of an update have started, or that this took too long; returns
     /// whether somebody waits for what is due by that.
-    pub(super) fn note_started(&mut self, ticket: Ticket) -> bool {
-        if let Some(update) = self.pending.iter_mut().find(|update| update.ticket == ticket) {
+    pub(super) fn note_started(&mut self, number: UpdateNumber) -> bool {
+        if let Some(update) = self.pending.iter_mut().find(|update| update.number == number) {
             update.is_started = true;
         }
         self.advance()
     }
 
     fn advance(&mut self) -> bool {
-        let is_ready = |update: &Pending| update.is_started && update.ticket <= self.kept_up_to;
+        let is_ready =
+            |update: &Pending| update.is_started && update.number <= self.persisted_up_to;
         let ready = self.pending.iter().take_while(|update| is_ready(update)).count();
         let urgent = self.pending.iter().rposition(|update| update.is_urgent && is_ready(update));
         let count = ready.max(urgent.map_or(0, |at| at + 1));
@@ -78,7 +79,12 @@ mod tests {
     use super::*;
 
     fn update(number: u64, is_urgent: bool, is_started: bool) -> Pending {
-        Pending { ticket: Ticket::of(number), revision: Revision(number), is_urgent, is_started }
+        Pending {
+            number: UpdateNumber::of(number),
+            revision: Revision(number),
+            is_urgent,
+            is_started,
+        }
     }
 
     #[tokio::test]
@@ -87,10 +93,10 @@ mod tests {
         all.add(update(1, false, true));
         all.add(update(2, false, false));
         all.add(update(3, false, true));
-        assert!(!all.note_kept(Ticket::of(3)));
+        assert!(!all.note_persisted(UpdateNumber::of(3)));
         assert_eq!(all.take_due(), Some(Revision(1)));
         assert_eq!(all.take_due(), None);
-        assert!(!all.note_started(Ticket::of(2)));
+        assert!(!all.note_started(UpdateNumber::of(2)));
         assert_eq!(all.take_due(), Some(Revision(3)));
     }
 
@@ -99,11 +105,11 @@ mod tests {
         let mut all = Acknowledgements::default();
         all.add(update(1, true, false));
         all.add(update(2, true, true));
-        assert!(!all.note_kept(Ticket::of(1)));
+        assert!(!all.note_persisted(UpdateNumber::of(1)));
         assert_eq!(all.take_due(), None);
-        assert!(all.note_kept(Ticket::of(2)));
+        assert!(all.note_persisted(UpdateNumber::of(2)));
         assert_eq!(all.take_due(), Some(Revision(2)));
-        assert!(!all.note_started(Ticket::of(1)));
+        assert!(!all.note_started(UpdateNumber::of(1)));
         assert_eq!(all.take_due(), None);
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     app::{Enforced, Node},
     folder::Folder,
     reachability::Direct,
-    view_writer::Ticket,
+    view_persister::UpdateNumber,
 };
 use acknowledgements::{Acknowledgements, Pending};
 use anyhow::{Context, Result};
@@ -127,7 +127,7 @@ async fn hold_on(
             anyhow::bail!("the coordinator did not renew the certificate");
         };
         node.folder.keep_certificate(&certificate);
-        node.folder.settled().await;
+        node.folder.flush().await;
         *renewed = Some(Instant::now());
         warn_of_clock(&certificate);
         connection.close(0u32.into(), b"renewed");
@@ -156,15 +156,8 @@ async fn converse(
     let mut incoming = read_ahead(receive);
     let mut is_accepted = false;
     let (starts, mut started) = mpsc::unbounded_channel();
-    let mut conversation = Conversation {
-        node: node.clone(),
-        to_coordinator,
-        starts,
-        // By this machine's clock, which may be wrong.
-        renew_at: Instant::now() + renewal_in(certificate).max(Duration::from_secs(1)),
-        unacknowledged: Acknowledgements::default(),
-    };
-    let mut kept = node.enforcement.subscribe_kept();
+    let mut conversation = Conversation::new(node, to_coordinator, starts, certificate);
+    let mut kept = node.enforcement.subscribe_persisted();
     let mut troubles = node.folder.troubles().subscribe();
     troubles.mark_changed();
     let mut degraded = false;
@@ -181,9 +174,9 @@ async fn converse(
             }
             Ok(()) = kept.changed() => {
                 let kept = *kept.borrow_and_update();
-                conversation.unacknowledged.note_kept(kept)
+                conversation.unacknowledged.note_persisted(kept)
             }
-            Some(ticket) = started.recv() => conversation.unacknowledged.note_started(ticket),
+            Some(number) = started.recv() => conversation.unacknowledged.note_started(number),
             () = tokio::time::sleep_until(due_at.unwrap_or(renew_at)), if due_at.is_some() => true,
             Ok(()) = troubles.changed() => {
                 troubles.mark_unchanged();
@@ -242,12 +235,28 @@ struct Conversation {
     node: Arc<Node>,
     to_coordinator: mpsc::UnboundedSender<FromNode>,
     /// Told of updates whose endpoints have started.
-    starts: mpsc::UnboundedSender<Ticket>,
+    starts: mpsc::UnboundedSender<UpdateNumber>,
     renew_at: Instant,
     unacknowledged: Acknowledgements,
 }
 
 impl Conversation {
+    fn new(
+        node: &Arc<Node>,
+        to_coordinator: mpsc::UnboundedSender<FromNode>,
+        starts: mpsc::UnboundedSender<UpdateNumber>,
+        certificate: &MemberCertificate,
+    ) -> Self {
+        Self {
+            node: node.clone(),
+            to_coordinator,
+            starts,
+            // By this machine's clock, which may be wrong.
+            renew_at: Instant::now() + renewal_in(certificate).max(Duration::from_secs(1)),
+            unacknowledged: Acknowledgements::default(),
+        }
+    }
+
     /// Applies a message. Nothing in here waits: an update that comes next is not to be held up by
     /// a name that does not resolve, or by a disk.
     fn apply(&mut self, message: FromCoordinator) -> Result<()> {
@@ -301,14 +310,14 @@ impl Conversation {
     }
 
     fn enforce(&mut self, revision: Revision, changes: &[Change], is_urgent: bool) {
-        let Enforced { ticket, starting } = self.node.enforce(revision, changes);
+        let Enforced { number, starting } = self.node.enforce(revision, changes);
         let is_started = starting.is_none();
-        self.unacknowledged.add(Pending { ticket, revision, is_urgent, is_started });
+        self.unacknowledged.add(Pending { number, revision, is_urgent, is_started });
         if let Some(starting) = starting {
             let starts = self.starts.clone();
             tokio::spawn(async move {
                 let _ = starting.await;
-                let _ = starts.send(ticket);
+                let _ = starts.send(number);
             });
         }
         info!(%revision, changes = changes.len(), "update enforced");

@@ -1,5 +1,6 @@
-//! The system calls that no crate of ours wraps, or only with an allocation each time. The only
-//! module with `unsafe`.
+//! The system calls that no library wraps, or only with an allocation each time. The only module
+//! with `unsafe`.
+#![expect(unsafe_code, reason = "system calls take pointers and descriptors")]
 
 mod scheduler;
 mod socket;
@@ -10,4 +11,4 @@ pub(crate) use socket::{
     Inbox, Outgoing, allow_fragments, forbid_fragments, gather, receive_destinations,
     receive_marks, send, share_port,
 };
-pub(crate) use tun::{Tun, delete_tun_at_close, open_tun, tun_name};
+pub(crate) use tun::{Tun, TunOffloads, delete_tun_at_close, open_tun, tun_name};

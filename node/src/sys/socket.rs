@@ -149,11 +149,11 @@ impl ControlRoom {
     fn put(&mut self, at: usize, level: c_int, kind: c_int, data: &[u8]) -> usize {
         let word = size_of::<usize>();
         let head = size_of::<libc::cmsghdr>();
-        let place = &mut self.0[at..];
-        place[..word].copy_from_slice(&(head + data.len()).to_ne_bytes());
-        place[word..word + 4].copy_from_slice(&level.to_ne_bytes());
-        place[word + 4..word + 8].copy_from_slice(&kind.to_ne_bytes());
-        place[head..head + data.len()].copy_from_slice(data);
+        let room = &mut self.0[at..];
+        room[..word].copy_from_slice(&(head + data.len()).to_ne_bytes());
+        room[word..word + 4].copy_from_slice(&level.to_ne_bytes());
+        room[word + 4..word + 8].copy_from_slice(&kind.to_ne_bytes());
+        room[head..head + data.len()].copy_from_slice(data);
         head + data.len().next_multiple_of(word)
     }
 }
@@ -357,7 +357,7 @@ fn decode_address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
                 IpAddr::V6(ip) => {
                     std::net::SocketAddrV6::new(ip, port, 0, name.sin6_scope_id).into()
                 }
-                ip => SocketAddr::new(ip, port),
+                IpAddr::V4(ip) => (ip, port).into(),
             })
         }
         libc::AF_INET => Some((Ipv4Addr::from(name.sin6_flowinfo.to_ne_bytes()), port).into()),

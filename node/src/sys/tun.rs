@@ -34,21 +34,28 @@ const CHECKSUM: c_int = 0x01;
 const TCP: c_int = 0x02 | 0x04;
 const UDP: c_int = 0x20 | 0x40;
 
+/// The super-packets that the kernel hands over and takes by a TUN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TunOffloads {
+    /// Those of TCP (`TUN_F_TSO4`, `TUN_F_TSO6`).
+    pub(crate) tcp: bool,
+    /// Those of UDP (`TUN_F_USO4`, `TUN_F_USO6`; Linux 6.2).
+    pub(crate) udp: bool,
+}
+
 /// An open TUN device.
 #[derive(Debug)]
-pub struct Tun {
+pub(crate) struct Tun {
     /// Its descriptor: each packet has a virtio network header in front.
-    pub fd: OwnedFd,
-    /// Whether the kernel hands over super-packets of TCP.
-    pub tcp_offload: bool,
-    /// Whether it hands over, and takes, super-packets of UDP.
-    pub udp_offload: bool,
+    pub(crate) fd: OwnedFd,
+    /// The offloads in use.
+    pub(crate) offloads: TunOffloads,
 }
 
 /// Opens the TUN device `name` in the namespace of the calling thread, making it if it is not
-/// there. It outlives this process until [`delete_tun_at_close`] is called (`TUNSETPERSIST`). `tcp`
-/// and `udp`: whether super-packets are asked for.
-pub(crate) fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
+/// there. It outlives this process until [`delete_tun_at_close`] is called (`TUNSETPERSIST`). An
+/// older kernel is asked for fewer offloads than are `wanted`.
+pub(crate) fn open_tun(name: &str, wanted: TunOffloads) -> io::Result<Tun> {
     let device: File = OpenOptions::new()
         .read(true)
         .write(true)
@@ -59,8 +66,8 @@ pub(crate) fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
     if name.len() >= request.ifr_name.len() {
         return Err(Errno::ENAMETOOLONG.into());
     }
-    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *place = byte as c_char;
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *slot = byte as c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
     // SAFETY: the descriptor is open, and `request` is a valid `ifreq` for the length of the call.
@@ -71,14 +78,13 @@ pub(crate) fn open_tun(name: &str, tcp: bool, udp: bool) -> io::Result<Tun> {
         // SAFETY: the descriptor is an attached TUN; the argument is an integer.
         unsafe { tun_set_offload(device.as_raw_fd(), which) }.is_ok()
     };
-    let tcp_flags = if tcp { TCP } else { 0 };
-    let udp_offload = udp && offload(CHECKSUM | tcp_flags | UDP);
-    // A kernel that knows less gets asked for less.
-    let rest = udp_offload || offload(CHECKSUM | tcp_flags);
-    Ok(Tun { fd: device.into(), tcp_offload: tcp && rest, udp_offload })
+    let tcp_flags = if wanted.tcp { TCP } else { 0 };
+    let udp = wanted.udp && offload(CHECKSUM | tcp_flags | UDP);
+    let rest = udp || offload(CHECKSUM | tcp_flags);
+    Ok(Tun { fd: device.into(), offloads: TunOffloads { tcp: wanted.tcp && rest, udp } })
 }
 
-/// What the device is called now, in whatever namespace it is.
+/// Returns the name of the device, in whatever namespace it is.
 pub(crate) fn tun_name(tun: &Tun) -> io::Result<String> {
     // SAFETY: an `ifreq` is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
@@ -89,7 +95,7 @@ pub(crate) fn tun_name(tun: &Tun) -> io::Result<String> {
     Ok(name.map(|byte| char::from(*byte as u8)).collect())
 }
 
-/// Has the device disappear when its descriptor is closed.
+/// Lets the device disappear when its descriptor is closed.
 pub(crate) fn delete_tun_at_close(tun: &Tun) -> io::Result<()> {
     // SAFETY: the descriptor is an attached TUN; the argument is an integer.
     unsafe { tun_set_persist(tun.fd.as_raw_fd(), 0) }?;

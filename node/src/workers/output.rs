@@ -4,7 +4,10 @@ use super::{
     served::ServedEndpoint,
     tasks::{QueuedMessage, TaskQueue},
 };
-use crate::sys::{self, Outgoing, Tun};
+use crate::{
+    relay_queue::Outgoing as RelayedMessages,
+    sys::{self, Outgoing, Tun},
+};
 use meshward_datapath::{Ecn, GatherList, MAX_GATHER_PARTS, Offload, Sink, WorkloadIndex};
 use meshward_types::relay::RelayId;
 use nix::{errno::Errno, sys::uio::writev};
@@ -115,8 +118,8 @@ impl Sink for EndpointOutput<'_> {
         let header = offload.encode();
         let mut parts = [IoSlice::new(&header); MAX_GATHER_PARTS + 1];
         let mut used = 1;
-        for (place, part) in parts[1..].iter_mut().zip(packet.iter()) {
-            *place = IoSlice::new(part);
+        for (slot, part) in parts[1..].iter_mut().zip(packet.iter()) {
+            *slot = IoSlice::new(part);
             used += 1;
         }
         writev(&tun.fd, &parts[..used]).is_ok()
@@ -124,7 +127,9 @@ impl Sink for EndpointOutput<'_> {
 
     fn to_network(&mut self, to: SocketAddr, ecn: Ecn, datagrams: &[u8], size: usize) -> bool {
         if let Some((id, relay)) = RelayId::at(&to) {
-            return self.served.relay.send(relay, id, self.served.relayed_as, datagrams, size);
+            let (network, messages) = (self.served.relayed_as, datagrams.to_vec());
+            let outgoing = RelayedMessages { to: id, network, messages, size };
+            return self.served.relay.send(relay, outgoing);
         }
         let class = ecn.class();
         if datagrams.len() <= size {

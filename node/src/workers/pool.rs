@@ -126,7 +126,7 @@ impl Workers {
             relayed_as: RelayNetwork::of(network),
         });
         match endpoints.get_mut(number as usize) {
-            Some(place) => *place = Some(served.clone()),
+            Some(free) => *free = Some(served.clone()),
             None => endpoints.push(Some(served.clone())),
         }
         Ok(served)
@@ -147,15 +147,15 @@ impl Workers {
     }
 
     /// Adds a workload with its interface to an endpoint.
-    pub fn attach(
+    pub(crate) fn attach(
         &self,
         served: &ServedEndpoint,
         workload: LocalWorkload,
         tun: Tun,
     ) -> WorkloadIndex {
         let offloads = &served.offloads;
-        offloads.tcp_segmentation.fetch_and(tun.tcp_offload, Relaxed);
-        offloads.udp_segmentation.fetch_and(tun.udp_offload, Relaxed);
+        offloads.tcp_segmentation.fetch_and(tun.offloads.tcp, Relaxed);
+        offloads.udp_segmentation.fetch_and(tun.offloads.udp, Relaxed);
         let active = self.shared.active.lock();
         let index = served.endpoint.add_workload(workload);
         let mut interfaces = served.interfaces.write();
@@ -170,14 +170,8 @@ impl Workers {
         index
     }
 
-    /// What a workload's interface is called, wherever it is.
-    pub fn interface_name(&self, served: &ServedEndpoint, index: WorkloadIndex) -> Option<String> {
-        let interfaces = served.interfaces.read();
-        sys::tun_name(interfaces.get(index.position())?.as_ref()?).ok()
-    }
-
     /// Removes a workload from an endpoint, and gives its interface back.
-    pub fn detach(&self, served: &ServedEndpoint, index: WorkloadIndex) -> Option<Tun> {
+    pub(crate) fn detach(&self, served: &ServedEndpoint, index: WorkloadIndex) -> Option<Tun> {
         let active = self.shared.active.lock();
         let tun = served.interfaces.write().get_mut(index.position()).and_then(Option::take);
         if let Some(tun) = &tun {

@@ -1,8 +1,12 @@
 //! An endpoint with its sockets and its workloads' TUNs.
 
 use super::{source_addresses::SourceAddresses, tasks::TaskQueue};
-use crate::{offloads::Offloads, relay_queue, sys::Tun};
-use meshward_datapath::{CoalesceOptions, Endpoint};
+use crate::{
+    offloads::Offloads,
+    relay_queue,
+    sys::{self, Tun},
+};
+use meshward_datapath::{CoalesceOptions, Endpoint, WorkloadIndex};
 use meshward_types::relay::RelayNetwork;
 use parking_lot::RwLock;
 use std::{
@@ -46,7 +50,13 @@ impl ServedEndpoint {
         CoalesceOptions { tcp: tcp_segmentation.load(Relaxed), udp: udp_segmentation.load(Relaxed) }
     }
 
-    /// What the kernel does for it.
+    /// Returns the name of a workload's interface, in whatever namespace it is.
+    pub(crate) fn interface_name(&self, index: WorkloadIndex) -> Option<String> {
+        let interfaces = self.interfaces.read();
+        sys::tun_name(interfaces.get(index.position())?.as_ref()?).ok()
+    }
+
+    /// Returns the offloads that are in use.
     pub fn offloads(&self) -> Offloads {
         let OffloadFlags { tcp_segmentation, udp_segmentation, batched_sending, batched_receiving } =
             &self.offloads;

@@ -100,12 +100,12 @@ impl Worker {
             let mut batch = served.endpoint.begin_batch(&mut self.scratch, clock::now());
             for number in 0..count {
                 let Some(message) = self.inbox.message(number) else { continue };
-                let place = message.start..message.start + message.length;
+                let range = message.start..message.start + message.length;
                 let size = message.segment.unwrap_or(message.length);
                 let mark = Ecn::of_class(message.class);
                 output.set_received(message.from, message.to);
                 batch.ingress(
-                    Received { from: message.from, ecn: mark, range: place, size },
+                    Received { from: message.from, ecn: mark, range, size },
                     self.inbox.buffer(),
                     &mut output,
                 );

@@ -103,7 +103,7 @@ impl Workloads {
         before: Option<Arc<Measurement>>,
     ) {
         let Some(workload) = state.attached.get_mut(id) else { return };
-        let Attachment { report, held_until, let_in_as, .. } = &mut workload.attachment;
+        let Attachment { report, quarantined_until, admitted_as, .. } = &mut workload.attachment;
         let (judges, is_admitted) = self.enforcement.view(|view| {
             let judges = view.network(&report.network).is_none_or(|spec| spec.admission);
             (judges, view.workload(&report.network, id).is_some())
@@ -111,11 +111,11 @@ impl Workloads {
         if self.link.has_session() || !judges || !is_admitted {
             return;
         }
-        let known = let_in_as.take().or(before);
-        *let_in_as = known.filter(|known| Some(known) != report.measurement.as_ref());
-        let is_held = let_in_as.is_some() || held_until.is_some();
+        let known = admitted_as.take().or(before);
+        *admitted_as = known.filter(|known| Some(known) != report.measurement.as_ref());
+        let is_held = admitted_as.is_some() || quarantined_until.is_some();
         workload.served.endpoint.quarantine_locally(workload.index, is_held);
-        if let_in_as.is_some() {
+        if admitted_as.is_some() {
             warn!(workload = %id, "it is something else than when it was let in, and the \
                 coordinator is away: it is closed until that is judged");
         }
@@ -127,11 +127,14 @@ impl Workloads {
         let mut state = self.state.lock();
         let mut changed = Vec::new();
         for (id, workload) in &mut state.attached {
-            let Attachment { held_until, let_in_as, .. } = &mut workload.attachment;
-            if let_in_as.take().is_none() {
+            let Attachment { quarantined_until, admitted_as, .. } = &mut workload.attachment;
+            if admitted_as.take().is_none() {
                 continue;
             }
-            workload.served.endpoint.quarantine_locally(workload.index, held_until.is_some());
+            workload
+                .served
+                .endpoint
+                .quarantine_locally(workload.index, quarantined_until.is_some());
             changed.push(id.clone());
         }
         for id in changed {
@@ -144,7 +147,7 @@ impl Workloads {
 
 fn note_decision(state: &mut State, id: &WorkloadId, decision: Decision) {
     let Some(workload) = state.attached.get_mut(id) else { return };
-    if workload.attachment.let_in_as.is_some() {
+    if workload.attachment.admitted_as.is_some() {
         return;
     }
     let key = admission_key(&workload.attachment.report);

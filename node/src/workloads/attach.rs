@@ -1,7 +1,7 @@
 //! Attaching namespaces as workloads, relabelling and detaching them.
 
 use super::{
-    interfaces::{check_unattached, inspect_netns, is_of_host},
+    interfaces::{InspectedNetns, check_unattached, inspect_netns, is_of_host},
     reservations::Reserved,
     show::show,
     state::{State, Workloads, name_of, plain_report, unknown},
@@ -45,7 +45,7 @@ impl Workloads {
             self.announce(&report);
             report.id
         };
-        self.folder.settled().await;
+        self.folder.flush().await;
         let shown = self.wait_decided(&id).await?;
         if let WorkloadState::Refused(reason) = &shown.state {
             let reason = reason.clone();
@@ -82,7 +82,8 @@ impl Workloads {
         let network = &wanted.network;
         let spec = self.enforcement.network(network)?;
         let owner = wanted.owner.map(owner_of).transpose()?;
-        let (interface, netns_id) = inspect_netns(wanted.netns.clone()).await?;
+        let InspectedNetns { id: netns_id, interface } =
+            inspect_netns(wanted.netns.clone()).await?;
         if !wanted.host && is_of_host(netns_id) {
             return Err(Refusal::Invalid(format!(
                 "{} is the namespace of this host itself: every process here would be the \

@@ -13,6 +13,7 @@ use meshward_api_types::local::{
     AttachedContainer as ShownContainer, ContainerKey, DryRun, PlaceContainer, PlacedContainer,
 };
 use meshward_control_proto::view::NetworkSpec;
+use meshward_netns::NetnsId;
 use meshward_types::{NetworkName, WorkloadId};
 use std::{net::IpAddr, path::Path};
 use tracing::info;
@@ -139,8 +140,8 @@ impl Workloads {
         let Some((there, attachment)) = self.find(|attachment| is(attachment, &key)) else {
             return Ok(ContainerState::Missing);
         };
-        let opened = attachment::netns_of(netns);
-        let (_, netns_id) = opened.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let netns_id =
+            NetnsId::of_path(netns).map_err(|error| Refusal::Invalid(error.to_string()))?;
         let is_same = attachment.netns_id == Some(netns_id) && there.network == *network;
         let holds = self.has_interface(&there.id, &attachment).await;
         if !holds {
@@ -168,7 +169,7 @@ impl Workloads {
         }
         let spec = spec.clone();
         let mended = tokio::task::spawn_blocking(move || {
-            if attachment.is_set_up(&spec) { Ok(()) } else { attachment.mend(&spec) }
+            if attachment.is_configured(&spec) { Ok(()) } else { attachment.configure(&spec) }
         });
         let mended = mended.await.map_err(|panic| Refusal::Failed(panic.to_string()))?;
         mended.map_err(|error| Refusal::Failed(error.to_string()))?;
@@ -182,8 +183,8 @@ impl Workloads {
         netns: &Path,
         reserved: &[IpAddr],
     ) -> Result<PlacedContainer, Refusal> {
-        let opened = attachment::netns_of(netns);
-        let (_, netns_id) = opened.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let netns_id =
+            NetnsId::of_path(netns).map_err(|error| Refusal::Invalid(error.to_string()))?;
         let lost = self.without_interface(network, netns_id).await;
         let before = self.allocator(network);
         let mut state = self.state.lock();
@@ -215,7 +216,7 @@ impl Workloads {
             self.find(|attachment| is(attachment, &key)).ok_or_else(|| missing(&key))?;
         let spec = self.enforcement.wait_network(&workload.network).await?;
         let is_there = self.has_interface(&workload.id, &attachment).await;
-        let is_set_up = tokio::task::spawn_blocking(move || attachment.is_set_up(&spec)).await;
+        let is_set_up = tokio::task::spawn_blocking(move || attachment.is_configured(&spec)).await;
         Ok(ShownContainer { workload, is_there: is_there && is_set_up.unwrap_or(false) })
     }
 

@@ -6,11 +6,12 @@ use super::{
     state::{State, Workloads, name_of, plain_report},
 };
 use crate::{
-    attachment::{self, Attachment, Make, Origin},
+    attachment::{self, Attachment, MakeInterface, Origin},
     refusal::Refusal,
 };
 use ipnet::IpNet;
 use meshward_control_proto::{WorkloadReport, view::NetworkSpec};
+use meshward_netns::NetnsId;
 use meshward_types::{
     AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName,
     measurement::{Image, ImageSignature, Measurement, Sha256},
@@ -39,7 +40,7 @@ pub struct NewContainer {
     /// The name of its interface.
     pub interface: String,
     /// The runtime that made it.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
 }
 
 /// A container that is attached.
@@ -76,7 +77,7 @@ pub struct Container {
     /// Its id as a workload.
     pub id: WorkloadId,
     /// The runtime that made it.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
     /// Its network has admission: the signatures of its images are wanted.
     pub judged: bool,
     /// It was measured already.
@@ -94,8 +95,8 @@ impl Workloads {
         &self,
         wanted: NewContainer,
     ) -> Result<AttachedContainer, Refusal> {
-        let netns = attachment::netns_of(&wanted.netns);
-        let (_, id) = netns.map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let id =
+            NetnsId::of_path(&wanted.netns).map_err(|error| Refusal::Invalid(error.to_string()))?;
         self.attach_container_by(wanted, Some(id), Attachment::open).await
     }
 
@@ -118,8 +119,8 @@ impl Workloads {
     async fn attach_container_by(
         &self,
         wanted: NewContainer,
-        netns_id: Option<(u64, u64)>,
-        make: Make,
+        netns_id: Option<NetnsId>,
+        make: MakeInterface,
     ) -> Result<AttachedContainer, Refusal> {
         let NewContainer { network, addresses, netns, interface, origin } = wanted;
         let _turn = self.turn(&network).await;
@@ -155,7 +156,7 @@ impl Workloads {
             state.reserved.retain(|address| !reserved.contains(address));
             kept?;
         }
-        self.folder.settled().await;
+        self.folder.flush().await;
         info!(workload = %id, %network, "a container is attached, and closed until it is measured");
         self.to_measure.notify_one();
         Ok(AttachedContainer { id, addresses, network: spec })
@@ -172,9 +173,10 @@ impl Workloads {
             let Some(name) = self.interface_name(id).filter(|name| name != before) else {
                 continue;
             };
-            let Ok((_, netns_id)) = attachment::netns_of(&attachment.netns) else { continue };
+            let Ok(netns_id) = NetnsId::of_path(&attachment.netns) else { continue };
             let Some((attachment, routes)) = self.note_moved(id, name, netns_id) else { return };
-            let finished = tokio::task::spawn_blocking(move || attachment.finish(&routes)).await;
+            let finished =
+                tokio::task::spawn_blocking(move || attachment.configure_moved(&routes)).await;
             if let Ok(Err(error)) = finished {
                 warn!(workload = %id, "the interface was not configured to the end: {error}");
             }
@@ -184,12 +186,12 @@ impl Workloads {
         let _ = self.detach(id);
     }
 
-    /// Notes the place of an interface that was moved; returns the routes that are to lead there.
+    /// Notes the namespace and name of an interface that was moved; returns the routes that are to lead there.
     fn note_moved(
         &self,
         id: &WorkloadId,
         interface: String,
-        netns_id: (u64, u64),
+        netns_id: NetnsId,
     ) -> Option<(Attachment, Vec<IpNet>)> {
         let mut state = self.state.lock();
         let workload = state.attached.get_mut(id)?;
@@ -199,7 +201,7 @@ impl Workloads {
         if let Err(error) = self.keep(&state, id) {
             warn!(workload = %id, "the interface's name was not written down: {error:#}");
         }
-        // From now on it is placed: routes that change later are changed in it, too.
+        // From now on it is in the namespace: routes that change later are changed in it, too.
         let routes = state.routes.get(&attachment.report.network);
         Some((attachment, routes.into_iter().flatten().copied().collect()))
     }

@@ -18,6 +18,17 @@ pub(super) struct DeniedAttempts {
     fired: HashMap<(WorkloadId, String), Instant>,
 }
 
+/// A trigger of a network.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Trigger<'a> {
+    /// The network.
+    pub(crate) network: &'a NetworkName,
+    /// The trigger's name.
+    pub(crate) name: &'a str,
+    /// Its condition.
+    pub(crate) spec: &'a TriggerSpec,
+}
+
 impl DeniedAttempts {
     /// Notes a denial of a workload.
     pub(super) fn note(&mut self, now: Instant, workload: &WorkloadId, denial: Denial) {
@@ -42,16 +53,15 @@ impl DeniedAttempts {
         self.fired.retain(|(workload, _), _| is_there(workload));
     }
 
-    /// Whether a workload has now done what a trigger waits for. It fires once, and again after its
+    /// Returns the report of a trigger whose condition a workload satisfies now. It fires once, and again after its
     /// time has passed.
     pub(super) fn fires(
         &mut self,
         now: Instant,
-        network: &NetworkName,
         workload: &WorkloadId,
-        name: &str,
-        spec: &TriggerSpec,
+        trigger: Trigger<'_>,
     ) -> Option<Fired> {
+        let Trigger { network, name, spec } = trigger;
         let within = spec.within;
         let key = (workload.clone(), name.to_owned());
         if self.fired.get(&key).is_some_and(|at| now.duration_since(*at) < within) {
@@ -104,7 +114,7 @@ mod tests {
 
     fn spec(flows: u32, ports: u32) -> TriggerSpec {
         TriggerSpec {
-            watch: Default::default(),
+            watch: meshward_types::Selector::default(),
             denied_flows: Some(flows),
             distinct_ports: Some(ports),
             distinct_addresses: None,
@@ -119,7 +129,8 @@ mod tests {
         let (mut attempts, start) = (DeniedAttempts::default(), Instant::now());
         let (network, id) = ("shop".parse().unwrap(), "w-1".parse().unwrap());
         let fires = |attempts: &mut DeniedAttempts, at: u64| {
-            attempts.fires(start + Duration::from_secs(at), &network, &id, "scan", &spec(4, 3))
+            let trigger = Trigger { network: &network, name: "scan", spec: &spec(4, 3) };
+            attempts.fires(start + Duration::from_secs(at), &id, trigger)
         };
         for (port, source) in [(1, 1), (2, 1), (3, 1), (3, 1), (3, 1)] {
             attempts.note(start, &id, denial(port, source));

@@ -47,7 +47,7 @@ impl Workloads {
             self.announce(&report);
             (id, addresses)
         };
-        self.folder.settled().await;
+        self.folder.flush().await;
         let shown = self.wait_decided(&id).await?;
         if let WorkloadState::Refused(reason) = shown.state {
             self.detach(&id)?;
@@ -81,9 +81,9 @@ impl Workloads {
         let local = LocalWorkload { id: id.clone(), addresses, prefixes: vec![], vouched: None };
         let mut state = self.state.lock();
         let add = || {
-            let seen_at = attachment.seen_at;
-            let index = served.endpoint.add_device(clock::now(), local, key, seen_at);
-            if attachment.held_until.is_some() {
+            let last_address = attachment.last_address;
+            let index = served.endpoint.add_device(clock::now(), local, key, last_address);
+            if attachment.quarantined_until.is_some() {
                 served.endpoint.quarantine_locally(index, true);
             }
             index
@@ -100,10 +100,10 @@ impl Workloads {
         let all = served.iter().flat_map(|(_, served)| served.endpoint.device_addresses());
         for (id, address) in all.collect::<Vec<_>>() {
             let Some(workload) = state.attached.get_mut(&id) else { continue };
-            if workload.attachment.seen_at == Some(address) {
+            if workload.attachment.last_address == Some(address) {
                 continue;
             }
-            workload.attachment.seen_at = Some(address);
+            workload.attachment.last_address = Some(address);
             if let Err(error) = self.keep(&state, &id) {
                 warn!(workload = %id, "the device's address was not written down: {error:#}");
             }

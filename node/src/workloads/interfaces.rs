@@ -5,13 +5,14 @@ use super::{
     state::{State, Workload, Workloads},
 };
 use crate::{
-    attachment::{self, Attachment, Make, Origin},
+    attachment::{self, Attachment, MakeInterface, Origin},
     refusal::Refusal,
     sys::Tun,
     workers::ServedEndpoint,
 };
 use ipnet::IpNet;
 use meshward_datapath::LocalWorkload;
+use meshward_netns::{Error, Netns, NetnsId};
 use meshward_types::{NetworkName, WorkloadId};
 use std::{
     collections::BTreeSet,
@@ -34,7 +35,7 @@ impl Workloads {
         &self,
         attachment: Attachment,
         reserved: Reserved,
-        make: Make,
+        make: MakeInterface,
     ) -> Result<(), Refusal> {
         let id = attachment.report.id.clone();
         let opened = self.open(attachment, make).await;
@@ -46,7 +47,11 @@ impl Workloads {
 
     /// Makes the interface of a workload by `make`, and has the workload served. No lock is held
     /// while the kernel works.
-    pub(super) async fn open(&self, attachment: Attachment, make: Make) -> Result<(), Refusal> {
+    pub(super) async fn open(
+        &self,
+        attachment: Attachment,
+        make: MakeInterface,
+    ) -> Result<(), Refusal> {
         if let Some(key) = attachment.report.device {
             return self.serve_device(attachment, key).await;
         }
@@ -84,7 +89,7 @@ impl Workloads {
         let added = self.enforcement.add_workload(&network, &id, &served, || {
             let tun = tun.take().expect("it is added once");
             let index = self.workers.attach(&served, local, tun);
-            if attachment.held_until.is_some() || attachment.let_in_as.is_some() {
+            if attachment.quarantined_until.is_some() || attachment.admitted_as.is_some() {
                 served.endpoint.quarantine_locally(index, true);
             }
             index
@@ -94,7 +99,7 @@ impl Workloads {
             return Err(not_running(&network));
         };
         let now = state.routes.get(&network).cloned().unwrap_or_default();
-        if now != routes && attachment.is_placed() {
+        if now != routes && attachment.is_in_namespace() {
             self.change_routes(vec![attachment.clone()], &routes, &now);
         }
         state.attached.insert(id, Workload { attachment, served, index, refused: None });
@@ -136,14 +141,14 @@ impl Workloads {
             let workload = state.attached.get(id)?;
             (workload.served.clone(), workload.index)
         };
-        self.workers.interface_name(&served, index)
+        served.interface_name(index)
     }
 
     /// Returns the workload of a network in a namespace whose interface somebody has deleted.
     pub(super) async fn without_interface(
         &self,
         network: &NetworkName,
-        netns: (u64, u64),
+        netns: NetnsId,
     ) -> Option<WorkloadId> {
         let is_in = |attachment: &Attachment| {
             attachment.netns_id == Some(netns)
@@ -168,14 +173,23 @@ fn not_running(network: &NetworkName) -> Refusal {
     Refusal::Failed(format!("the endpoint of {network} does not run"))
 }
 
-/// Returns what identifies a namespace, and a free name for an interface there.
-pub(super) async fn inspect_netns(path: PathBuf) -> Result<(String, (u64, u64)), Refusal> {
+/// A namespace that is to be attached.
+pub(super) struct InspectedNetns {
+    /// Its identity.
+    pub(super) id: NetnsId,
+    /// A name that no interface there has.
+    pub(super) interface: String,
+}
+
+/// Opens a namespace and looks for a free name for an interface there.
+pub(super) async fn inspect_netns(path: PathBuf) -> Result<InspectedNetns, Refusal> {
     let looked = tokio::task::spawn_blocking(move || {
-        let (netns, id) = attachment::netns_of(&path)?;
-        Ok((attachment::free_interface(&netns)?, id))
+        let netns = Netns::open(&path)?;
+        let id = netns.id().map_err(|source| Error::Open { path, source })?;
+        Ok(InspectedNetns { id, interface: attachment::free_interface(&netns)? })
     });
     let looked = looked.await.map_err(|panic| Refusal::Failed(panic.to_string()))?;
-    looked.map_err(|error: meshward_netns::Error| Refusal::Invalid(error.to_string()))
+    looked.map_err(|error: Error| Refusal::Invalid(error.to_string()))
 }
 
 /// Refuses a namespace that is attached to a network already. `lost`: a workload that does not
@@ -183,7 +197,7 @@ pub(super) async fn inspect_netns(path: PathBuf) -> Result<(String, (u64, u64)),
 pub(super) fn check_unattached(
     state: &State,
     network: &NetworkName,
-    netns: (u64, u64),
+    netns: NetnsId,
     path: &Path,
     lost: Option<&WorkloadId>,
 ) -> Result<(), Refusal> {
@@ -200,6 +214,6 @@ pub(super) fn check_unattached(
 }
 
 /// Says whether a namespace is that of the daemon, which is the host's.
-pub(super) fn is_of_host(netns: (u64, u64)) -> bool {
-    attachment::netns_of(Path::new("/proc/self/ns/net")).is_ok_and(|(_, own)| own == netns)
+pub(super) fn is_of_host(netns: NetnsId) -> bool {
+    NetnsId::of_path(Path::new("/proc/self/ns/net")).is_ok_and(|own| own == netns)
 }

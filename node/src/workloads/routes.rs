@@ -2,7 +2,7 @@
 //! way.
 
 use super::{
-    interfaces::inspect_netns,
+    interfaces::{InspectedNetns, inspect_netns},
     reservations::Reserved,
     state::{State, Workloads, name_of, plain_report},
 };
@@ -47,7 +47,7 @@ impl Workloads {
             self.announce(&report);
             report.id
         };
-        self.folder.settled().await;
+        self.folder.flush().await;
         let shown = self.wait_decided(&id).await?;
         // A route that waits for approval stays; one that the coordinator cannot take at all goes.
         let refused =
@@ -69,7 +69,7 @@ impl Workloads {
         let network = &wanted.network;
         let spec = self.enforcement.network(network)?;
         check_prefixes(&self.state.lock(), network, &spec, &prefixes)?;
-        let (interface, netns_id) = inspect_netns(PathBuf::from(HERE)).await?;
+        let InspectedNetns { id: netns_id, interface } = inspect_netns(PathBuf::from(HERE)).await?;
         let (addresses, reserved) =
             self.allocate_reserved(&mut self.state.lock(), network, &spec.blocks)?;
         let id = attachment::new_id();
@@ -126,7 +126,9 @@ impl Workloads {
         state.routes.insert(network.clone(), routes.clone());
         let own = state.attached.values().map(|workload| &workload.attachment);
         let own: Vec<Attachment> = own
-            .filter(|attachment| attachment.report.network == *network && attachment.is_placed())
+            .filter(|attachment| {
+                attachment.report.network == *network && attachment.is_in_namespace()
+            })
             .cloned()
             .collect();
         info!(%network, ?routes, workloads = own.len(), "routes behind gateways");
@@ -157,7 +159,7 @@ impl Workloads {
     /// number before.
     pub(super) fn forget_rules(&self, attachment: Attachment, tun: Option<Tun>) {
         self.kernel_changes.enqueue(move || {
-            attachment.forget_rules();
+            attachment.remove_rules();
             tun.into_iter().for_each(attachment::close);
         });
     }
@@ -165,7 +167,7 @@ impl Workloads {
     /// Takes back what keeps packets of this host for these prefixes from leaving by other
     /// interfaces, soon: the host does not serve their network any more.
     pub fn allow_elsewhere(&self, prefixes: Vec<IpNet>) {
-        self.kernel_changes.enqueue(move || attachment::refuse_here_no_more(&prefixes));
+        self.kernel_changes.enqueue(move || attachment::allow_other_interfaces(&prefixes));
     }
 }
 

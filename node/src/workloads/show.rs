@@ -20,14 +20,20 @@ impl Workloads {
     }
 
     /// Returns a workload that satisfies a condition, and how it is attached.
-    pub fn find(&self, is: impl Fn(&Attachment) -> bool) -> Option<(LocalWorkload, Attachment)> {
+    pub(crate) fn find(
+        &self,
+        is: impl Fn(&Attachment) -> bool,
+    ) -> Option<(LocalWorkload, Attachment)> {
         let state = self.state.lock();
         let found = state.attached.values().find(|workload| is(&workload.attachment))?;
         Some((self.show(found), found.attachment.clone()))
     }
 
     /// Returns the workloads that satisfy a condition, as they are attached.
-    pub fn find_all(&self, is: impl Fn(&Attachment) -> bool) -> Vec<(WorkloadId, Attachment)> {
+    pub(crate) fn find_all(
+        &self,
+        is: impl Fn(&Attachment) -> bool,
+    ) -> Vec<(WorkloadId, Attachment)> {
         let state = self.state.lock();
         let found = state.attached.iter().filter(|(_, workload)| is(&workload.attachment));
         found.map(|(id, workload)| (id.clone(), workload.attachment.clone())).collect()
@@ -48,12 +54,12 @@ pub(super) fn show(
 ) -> LocalWorkload {
     let Attachment { report, netns, interface, .. } = attachment;
     let Standing { spec, refusal, vouched, is_identity_quarantined: held } = standing;
-    let unjudged = attachment.let_in_as.as_ref().map(|_| UNJUDGED);
+    let unjudged = attachment.admitted_as.as_ref().map(|_| UNJUDGED);
     let refusal = refusal.as_deref().or(refused).or(unjudged);
     let state = match (refusal, spec) {
         (Some(reason), _) => WorkloadState::Refused(reason.to_owned()),
         _ if !attachment.measured => WorkloadState::Unmeasured,
-        _ if attachment.held_until.is_some() => WorkloadState::Quarantined,
+        _ if attachment.quarantined_until.is_some() => WorkloadState::Quarantined,
         (None, Some(spec)) if spec.quarantined || held => WorkloadState::Quarantined,
         (None, Some(_)) => WorkloadState::Open,
         (None, None) if held => WorkloadState::Quarantined,

@@ -15,11 +15,11 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 impl Workloads {
     /// Takes up a workload of before, if it still lives; waits for its network's endpoint if there
     /// is none.
-    pub async fn take_up(&self, attachment: Attachment) {
+    pub(crate) async fn take_up(&self, attachment: Attachment) {
         let _turn = self.attaching.lock().await;
         let (id, network) = (attachment.report.id.clone(), attachment.report.network.clone());
         let looked_at = attachment.clone();
-        let lives = tokio::task::spawn_blocking(move || looked_at.outlived()).await;
+        let lives = tokio::task::spawn_blocking(move || looked_at.outlived_daemon()).await;
         if !lives.unwrap_or(false) {
             info!(workload = %id, %network, "its namespace, interface or owner is gone");
             self.folder.forget_workload(&id);
@@ -68,7 +68,7 @@ impl Workloads {
         loop {
             tokio::time::sleep(LOOK_AFTER).await;
             self.note_device_addresses();
-            let all = self.find_all(Attachment::is_placed);
+            let all = self.find_all(Attachment::is_in_namespace);
             let checked = tokio::task::spawn_blocking(move || {
                 let all = all.into_iter().map(|(_, attachment)| attachment);
                 all.filter(|attachment| !attachment.lives()).collect::<Vec<_>>()

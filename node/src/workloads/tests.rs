@@ -22,7 +22,7 @@ fn put_network() -> Change {
         blocks: vec!["10.42.3.0/24".parse().unwrap()],
         mtu: 1420,
         admission: false,
-        conduct: Default::default(),
+        conduct: meshward_types::Conduct::default(),
     };
     Change::Put(ResourceKey::Network(network()), Resource::Network(spec))
 }
@@ -119,7 +119,7 @@ async fn attaches_detaches_and_updates_at_once_end_as_one_after_the_other() {
     }
     let known = node.enforcement.own_addresses(&network());
     assert_eq!(known, addresses.into_iter().copied().collect(), "no address of a gone one stays");
-    node.folder.settled().await;
+    node.folder.flush().await;
     let kept: HashSet<_> = node.folder.workloads().into_iter().map(|own| own.report.id).collect();
     assert_eq!(kept, left.into_iter().map(|shown| shown.id).collect(), "the disk agrees");
 }
@@ -158,6 +158,6 @@ async fn an_attach_whose_network_goes_meanwhile_leaves_nothing() {
         assert!(answer.unwrap().is_err() || node.enforcement.endpoint(&network()).is_none());
     }
     assert_eq!(node.workloads.count(), 0);
-    node.folder.settled().await;
+    node.folder.flush().await;
     assert!(node.folder.workloads().is_empty());
 }

@@ -1,6 +1,9 @@
 //! Triggers: workloads that try again and again what policy denies them.
 
-use super::state::{State, Workload, Workloads};
+use super::{
+    denied_attempts::Trigger,
+    state::{State, Workload, Workloads},
+};
 use crate::{clock, workers::ServedEndpoint};
 use meshward_control_proto::{Resource, ResourceKey};
 use meshward_datapath::WorkloadIndex;
@@ -87,7 +90,8 @@ impl Workloads {
             if !spec.watch.matches(&labels) {
                 continue;
             }
-            let Some(fired) = attempts.fires(clock::now(), network, id, name, spec) else {
+            let trigger = Trigger { network, name, spec };
+            let Some(fired) = attempts.fires(clock::now(), id, trigger) else {
                 continue;
             };
             warn!(%network, workload = %id, trigger = name, flows = fired.denied_flows,
@@ -96,7 +100,7 @@ impl Workloads {
             if !self.link.report_fired(fired) && spec.alone {
                 let until =
                     spec.seconds.and_then(|seconds| clock::unix_seconds().checked_add(seconds));
-                workload.attachment.held_until = Some(until.unwrap_or(u64::MAX));
+                workload.attachment.quarantined_until = Some(until.unwrap_or(u64::MAX));
                 workload.served.endpoint.quarantine_locally(workload.index, true);
                 is_quarantined = true;
             }
@@ -109,17 +113,17 @@ impl Workloads {
     fn end_local_quarantines(&self, state: &mut State) -> Vec<WorkloadId> {
         let mut ended = Vec::new();
         for Workload { attachment, served, index, .. } in state.attached.values_mut() {
-            let Some(until) = attachment.held_until else { continue };
+            let Some(until) = attachment.quarantined_until else { continue };
             let report = &attachment.report;
             let is_taken_over = self.enforcement.view(|view| {
                 view.workload(&report.network, &report.id).is_some_and(|spec| spec.quarantined)
             });
             if until <= clock::unix_seconds() || is_taken_over {
-                served.endpoint.quarantine_locally(*index, attachment.let_in_as.is_some());
+                served.endpoint.quarantine_locally(*index, attachment.admitted_as.is_some());
                 info!(workload = %report.id, is_taken_over, "this node does not quarantine the \
                     workload any more");
                 ended.push(report.id.clone());
-                attachment.held_until = None;
+                attachment.quarantined_until = None;
             }
         }
         ended

@@ -120,7 +120,8 @@ struct Variable {
 struct Mount {
     #[serde(default, skip_serializing)]
     name: String,
-    mount_path: String,
+    #[serde(rename = "mountPath")]
+    path: String,
     #[serde(default)]
     read_only: bool,
 }
@@ -139,11 +140,14 @@ struct Capabilities {
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default)]
 struct Status {
-    container_statuses: Vec<ContainerStatus>,
-    init_container_statuses: Vec<ContainerStatus>,
-    ephemeral_container_statuses: Vec<ContainerStatus>,
+    #[serde(rename = "containerStatuses")]
+    containers: Vec<ContainerStatus>,
+    #[serde(rename = "initContainerStatuses")]
+    init_containers: Vec<ContainerStatus>,
+    #[serde(rename = "ephemeralContainerStatuses")]
+    ephemeral_containers: Vec<ContainerStatus>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -212,12 +216,8 @@ impl PodObject {
     }
 
     fn status_of(&self, container: &Container) -> Option<&ContainerStatus> {
-        let Status { container_statuses, init_container_statuses, ephemeral_container_statuses } =
-            &self.status;
-        let all = container_statuses
-            .iter()
-            .chain(init_container_statuses)
-            .chain(ephemeral_container_statuses);
+        let Status { containers, init_containers, ephemeral_containers } = &self.status;
+        let all = containers.iter().chain(init_containers).chain(ephemeral_containers);
         all.into_iter().find(|status| status.name == container.name)
     }
 

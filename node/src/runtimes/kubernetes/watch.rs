@@ -128,9 +128,8 @@ impl<T: Object> Watch<T> {
             info!(path = self.path, server = self.api.server, "Kubernetes is watched");
             loop {
                 match self.watch(&mut version, &mut pause).await {
-                    Ok(End::Gone) => break,
+                    Ok(End::Gone) | Err(ApiError::Gone) => break,
                     Ok(End::Closed) => pause.after_end().await,
-                    Err(ApiError::Gone) => break,
                     Err(error) => pause.after_failure(&self.path, &error).await,
                 }
             }

@@ -218,10 +218,10 @@ impl Server {
     fn come_back(&self) {
         self.away.store(false, Ordering::SeqCst);
     }
+}
 
-    fn count(&self, of: &AtomicUsize) -> usize {
-        of.load(Ordering::SeqCst)
-    }
+fn count(of: &AtomicUsize) -> usize {
+    of.load(Ordering::SeqCst)
 }
 
 fn version_of(object: &serde_json::Value) -> usize {
@@ -259,7 +259,7 @@ async fn event(
     Ok(())
 }
 
-fn pod_object(labels: serde_json::Value) -> serde_json::Value {
+fn pod_object(labels: &serde_json::Value) -> serde_json::Value {
     let digest = Sha256::of(b"web");
     serde_json::json!({
         "metadata": { "name": "web-7f", "namespace": "shop", "uid": "u1", "labels": labels },
@@ -268,7 +268,7 @@ fn pod_object(labels: serde_json::Value) -> serde_json::Value {
     })
 }
 
-fn namespace_object(labels: serde_json::Value) -> serde_json::Value {
+fn namespace_object(labels: &serde_json::Value) -> serde_json::Value {
     serde_json::json!({ "metadata": { "name": "shop", "labels": labels } })
 }
 
@@ -284,8 +284,8 @@ impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (server, api) = Server::start(folder.path());
-        server.put("namespaces/shop", namespace_object(serde_json::json!({ "team": "pay" })));
-        server.put("pods/shop/web-7f", pod_object(serde_json::json!({ "env": "prod" })));
+        server.put("namespaces/shop", namespace_object(&serde_json::json!({ "team": "pay" })));
+        server.put("pods/shop/web-7f", pod_object(&serde_json::json!({ "env": "prod" })));
         let told = Arc::new(Notify::new());
         let tell = told.clone();
         let pods = Pods::new(Arc::new(LabelFilter::new(&[])), move || tell.notify_one());
@@ -324,24 +324,24 @@ async fn labels_of_a_pod_and_of_its_namespace_are_followed_without_asking_again(
     let own = Fixture::new();
     own.wait_for("env", Some("prod")).await;
     own.wait_for("io.kubernetes.namespace/team", Some("pay")).await;
-    own.wait_until(|| own.server.count(&own.server.watches) == 2).await;
-    let asked = own.server.count(&own.server.gets);
-    own.server.put("pods/shop/web-7f", pod_object(serde_json::json!({ "env": "dev" })));
+    own.wait_until(|| count(&own.server.watches) == 2).await;
+    let asked = count(&own.server.gets);
+    own.server.put("pods/shop/web-7f", pod_object(&serde_json::json!({ "env": "dev" })));
     own.wait_for("env", Some("dev")).await;
-    own.server.put("namespaces/shop", namespace_object(serde_json::json!({})));
+    own.server.put("namespaces/shop", namespace_object(&serde_json::json!({})));
     own.wait_for("io.kubernetes.namespace/team", None).await;
     own.server.put("pods/shop/other", {
-        let mut other = pod_object(serde_json::json!({}));
+        let mut other = pod_object(&serde_json::json!({}));
         other["metadata"]["name"] = "other".into();
         other
     });
-    own.server.put("pods/shop/web-7f", pod_object(serde_json::json!({ "env": "test" })));
+    own.server.put("pods/shop/web-7f", pod_object(&serde_json::json!({ "env": "test" })));
     own.wait_for("env", Some("test")).await;
-    assert_eq!(own.server.count(&own.server.gets), asked, "it is watched, not asked");
-    assert_eq!(own.server.count(&own.server.lists), 2, "pods and namespace are listed once");
+    assert_eq!(count(&own.server.gets), asked, "it is watched, not asked");
+    assert_eq!(count(&own.server.lists), 2, "pods and namespace are listed once");
 
     // A later pod by the same name is another one.
-    let mut later = pod_object(serde_json::json!({ "env": "later" }));
+    let mut later = pod_object(&serde_json::json!({ "env": "later" }));
     later["metadata"]["uid"] = "u2".into();
     own.server.put("pods/shop/web-7f", later);
     own.told.notified().await;
@@ -353,25 +353,25 @@ async fn labels_of_a_pod_and_of_its_namespace_are_followed_without_asking_again(
 async fn what_has_changed_while_the_api_was_away_is_known_when_it_is_back() {
     let own = Fixture::new();
     own.wait_for("env", Some("prod")).await;
-    own.wait_until(|| own.server.count(&own.server.watches) == 2).await;
+    own.wait_until(|| count(&own.server.watches) == 2).await;
     own.server.go_away();
-    own.server.put("pods/shop/web-7f", pod_object(serde_json::json!({ "env": "dev" })));
+    own.server.put("pods/shop/web-7f", pod_object(&serde_json::json!({ "env": "dev" })));
     tokio::time::sleep(Duration::from_millis(300)).await;
     own.server.come_back();
     own.wait_for("env", Some("dev")).await;
-    assert_eq!(own.server.count(&own.server.lists), 2, "it goes on from the version that it knew");
+    assert_eq!(count(&own.server.lists), 2, "it goes on from the version that it knew");
 
     // So long that the version is not known any more: by an event, and by the answer itself.
     for (refuses, env) in [(false, "test"), (true, "stage")] {
-        let lists = own.server.count(&own.server.lists);
+        let lists = count(&own.server.lists);
         own.server.refuses.store(refuses, Ordering::SeqCst);
         own.server.go_away();
-        own.server.put("pods/shop/web-7f", pod_object(serde_json::json!({ "env": env })));
+        own.server.put("pods/shop/web-7f", pod_object(&serde_json::json!({ "env": env })));
         let version = own.server.version.load(Ordering::SeqCst);
         own.server.oldest.store(version, Ordering::SeqCst);
         own.server.come_back();
         own.wait_for("env", Some(env)).await;
-        assert!(own.server.count(&own.server.lists) > lists, "it is listed again");
+        assert!(count(&own.server.lists) > lists, "it is listed again");
     }
 }
 
@@ -379,8 +379,8 @@ async fn what_has_changed_while_the_api_was_away_is_known_when_it_is_back() {
 async fn a_bookmark_moves_the_version_on() {
     let own = Fixture::new();
     own.wait_for("env", Some("prod")).await;
-    own.wait_until(|| own.server.count(&own.server.watches) == 2).await;
-    let lists = own.server.count(&own.server.lists);
+    own.wait_until(|| count(&own.server.watches) == 2).await;
+    let lists = count(&own.server.lists);
     let version = own.server.version.fetch_add(50, Ordering::SeqCst) + 50;
     let mark = serde_json::json!({ "kind": "Pod", "metadata": { "resourceVersion": version.to_string() } });
     own.server.events.send(("BOOKMARK".into(), mark)).unwrap();
@@ -388,28 +388,24 @@ async fn a_bookmark_moves_the_version_on() {
     own.server.oldest.store(version, Ordering::SeqCst);
     own.server.go_away();
     own.server.come_back();
-    own.server.put("pods/shop/web-7f", pod_object(serde_json::json!({ "env": "dev" })));
+    own.server.put("pods/shop/web-7f", pod_object(&serde_json::json!({ "env": "dev" })));
     own.wait_for("env", Some("dev")).await;
-    assert_eq!(
-        own.server.count(&own.server.lists),
-        lists,
-        "what was before the bookmark is not missed"
-    );
+    assert_eq!(count(&own.server.lists), lists, "what was before the bookmark is not missed");
 }
 
 #[tokio::test]
 async fn an_api_that_is_away_is_asked_less_and_less_often() {
     let own = Fixture::new();
     own.wait_for("env", Some("prod")).await;
-    own.wait_until(|| own.server.count(&own.server.watches) == 2).await;
+    own.wait_until(|| count(&own.server.watches) == 2).await;
     // Each watch is ended at once.
-    let begun = own.server.count(&own.server.watches);
+    let begun = count(&own.server.watches);
     let deadline = Instant::now() + Duration::from_secs(4);
     while Instant::now() < deadline {
         own.server.cut.notify_waiters();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let tried = own.server.count(&own.server.watches) - begun;
+    let tried = count(&own.server.watches) - begun;
     assert!(tried <= 12, "{tried} watches in four seconds");
 }
 

@@ -1,7 +1,6 @@
-//! The thread that keeps the view on disk. What is enforced does not wait for it; what is said to
-//! be on disk does.
+//! The thread that writes the view to disk. Enforcement does not wait for it; acknowledgements do.
 
-use crate::kept_view::KeptView;
+use crate::{state_files::Update, view_store::ViewStore};
 use meshward_control_proto::{Change, View};
 use meshward_runtime::write_behind::{RETRY, Troubles};
 use meshward_types::Revision;
@@ -9,73 +8,78 @@ use parking_lot::{Condvar, Mutex};
 use std::{sync::Arc, thread, time::Instant};
 use tokio::sync::watch;
 
-/// The most changes that wait for the disk; if there are more, the whole view is kept instead.
+/// The largest number of changes that wait for the disk; beyond it, the whole view is written.
 const MOST_WAITING: usize = 100_000;
-/// About what is degraded while the view cannot be kept.
-const ABOUT: &str = "view";
+/// The subject of which a member says that it is degraded while the view cannot be written.
+const SUBJECT: &str = "view";
 
-/// Numbers updates in the order in which they were enforced.
+/// The number of an update, in the order in which updates are enforced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub struct UpdateNumber(u64);
 
 #[cfg(test)]
-impl Ticket {
-    /// The ticket with a number.
+impl UpdateNumber {
+    /// Creates a number.
     pub(crate) fn of(number: u64) -> Self {
         Self(number)
     }
 }
 
-/// The way to the thread.
-pub(crate) struct ViewWriter(Arc<Shared>);
+/// The handle of the thread.
+pub(crate) struct ViewPersister(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    /// Up to which update all are on disk, or are not because the disk refuses.
-    kept: watch::Sender<Ticket>,
+    /// The newest update up to which all are on disk, or were refused by the disk.
+    persisted: watch::Sender<UpdateNumber>,
     troubles: Troubles,
 }
 
 #[derive(Default)]
 struct Queue {
-    updates: Vec<(Revision, Vec<Change>)>,
+    updates: Vec<Update>,
     changes: usize,
-    last: Ticket,
+    last: UpdateNumber,
     whole_is_due: bool,
     retry: Option<Instant>,
     ended: bool,
 }
 
 impl Queue {
-    fn clear(&mut self) -> Vec<(Revision, Vec<Change>)> {
+    fn clear(&mut self) -> Vec<Update> {
         (self.changes, self.whole_is_due) = (0, false);
         std::mem::take(&mut self.updates)
     }
 }
 
-/// Gives the view as it is, after it has called what it is given: no update comes in between.
-pub(crate) type Whole = Box<dyn Fn(&mut dyn FnMut()) -> Option<View> + Send>;
+/// A function that calls its argument and then returns the view: no update comes in between.
+pub(crate) type ViewReader = Box<dyn Fn(&mut dyn FnMut()) -> Option<View> + Send>;
 
-impl ViewWriter {
-    /// For what was on disk at the start; nothing is written before [`Self::start`].
+impl ViewPersister {
+    /// Creates the queue of the thread; nothing is written before [`Self::start`].
     pub(crate) fn new(troubles: Troubles) -> Self {
-        let kept = watch::Sender::new(Ticket::default());
-        Self(Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), kept, troubles }))
+        let persisted = watch::Sender::new(UpdateNumber::default());
+        Self(Arc::new(Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            persisted,
+            troubles,
+        }))
     }
 
-    /// Starts the thread. `whole` gives the view.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// If there is no thread to be had.
-    pub(crate) fn start(&self, kept: KeptView, whole: Whole) -> std::io::Result<()> {
+    /// If the kernel gives no thread.
+    pub(crate) fn start(&self, store: ViewStore, read_view: ViewReader) -> std::io::Result<()> {
         let shared = self.0.clone();
-        thread::Builder::new().name("view".into()).spawn(move || shared.run(kept, &whole))?;
+        thread::Builder::new().name("view".into()).spawn(move || shared.run(store, &read_view))?;
         Ok(())
     }
 
-    /// Has an update kept. Called in the order in which updates are enforced; returns at once.
-    pub(crate) fn keep(&self, revision: Revision, changes: Vec<Change>) -> Ticket {
+    /// Queues an update, in the order in which updates are enforced. Returns at once.
+    pub(crate) fn persist(&self, revision: Revision, changes: Vec<Change>) -> UpdateNumber {
         let mut queue = self.0.queue.lock();
         queue.last.0 += 1;
         queue.changes += changes.len();
@@ -83,19 +87,19 @@ impl ViewWriter {
             queue.clear();
             queue.whole_is_due = true;
         } else if !queue.whole_is_due {
-            queue.updates.push((revision, changes));
+            queue.updates.push(Update { revision, changes });
         }
         self.0.wake.notify_one();
         queue.last
     }
 
-    /// Tells up to which update all are kept.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Ticket> {
-        self.0.kept.subscribe()
+    /// Returns a receiver of the newest update up to which all are on disk, or were refused by it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<UpdateNumber> {
+        self.0.persisted.subscribe()
     }
 }
 
-impl Drop for ViewWriter {
+impl Drop for ViewPersister {
     fn drop(&mut self) {
         self.0.queue.lock().ended = true;
         self.0.wake.notify_one();
@@ -103,37 +107,37 @@ impl Drop for ViewWriter {
 }
 
 impl Shared {
-    fn run(&self, mut kept: KeptView, whole: &Whole) {
+    fn run(&self, mut store: ViewStore, read_view: &ViewReader) {
         while let Some(is_retry) = self.wait() {
             let (updates, up_to) = {
                 let mut queue = self.queue.lock();
-                let whole_is_due = queue.whole_is_due || is_retry || kept.wants_whole();
+                let whole_is_due = queue.whole_is_due || is_retry || store.wants_whole();
                 ((!whole_is_due).then(|| queue.clear()), queue.last)
             };
             let (done, up_to) = match updates {
-                Some(updates) => (kept.append(&updates), up_to),
+                Some(updates) => (store.append(&updates), up_to),
                 None => {
                     let mut last = up_to;
-                    let view = whole(&mut || {
+                    let view = read_view(&mut || {
                         let mut queue = self.queue.lock();
                         queue.clear();
                         last = queue.last;
                     });
                     let Some(view) = view else { return };
-                    (kept.keep(&view), last)
+                    (store.write_whole(&view), last)
                 }
             };
             if done.is_err() {
                 self.queue.lock().retry = Some(Instant::now() + RETRY);
             }
             let why = done.err().map(|error| format!("the view is not on disk: {error:#}"));
-            self.troubles.note(ABOUT, why);
-            self.kept.send_replace(up_to);
+            self.troubles.note(SUBJECT, why);
+            self.persisted.send_replace(up_to);
         }
     }
 
-    /// Waits for something to keep: whether what the disk refused is to be tried again. `None` at
-    /// the end.
+    /// Waits for something to write. Returns `true` if a refused write is due again, `None` at the
+    /// end.
     fn wait(&self) -> Option<bool> {
         let mut queue = self.queue.lock();
         loop {
@@ -145,7 +149,7 @@ impl Shared {
                 Some(at) => {
                     // The disk refuses: nobody waits for it.
                     queue.clear();
-                    self.kept.send_replace(queue.last);
+                    self.persisted.send_replace(queue.last);
                     if queue.ended {
                         return None;
                     }

@@ -1,0 +1,147 @@
+//! Routing rules of a namespace (ip-rule(8)).
+
+use crate::{
+    Error, Links,
+    link::{failed, unless},
+    route::MAIN,
+};
+use ipnet::IpNet;
+use nix::errno::Errno;
+use rtnetlink::packet_route::{
+    AddressFamily, IpProtocol,
+    rule::{RuleAction, RuleAttribute, RuleMessage},
+};
+use std::fmt;
+
+/// The selector of a routing rule (ip-rule(8)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleSelector {
+    /// Packets from a prefix.
+    From(IpNet),
+    /// ICMP and `ICMPv6` messages to a prefix, whatever their source address.
+    IcmpTo(IpNet),
+}
+
+impl RuleSelector {
+    fn message(self, table: u32, priority: u32) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        let (Self::From(prefix) | Self::IcmpTo(prefix)) = self;
+        message.header.family =
+            if prefix.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.action = RuleAction::ToTable;
+        message.attributes.extend([RuleAttribute::Table(table), RuleAttribute::Priority(priority)]);
+        match self {
+            Self::From(_) => {
+                message.header.src_len = prefix.prefix_len();
+                message.attributes.push(RuleAttribute::Source(prefix.addr()));
+            }
+            Self::IcmpTo(_) => {
+                let protocol =
+                    if prefix.addr().is_ipv4() { IpProtocol::Icmp } else { IpProtocol::from(58u8) };
+                message.header.dst_len = prefix.prefix_len();
+                message.attributes.push(RuleAttribute::Destination(prefix.addr()));
+                message.attributes.push(RuleAttribute::IpProtocol(protocol));
+            }
+        }
+        message
+    }
+}
+
+impl fmt::Display for RuleSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::From(prefix) => write!(f, "come from {prefix}"),
+            Self::IcmpTo(prefix) => write!(f, "are ICMP messages to {prefix}"),
+        }
+    }
+}
+
+impl Links {
+    /// Adds a rule that makes the packets that it selects use a table first. Among such rules, the
+    /// lowest priority value comes first.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_rule(
+        &self,
+        selector: RuleSelector,
+        table: u32,
+        priority: u32,
+    ) -> Result<(), Error> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = selector.message(table, priority);
+        unless(request.execute().await, Errno::EEXIST)
+            .map_err(failed(format!("add a rule for packets that {selector}")))
+    }
+
+    /// Removes such a rule, if it exists.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn remove_rule(
+        &self,
+        selector: RuleSelector,
+        table: u32,
+        priority: u32,
+    ) -> Result<(), Error> {
+        let done = self.handle.rule().del(selector.message(table, priority)).execute().await;
+        unless(done, Errno::ENOENT)
+            .map_err(failed(format!("remove the rule for packets that {selector}")))
+    }
+
+    /// Keeps packets to a prefix that come in by an interface from using a default route: they are
+    /// refused unless the main table has another route. Adds two rules, of this priority and the
+    /// next.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn keep_off_default(
+        &self,
+        name: &str,
+        to: IpNet,
+        priority: u32,
+    ) -> Result<(), Error> {
+        for message in off_default(name, to, priority) {
+            let mut request = self.handle.rule().add();
+            *request.message_mut() = message;
+            let done = unless(request.execute().await, Errno::EEXIST);
+            done.map_err(failed(format!("keep packets to {to} off the default route")))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the rules of [`Self::keep_off_default`], if they exist.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn allow_default(&self, name: &str, to: IpNet, priority: u32) -> Result<(), Error> {
+        for message in off_default(name, to, priority) {
+            let done = unless(self.handle.rule().del(message).execute().await, Errno::ENOENT);
+            done.map_err(failed(format!("let packets to {to} take the default route")))?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns two rules: look into the main table without its default routes, then refuse.
+fn off_default(name: &str, to: IpNet, priority: u32) -> [RuleMessage; 2] {
+    let rule = |action: RuleAction, priority: u32| {
+        let mut message = RuleMessage::default();
+        message.header.family =
+            if to.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.action = action;
+        message.header.dst_len = to.prefix_len();
+        let from = RuleAttribute::Iifname(name.to_owned());
+        message.attributes.extend([
+            RuleAttribute::Destination(to.addr()),
+            from,
+            RuleAttribute::Priority(priority),
+        ]);
+        message
+    };
+    let mut lookup = rule(RuleAction::ToTable, priority);
+    lookup
+        .attributes
+        .extend([RuleAttribute::Table(MAIN.into()), RuleAttribute::SuppressPrefixLen(0)]);
+    [lookup, rule(RuleAction::Unreachable, priority + 1)]
+}

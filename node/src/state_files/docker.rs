@@ -1,0 +1,26 @@
+//! What Docker's plugin keeps: Docker does not repeat it after a restart of the daemon.
+
+use meshward_runtime::state_files::StateFile;
+use meshward_types::NetworkName;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// Docker's networks and endpoints on the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DockerFile {
+    /// The mesh's networks by Docker's ids.
+    pub(crate) networks: BTreeMap<String, NetworkName>,
+    /// The endpoints of containers by Docker's ids.
+    pub(crate) endpoints: BTreeMap<String, DockerEndpoint>,
+}
+
+/// The endpoint of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DockerEndpoint {
+    /// Its network.
+    pub(crate) network: NetworkName,
+    /// Its addresses.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl StateFile for DockerFile {}
