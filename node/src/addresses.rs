@@ -7,10 +7,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// The most host numbers that are looked at; an IPv6 block has more than anyone attaches.
+/// The largest number of host numbers that are tried; an IPv6 block has more than anyone attaches.
 const MOST: u64 = 1 << 20;
 
-/// No address is left.
+/// The error of a block without a free address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the block {} of network {network} on this node is exhausted: {used} addresses are in use; \
     stop workloads, or make networks with wider blocks (`meshctl network create --block ...`)",
@@ -21,8 +21,9 @@ pub(crate) struct Exhausted {
     used: usize,
 }
 
-/// Gives out one address of each block, with the same host number in all. Numbers go round: an
-/// address that was freed comes last, so that nobody is taken for its last owner.
+/// The allocator of a network's addresses: one of each block, with the same host number in all. It
+/// goes round, so an address that was freed comes last, and its next owner is not mistaken for the
+/// last one.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Allocator {
     last: u64,
@@ -54,8 +55,8 @@ impl Allocator {
     }
 }
 
-/// How many workloads a block has room for: its first and last address stay free, as in an ordinary
-/// subnet.
+/// Returns the number of workloads that a block has room for: its first and last address stay free,
+/// as in an ordinary subnet.
 fn hosts(block: IpNet) -> u64 {
     let bits = block.max_prefix_len() - block.prefix_len();
     if bits >= 20 { MOST } else { (1u64 << bits).saturating_sub(2) }

@@ -106,7 +106,7 @@ async fn check_net(State(node): State<Arc<Node>>, _: NoQuery) -> Json<Netcheck> 
     Json(netcheck::check(&node.reachability).await)
 }
 
-/// What takes no parameters: others are refused, not overlooked.
+/// A query without parameters: unknown ones are refused.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoQuery {}
@@ -119,7 +119,7 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
     }
 }
 
-/// A write with a body, and whether it is a dry run.
+/// A write with a body, or its dry run.
 struct Write<T> {
     wanted: T,
     dry_run: DryRun,
@@ -144,7 +144,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Write<T> {
     }
 }
 
-/// A write without a body, and whether it is a dry run.
+/// A write without a body, or its dry run.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Removal {

@@ -8,16 +8,16 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Seconds since 1970 by the wall clock, which may be set.
+/// Returns the seconds since 1970 by the wall clock, which may be set.
 pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// When the process began to ask, by both clocks. [`Instant`] itself stands still while the machine
-/// is suspended (`CLOCK_MONOTONIC`).
+/// The first reading of both clocks. [`Instant`] itself stops while the machine is suspended
+/// (`CLOCK_MONOTONIC`).
 static BEGINNING: LazyLock<(Instant, Duration)> = LazyLock::new(|| (Instant::now(), since_boot()));
 
-/// What time it is. To be compared with others of this function only.
+/// Returns the time, to be compared only with other results of this function.
 pub(crate) fn now() -> Instant {
     at(*BEGINNING, since_boot())
 }
@@ -26,7 +26,7 @@ fn at((instant, boot): (Instant, Duration), since_boot: Duration) -> Instant {
     instant + since_boot.saturating_sub(boot)
 }
 
-/// Time since the machine was started, suspended or not.
+/// Returns the time since the machine was started, suspended or not.
 fn since_boot() -> Duration {
     // Linux has had this clock since 2.6.39, and without a system call since 5.3.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()

@@ -11,42 +11,42 @@ use std::{
     time::Duration,
 };
 
-/// Where the configuration is looked for if no file is named.
+/// The configuration file that is read if none is named.
 pub const USUAL_FILE: &str = "/etc/meshward/node.toml";
 
-/// What can be configured. Every key has a default.
+/// The settings. Every key has a default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where keys, certificate and the last view are kept.
+    /// The folder for keys, certificate and the last view.
     pub data_dir: PathBuf,
     /// The local API's unix socket.
     pub socket: PathBuf,
-    /// Where Prometheus finds `/metrics`, over plain HTTP.
+    /// The address of `/metrics` for Prometheus, over plain HTTP.
     pub metrics_listen: SocketAddr,
     /// The first UDP port that is tried for an endpoint; one that was found is kept.
     pub first_port: u16,
-    /// How many threads carry packets.
+    /// The number of threads that carry packets.
     pub workers: NonZeroUsize,
-    /// What of the kernel's offloads is left alone.
+    /// The kernel's offloads that are not used.
     pub disable_offloads: Vec<Offload>,
     /// Addresses at which other nodes can reach this one, if neither its interfaces nor the
     /// coordinator see them.
     pub advertise: Vec<IpAddr>,
-    /// Whether the router is asked for ports of its own, by PCP or NAT-PMP, where this node is
-    /// behind a NAT.
+    /// `true` to ask the router for mapped ports, by PCP or NAT-PMP, where this node is behind a
+    /// NAT.
     pub port_mapping: bool,
-    /// After what time an endpoint gets another key.
+    /// The age at which an endpoint's key is rotated.
     pub rotate_keys: Lasting,
     /// STUN servers that tell how this node is seen, as `HOST:PORT`; the coordinator if there is
     /// none.
     pub stun: Vec<String>,
-    /// Where Docker finds the network plugin; there is none if this is left out.
+    /// The socket of the network plugin for Docker; without it, there is no plugin.
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
     pub docker_socket: PathBuf,
-    /// Beginnings of the keys of containers' labels that are left out, beside the usual ones; after
-    /// a `!`, of those that are not.
+    /// Prefixes of keys of containers' labels to ignore, besides the usual ones; with a `!` in
+    /// front, of labels to use.
     pub ignored_labels: Vec<String>,
     /// Registries that are asked for signatures without TLS, also in a private network.
     pub insecure_registries: Vec<String>,

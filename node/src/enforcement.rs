@@ -58,9 +58,9 @@ struct State {
 pub struct RunningEndpoint {
     /// The endpoint, as the workers serve it.
     pub served: Arc<ServedEndpoint>,
-    /// Its WireGuard key.
+    /// The endpoint's WireGuard key.
     pub public_key: PublicKey,
-    /// Its UDP port.
+    /// The endpoint's UDP port.
     pub port: u16,
     workloads: HashMap<WorkloadId, Local>,
 }
@@ -74,7 +74,8 @@ struct Local {
 
 /// The result of an update.
 pub struct Applied {
-    /// Its number: it is on disk once [`Enforcement::subscribe_persisted`] gives that or a later one.
+    /// The update's number: it is on disk once [`Enforcement::subscribe_persisted`] gives that or a
+    /// later one.
     pub number: UpdateNumber,
     /// The networks that it concerns.
     pub networks: BTreeSet<NetworkName>,
@@ -99,13 +100,13 @@ pub enum Decision {
 /// A workload as enforcement sees it.
 #[derive(Debug, Default)]
 pub struct Standing {
-    /// What the view says of it, if it is admitted.
+    /// The view's entry, if it is admitted.
     pub spec: Option<WorkloadSpec>,
     /// The reason in the view for which it is refused.
     pub refusal: Option<String>,
     /// The identity under which this node vouches for it.
     pub vouched: Option<IdentityId>,
-    /// Its identity is quarantined.
+    /// `true` if its identity is quarantined.
     pub is_identity_quarantined: bool,
 }
 

@@ -46,14 +46,14 @@ impl Folder {
         self.forget_membership(&kept)
     }
 
-    /// The endpoint's private key of a network, made at the first call, and made anew if it is
-    /// damaged.
+    /// Returns the private key of a network's endpoint; makes it at the first call, and anew if it
+    /// is damaged.
     pub fn endpoint_key(&self, network: &NetworkName) -> SecretKey {
         self.secret_key(&key_name(network))
     }
 
-    /// The private key of a network by which devices know the endpoint, made at the first call, and
-    /// made anew if it is damaged.
+    /// Returns the private key of a network's endpoint for devices; makes it at the first call, and
+    /// anew if it is damaged.
     pub fn device_key(&self, network: &NetworkName) -> SecretKey {
         self.secret_key(&format!("endpoints/{network}.devices.key"))
     }
@@ -77,8 +77,8 @@ impl Folder {
         Ok(SecretKey::from_bytes(fresh))
     }
 
-    /// The key that an endpoint had before, and how long it is good still. One whose time is up
-    /// does not stay on disk.
+    /// Returns the previous key of an endpoint and its remaining validity. An expired one is
+    /// removed.
     pub fn previous_endpoint_key(&self, network: &NetworkName) -> Option<(SecretKey, Duration)> {
         let previous: Option<PreviousKeyFile> = self.read_state(&previous_name(network));
         let left = previous.map_or(0, |previous| previous.until.saturating_sub(unix_seconds()));
@@ -90,8 +90,8 @@ impl Folder {
         Some((key?, Duration::from_secs(left.min(MOST_KEPT))))
     }
 
-    /// Until when the key that an endpoint had before is good, in seconds since 1970, and how long
-    /// that is.
+    /// Returns the end of the validity of an endpoint's previous key, in seconds since 1970, and
+    /// the time until then.
     pub fn previous_key_lasts(&self, network: &NetworkName) -> Option<(u64, Duration)> {
         let PreviousKeyFile { until } = self.read_state(&previous_name(network))?;
         Some((until, Duration::from_secs(until.saturating_sub(unix_seconds()).min(MOST_KEPT))))
@@ -106,7 +106,7 @@ impl Folder {
         }
     }
 
-    /// How old an endpoint's key is.
+    /// Returns the age of an endpoint's key.
     pub fn endpoint_key_age(&self, network: &NetworkName) -> Duration {
         let made = fs::metadata(self.path_of(&key_name(network))).and_then(|file| file.modified());
         made.ok().and_then(|made| made.elapsed().ok()).unwrap_or_default()
@@ -120,7 +120,7 @@ impl Folder {
         })
     }
 
-    /// The UDP port that an endpoint had.
+    /// Returns the UDP port that an endpoint had.
     pub fn endpoint_port(&self, network: &NetworkName) -> Option<u16> {
         self.read_state(&port_name(network)).map(|PortFile { port }| port)
     }
@@ -137,14 +137,14 @@ impl Folder {
         Ok(())
     }
 
-    /// What the timestamps of an endpoint's handshakes are all below, in seconds since 1970: those
-    /// of before this start. Zero if that is not known.
+    /// Returns the limit that all timestamps of an endpoint's handshakes before this start are
+    /// below, in seconds since 1970; 0 if it is not known.
     pub fn stamp_limit(&self, network: &NetworkName) -> u64 {
         self.read_state(&stamp_name(network)).map_or(0, |TimestampFile { below }| below)
     }
 
-    /// Keeps what the timestamps will all be below. They follow the clock so far only once this is
-    /// on disk.
+    /// Writes the limit that all timestamps will be below. They follow the clock that far only once
+    /// this is on disk.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -178,7 +178,7 @@ impl Folder {
         self.write_state_later(RELAYS, &RelaysFile::from(relays))
     }
 
-    /// The workloads that were attached: those whose files are whole.
+    /// Returns the workloads that were attached, as far as their files are whole.
     pub(crate) fn workloads(&self) -> Vec<Attachment> {
         let read = |name: String| {
             self.read_or_set_aside(&name, |bytes| -> Result<Attachment> {

@@ -1,4 +1,4 @@
-//! What the node must satisfy, whatever runtimes and registries say, or stands on its disk; see the
+//! Properties of the node, whatever runtimes and registries say, or stands on its disk; see the
 //! crate `meshward-fuzzing`.
 
 use crate::{
@@ -33,7 +33,7 @@ meshward_fuzzing::targets! {
     state: state, states, |length| (4 << 20) + 1024 * length as u64;
 }
 
-/// What Docker says of a container and its image.
+/// Docker's descriptions of a container and its image.
 fn containers(data: &[u8]) {
     let mut bytes = Bytes(data);
     if let Some(found) = runtimes::container(bytes.block(), bytes.block()) {
@@ -41,15 +41,14 @@ fn containers(data: &[u8]) {
     }
 }
 
-/// What Kubernetes says of a pod.
+/// Kubernetes' description of a pod.
 fn pods(data: &[u8]) {
     if let Some(found) = runtimes::pod(data) {
         check(&found);
     }
 }
 
-/// What was found keeps the bounds that the coordinator asks for, and takes no label that only
-/// Meshward may give.
+/// Checks that facts keep the coordinator's bounds, and have no label that only Meshward may set.
 fn check(found: &ContainerFacts) {
     assert!(found.labels.check_unreserved().is_ok());
     assert!(meshward_types::AcceptFrom::check_count(&found.accepts).is_ok());
@@ -68,7 +67,7 @@ fn network() -> NetworkName {
     "shop".parse().expect("a name")
 }
 
-/// What stands in the name of a file that was set aside.
+/// The part of a name by which files that were set aside are known.
 const ASIDE: &str = ".damaged-";
 /// The files of a node's state.
 const FILES: [&str; 7] = [
@@ -81,8 +80,8 @@ const FILES: [&str; 7] = [
     "endpoints/shop.previous.key",
 ];
 
-/// A block for each file of a node's state: what is whole is taken, what is damaged is set aside,
-/// and the rest starts. What is written afterwards is read again.
+/// A block for each file of a node's state: whole files are used, damaged ones set aside, and the
+/// rest starts. Files that are written afterwards are read again.
 fn state(data: &[u8]) {
     let (place, _) = folder();
     let mut bytes = Bytes(data);

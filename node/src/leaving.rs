@@ -18,11 +18,11 @@ use std::{
 use tokio::net::UnixStream;
 use tracing::{debug, error, warn};
 
-/// For how long interfaces may take to be deleted.
+/// The time that is given to the kernel to delete interfaces.
 const DELETING: Duration = Duration::from_millis(300);
-/// How often it is looked whether the daemon has ended.
+/// The interval at which the daemon's end is polled for.
 const PAUSE: Duration = Duration::from_millis(50);
-/// For how long a running daemon may take to end after its node has left.
+/// The time within which a running daemon must end after its node has left.
 const ENDING: Duration = Duration::from_secs(10);
 
 /// Closes everything once this node is no member any more.
@@ -35,7 +35,7 @@ pub async fn close(node: &Arc<Node>) {
     tokio::time::sleep(DELETING).await;
 }
 
-/// Leaves word for `meshctl status`, beside the socket.
+/// Writes a note for `meshctl status`, beside the socket.
 pub fn mark_removed(config: &Config, membership: &Membership, at: u64) {
     let Membership { name, mesh, .. } = membership.clone();
     let removed = RemovedNode { node: name, mesh, at };
@@ -56,7 +56,7 @@ pub fn forget(config: &Config, folder: &Folder) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the mesh, and forgets it on this machine; gives what this node was.
+/// Leaves the mesh and forgets it on this machine. Returns the membership that ended.
 ///
 /// # Errors
 /// If it is in none, or the coordinator does not let it go; then everything is as it was, unless it
@@ -97,7 +97,7 @@ pub async fn leave(config: &Config, folder: &Folder, force: bool) -> Result<Memb
     Ok(membership)
 }
 
-/// Deletes the interfaces of workloads that no daemon holds any more.
+/// Deletes the interfaces of workloads that no daemon has open.
 fn close_left_behind(folder: &Folder) {
     let all: Vec<Attachment> = folder.workloads();
     all.iter().for_each(attachment::close_left_behind);

@@ -35,7 +35,7 @@ use std::{
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-/// For how long the disk may take to write what has changed last.
+/// The time within which the last changes must be on disk.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// The node daemon: it gives the workloads of this host their place in the mesh, and enforces
@@ -47,7 +47,7 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// In what form to log
+    /// The form of the log
     #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
     log_format: LogFormat,
     #[command(flatten)]
@@ -65,7 +65,7 @@ struct Common {
 
 #[derive(clap::Args, Serialize)]
 struct Flags {
-    /// Where keys, certificate and the last view are kept [default: /var/lib/meshward/node]
+    /// Folder for keys, certificate and the last view [default: /var/lib/meshward/node]
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
@@ -81,7 +81,7 @@ struct Flags {
     #[arg(long, value_name = "PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     first_port: Option<u16>,
-    /// How many threads carry packets [default: one for each core]
+    /// Number of threads that carry packets [default: one for each core]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     workers: Option<NonZeroUsize>,
@@ -97,7 +97,7 @@ struct Flags {
     #[arg(long, value_name = "true|false")]
     #[serde(skip_serializing_if = "Option::is_none")]
     port_mapping: Option<bool>,
-    /// After what time endpoints get other keys [default: 7d]
+    /// Age at which endpoints' keys are rotated [default: 7d]
     #[arg(long, value_name = "TIME", alias = "rotate-keys-seconds")]
     #[serde(skip_serializing_if = "Option::is_none")]
     rotate_keys: Option<Lasting>,
@@ -282,7 +282,7 @@ async fn run(common: Common) -> Result<()> {
     }
 }
 
-/// Starts what the node does all the time, until the set is dropped.
+/// Starts the node's background tasks, which run until the set is dropped.
 fn start_tasks(node: &Arc<Node>, relayed: relay_queue::Receiver) -> JoinSet<()> {
     let Node { endpoints, workloads, reachability, .. } = &**node;
     let mut tasks = JoinSet::new();

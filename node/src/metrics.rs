@@ -1,4 +1,4 @@
-//! What Prometheus sees of the node. docs/metrics.md lists every name.
+//! The node's metrics for Prometheus. docs/metrics.md lists every name.
 
 use crate::{app::Node, offloads::Offloads};
 use meshward_api_types::local::{LocalStatus, LocalWorkload, State};
@@ -79,12 +79,12 @@ fn register(
     counted(registry, "drops", "Packets dropped, by cause", drops.collect::<Vec<_>>());
 }
 
-/// Whether packets to a peer go by a relay; nothing while it has no path.
+/// Returns `true` if packets to a peer are relayed; `None` while it has no path.
 fn path_of(peer: &PeerStats) -> Option<bool> {
     peer.address.map(|address| is_relayed(&address))
 }
 
-/// Every state has a name here: a new one is not forgotten.
+/// Returns the label value of a state.
 fn state_name(state: &State) -> &'static str {
     match state {
         State::Unmeasured => "unmeasured",

@@ -1,4 +1,4 @@
-//! How the local API refuses.
+//! Refusals of the local API.
 
 use crate::refusal::Refusal;
 use axum::{
@@ -7,7 +7,7 @@ use axum::{
 };
 pub(crate) use meshward_runtime::problem::{ApiError, documented};
 
-/// After how many seconds it may be asked again what was too early.
+/// The time after which a request that came too early may be repeated, in seconds.
 const EARLY: u64 = 1;
 
 impl From<Refusal> for ApiError {

@@ -5,7 +5,7 @@ use parking_lot::RwLock;
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::mpsc;
 
-/// The most messages that wait for one relay; then they are lost, as in any network.
+/// The largest number of batches that wait for one relay; further ones are lost, as in any network.
 pub(crate) const CAPACITY: usize = 4096;
 
 /// Messages for a peer.
@@ -21,14 +21,14 @@ pub struct Outgoing {
 #[derive(Clone)]
 pub struct Sender {
     pub(crate) queues: Arc<RwLock<HashMap<RelayNumber, mpsc::Sender<Outgoing>>>>,
-    /// For relays by which nothing was sent yet.
+    /// The queue for relays that have none of their own yet.
     others: mpsc::Sender<(RelayNumber, Outgoing)>,
 }
 
 /// The receiving side.
 pub struct Receiver {
     pub(crate) sender: Sender,
-    /// What is for relays that have no queue yet.
+    /// The messages for relays that have no queue yet.
     pub(crate) others: mpsc::Receiver<(RelayNumber, Outgoing)>,
 }
 

@@ -43,8 +43,8 @@ impl std::str::FromStr for Invitation {
     }
 }
 
-/// Where an invitation comes from. It is a secret, and what stands on a command line is seen by
-/// every process of the machine.
+/// The source of an invitation. It is a secret, and every process of the machine sees what stands
+/// on a command line.
 #[derive(Debug, Clone, clap::Args)]
 pub struct InvitationSource {
     /// The token, an @, and the coordinator's host name or address, with :PORT if it is not 7443.

@@ -51,7 +51,7 @@ pub fn seldom_acknowledged() -> quinn::AckFrequencyConfig {
     config
 }
 
-/// In what form a daemon logs.
+/// The form of a daemon's log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Lines for people.

@@ -27,12 +27,12 @@ use tracing::warn;
 /// The bound on how long an update waits for the endpoints that it brings; then they start while
 /// others are applied.
 const STARTED_WITHIN: Duration = Duration::from_millis(500);
-/// How often the age of the keys is looked at.
+/// The interval at which the age of the keys is checked.
 const KEYS_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The node.
 pub struct Node {
-    /// What this machine is in the mesh.
+    /// The membership of this machine.
     pub membership: Membership,
     /// The configuration.
     pub config: Config,
@@ -53,14 +53,14 @@ pub struct Node {
 
 /// An update that is in force.
 pub struct Enforced {
-    /// Its number, by which it is known when it is on disk.
+    /// The update's number: it is on disk once the view's persister has reached it.
     pub number: UpdateNumber,
     /// The start of the endpoints that it brings, if it brings any: it ends in bounded time.
     pub starting: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Node {
-    /// Takes up what is on disk: the last view, its endpoints, and the workloads that still live.
+    /// Restores the state on disk: the last view, its endpoints, and the workloads that still live.
     /// No coordinator is needed for that. Damaged files are set aside, and the rest starts.
     ///
     /// # Errors
@@ -121,9 +121,9 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts the endpoints of new networks, and those that could not be started before; then takes
-    /// up the workloads that waited for them. `resume`: for how long connections of before are
-    /// taken up.
+    /// Starts the endpoints of new networks, and those that could not be started before; then
+    /// restores the workloads that waited for them. Connections from before the start are resumed
+    /// for `resume`.
     async fn start_endpoints(&self, resume: Duration) {
         for network in self.endpoints.start_lacking(resume).await {
             self.workloads.spread_routes(&network);
@@ -217,8 +217,8 @@ impl Node {
         Ok(())
     }
 
-    /// Changes keys that have had their time, for ever. While the coordinator is away they stay:
-    /// nobody could be told.
+    /// Rotates keys at their age limit, for ever. While the coordinator is away they stay, since no
+    /// peer could learn of new ones.
     pub async fn watch_keys(&self) {
         let age = self.config.rotate_keys.0;
         loop {

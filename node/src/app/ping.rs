@@ -19,10 +19,10 @@ use tokio::time::Instant;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// The bound on how long a session may take to come about first.
 const SESSION_WITHIN: Duration = Duration::from_secs(4);
-/// How often it is polled for.
+/// The interval at which the answer is polled for.
 const POLL: Duration = Duration::from_millis(2);
 
-/// What a ping is about.
+/// The target of a ping.
 struct Target {
     network: NetworkName,
     node: NodeName,
@@ -107,7 +107,7 @@ impl Node {
         }
     }
 
-    /// The workload that a ping is about, by its id or address, or, on this node, by its name.
+    /// Returns the workload that a ping names by its id or address, or, on this node, by its name.
     fn target_workload(&self, wanted: &Ping) -> Option<Target> {
         let in_network =
             |network: &NetworkName| wanted.network.as_ref().is_none_or(|own| own == network);
@@ -193,7 +193,7 @@ impl Node {
     }
 }
 
-/// What one identity may begin towards another, in words; empty: nothing.
+/// Describes the flows that one identity may begin towards another; empty if there are none.
 fn link(
     view: &ViewReplica,
     network: &NetworkName,
@@ -217,7 +217,7 @@ fn unknown(wanted: &Ping) -> Refusal {
     ))
 }
 
-/// Where a ping went, and how long its answer took, if one came.
+/// Sends a ping. Returns the address that it went to and the round-trip time, if there were any.
 async fn ask(
     served: &Arc<ServedEndpoint>,
     pong: &Pong,

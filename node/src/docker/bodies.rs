@@ -5,11 +5,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, net::IpAddr, path::PathBuf};
 
-/// Where Docker puts what `docker network create -o` was given.
+/// The key of the options of `docker network create -o`.
 pub(super) const GENERIC: &str = "com.docker.network.generic";
-/// What a pool's gateway is told by.
+/// The key of a pool's gateway.
 pub(super) const GATEWAY: &str = "com.docker.network.gateway";
-/// What kind of address is asked for.
+/// The key of the kind of address that is requested.
 pub(super) const ADDRESS_TYPE: &str = "RequestAddressType";
 
 /// Options, of which only texts mean something here.

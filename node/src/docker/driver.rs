@@ -1,6 +1,6 @@
-//! What Docker's calls do. Docker's networks and endpoints are kept on disk: Docker does not tell
-//! of them again after a restart of this daemon, and this daemon is not asked again for addresses
-//! after one of Docker.
+//! The network driver and the IPAM driver. Docker's networks and endpoints are kept on disk: Docker
+//! does not repeat them after a restart of this daemon, nor its requests for addresses after one of
+//! its own.
 
 use super::bodies::{
     ADDRESS_TYPE, Address, AddressOfPool, CreateEndpoint, CreateNetwork, CreatedEndpoint, GATEWAY,
@@ -27,13 +27,14 @@ use std::{
 use tokio::sync::Mutex;
 use tracing::{debug, info};
 
-/// The file of what is kept.
+/// The file of networks and endpoints.
 const FILE: &str = "docker.json";
-/// How soon Docker is looked for again once it has ended.
+/// The pause before connecting to Docker again.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// What interfaces are called before Docker has moved them: this, and a part of the endpoint's id.
+/// The prefix of interfaces' names before Docker has moved them; a part of the endpoint's id
+/// follows.
 const BEFORE: &str = "mw";
-/// What they are called in the container: this, and a number.
+/// The prefix of their names in the container; a number follows.
 const WITHIN: &str = "mesh";
 
 /// The drivers.
@@ -45,7 +46,7 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Takes up what was kept.
+    /// Restores networks and endpoints from disk.
     ///
     /// # Errors
     /// If it cannot be read.

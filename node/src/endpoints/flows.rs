@@ -1,4 +1,4 @@
-//! Flows outlive the daemon: they are written down at intervals and at the end, and taken up at the
+//! Flows outlive the daemon: they are written at intervals and at the end, and restored at the
 //! start.
 
 use super::lifecycle::Endpoints;
@@ -11,7 +11,8 @@ use std::{
 };
 use tracing::info;
 
-/// How often flows are written down. What was begun since the last time is not there after a crash.
+/// The interval at which flows are written. Those that began since the last time are lost in a
+/// crash.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 fn now() -> Now {
@@ -24,7 +25,7 @@ fn file(network: &NetworkName) -> String {
 }
 
 impl Endpoints {
-    /// Takes up the flows that each network had, once its workloads are there. Flows that cannot be
+    /// Restores the flows of each network, once its workloads are attached. Flows that cannot be
     /// read are set aside: connections are then taken up by their packets.
     pub fn restore_flows(&self) {
         for (network, served) in self.enforcement.endpoints() {

@@ -7,8 +7,8 @@ use meshward_types::NetworkName;
 use std::time::Duration;
 use tracing::info;
 
-/// How long the previous key stays good after a scheduled rotation: peers that were away from the
-/// coordinator for less know the new one by then.
+/// The time for which the previous key stays valid after a scheduled rotation: peers that were away
+/// from the coordinator for less know the new one by then.
 pub(crate) const PREVIOUS_KEY_LIFETIME: Duration = Duration::from_hours(24);
 
 impl Endpoints {

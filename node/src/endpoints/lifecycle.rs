@@ -20,7 +20,7 @@ use std::{
 };
 use tracing::{info, warn};
 
-/// How far ahead of the timestamps their limit is written, in seconds.
+/// The margin by which the limit on disk is ahead of the timestamps, in seconds.
 const TIMESTAMP_MARGIN: u64 = 600;
 
 /// The part of the node that starts and stops endpoints.
@@ -37,7 +37,7 @@ pub struct Endpoints {
     stun_servers: Mutex<Vec<SocketAddr>>,
 }
 
-/// What is kept of an endpoint besides what enforcement has.
+/// The part of an endpoint's state that enforcement does not need.
 pub(super) struct Kept {
     /// The prefixes of its network: packets for them do not leave this host but by the mesh.
     prefixes: Vec<IpNet>,
@@ -46,7 +46,7 @@ pub(super) struct Kept {
     pub(super) timestamps_below: u64,
 }
 
-/// What an endpoint starts with.
+/// The inputs of an endpoint's start.
 struct Prepared {
     secret: SecretKey,
     /// The key of before, and for how long it is good still.

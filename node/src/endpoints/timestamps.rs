@@ -1,15 +1,14 @@
-//! What is on disk of the timestamps of handshakes, so that they grow over restarts whatever the
-//! clock does. A limit ahead of them is kept, which is written anew every nine minutes: not at each
-//! handshake.
+//! The limit of the timestamps of handshakes on disk, so that they grow over restarts whatever the
+//! clock does. It is ahead of them and written anew every nine minutes, not at each handshake.
 
 use super::lifecycle::{Endpoints, timestamp_limit};
 use crate::clock::unix_seconds;
 use meshward_types::NetworkName;
 use std::time::Duration;
 
-/// How near timestamps may come to their limit before it is written anew, in seconds.
+/// The distance of timestamps to their limit at which it is written anew, in seconds.
 const NEAR: u64 = 60;
-/// How often that is looked at.
+/// The interval at which that is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Endpoints {

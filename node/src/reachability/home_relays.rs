@@ -1,4 +1,4 @@
-//! Which relays a node can be reached by: the nearest ones, by measured latency.
+//! Home relays: those by which other nodes reach this one, the nearest by measured latency.
 
 use super::Reachability;
 use anyhow::Result;
@@ -17,19 +17,20 @@ use std::{
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tracing::info;
 
-/// How often it is measured.
+/// The interval between measurements.
 const MEASURE: Duration = Duration::from_mins(1);
-/// How long one answer is waited for, and how many are asked for; the quickest counts.
+/// The time within which an answer must come, and the number of requests; the quickest answer
+/// counts.
 const PATIENCE: Duration = Duration::from_millis(600);
 const TRIES: usize = 3;
-/// What a relay that can be reached by TCP alone is set back: it is a last resort.
+/// The penalty of a relay that is reached by TCP alone: it is a last resort.
 const BY_TCP: Duration = Duration::from_millis(100);
-/// A home is kept while no other is nearer by a quarter of its latency and this.
+/// A home relay is kept while no other is nearer by a quarter of its latency and this.
 const SLACK: Duration = Duration::from_millis(3);
-/// After a relay was lost, its connection may come back before others are chosen.
+/// The time for a lost relay's connection to come back before others are chosen.
 const LOST: Duration = Duration::from_millis(200);
 
-/// Chooses homes, for ever.
+/// Chooses the home relays, for ever.
 pub async fn choose(reachability: Arc<Reachability>) {
     let mut specs = reachability.relays.subscribe();
     loop {
@@ -61,7 +62,7 @@ pub async fn choose(reachability: Arc<Reachability>) {
     }
 }
 
-/// The homes that follow from latencies: those of before, unless others are clearly nearer.
+/// Returns the home relays for these latencies: the present ones, unless others are clearly nearer.
 fn nearest(before: &[RelayNumber], mut measured: Vec<(RelayNumber, Duration)>) -> Vec<RelayNumber> {
     if measured.is_empty() {
         return if before.is_empty() { vec![RelayNumber::COORDINATOR] } else { before.to_vec() };
@@ -79,7 +80,7 @@ fn nearest(before: &[RelayNumber], mut measured: Vec<(RelayNumber, Duration)>) -
     homes
 }
 
-/// The round trip to a relay; `None` if it does not answer.
+/// Measures the round trip to a relay; `None` if it does not answer.
 async fn latency(addresses: &[String], stun_port: u16) -> Option<Duration> {
     let mut found = vec![];
     for address in addresses {

@@ -31,9 +31,9 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
 
-/// How often what the endpoints have found out is passed on, hole-punch requests among it.
+/// The interval at which the endpoints' reflexive addresses and hole-punch requests are passed on.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// The addresses of this host are looked at every so many intervals.
+/// The number of intervals between two reads of this host's addresses.
 const ADDRESSES_EVERY: u32 = 4;
 
 /// The part of the node that finds paths to it and away from it.
@@ -54,9 +54,9 @@ pub struct Reachability {
     relays: watch::Sender<Arc<Vec<RelaySpec>>>,
     /// The relays by which this node can be reached.
     home_relays: watch::Sender<Vec<RelayNumber>>,
-    /// Told when relays may be needed.
+    /// Notified when relays may be needed.
     relay_wanted: Notify,
-    /// Told when a relay was lost.
+    /// Notified when a relay was lost.
     relay_lost: Notify,
 }
 
@@ -71,7 +71,7 @@ struct State {
 /// An endpoint's addresses on the other side of a NAT.
 #[derive(Default)]
 struct OutsideAddresses {
-    /// As STUN servers see it (server-reflexive candidates, RFC 8445).
+    /// The addresses that STUN servers see (server-reflexive candidates, RFC 8445).
     reflexive: Vec<SocketAddr>,
     /// The port that the router has mapped.
     mapped: Option<SocketAddr>,
@@ -197,8 +197,8 @@ impl Reachability {
         }
     }
 
-    /// The addresses of the host without those of the mesh, which a node with a route has: what is
-    /// sent to them from outside would go to who knows whom.
+    /// Returns the addresses of the host without those of the mesh, which a node with a route has:
+    /// from outside, they lead elsewhere.
     fn outer_addresses(&self, interfaces: &[IpAddr]) -> Vec<IpAddr> {
         self.enforcement.view(|view| {
             let prefixes = || view.networks().flat_map(|(_, spec)| &spec.prefixes);
@@ -253,8 +253,8 @@ impl Reachability {
         }
     }
 
-    /// Says whether this node is to stay connected to its home relays. `is_overdue`: there was time
-    /// to find out that it is reached directly.
+    /// Returns `true` if this node is to stay connected to its home relays. `is_overdue`: there was
+    /// time to find out that it is reached directly.
     fn needs_relays(&self, is_overdue: bool) -> bool {
         match self.direct() {
             Direct::Unknown => is_overdue,

@@ -17,42 +17,43 @@ use std::{
 };
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 
-/// For how long one answer is waited for, and how often it is asked for; the quickest counts.
+/// The time within which an answer must come, and the number of requests; the quickest answer
+/// counts.
 const PATIENCE: Duration = Duration::from_millis(700);
 const TRIES: usize = 3;
-/// For how long a name may take to be resolved.
+/// The time within which a name must be resolved.
 const RESOLVING: Duration = Duration::from_secs(2);
-/// The most servers that are asked, and addresses of one.
+/// The largest number of servers, and of addresses of one.
 const MOST_SERVERS: usize = 64;
 const MOST_ADDRESSES: usize = 8;
 
-/// Who may be asked.
+/// A server that is asked.
 struct Server {
     /// The relay that it is, if it is one.
     relay: Option<RelayNumber>,
-    /// As it is written.
+    /// The configured name.
     name: String,
-    /// By TCP.
+    /// The addresses for TCP.
     addresses: Vec<SocketAddr>,
     stun_port: u16,
 }
 
-/// What a server has answered.
+/// A server's answer.
 #[derive(Clone, Copy)]
 struct Answer {
-    /// Where the server is.
+    /// The server's address.
     by: IpAddr,
-    /// How it has seen the socket.
+    /// The socket's address as the server sees it.
     seen: SocketAddr,
     took: Duration,
 }
 
-/// What one socket has been told.
+/// The answers that one socket has received.
 #[derive(Default)]
 struct Heard {
     /// The socket's own port.
     port: u16,
-    /// Server by server.
+    /// The answers by the servers' order.
     answers: Vec<Option<Answer>>,
 }
 
@@ -71,7 +72,7 @@ impl Heard {
     }
 }
 
-/// Finds it out, in some three seconds at the most.
+/// Runs the check, which takes three seconds at the most.
 pub async fn check(reachability: &Arc<Reachability>) -> Netcheck {
     let servers = servers(reachability).await;
     let (v4, v6) = tokio::join!(
@@ -194,7 +195,7 @@ async fn ask_all(from: IpAddr, servers: &[Server]) -> Heard {
     heard
 }
 
-/// What was asked of a server.
+/// A request to a server.
 struct Asked {
     transaction: Transaction,
     server: usize,
@@ -202,7 +203,7 @@ struct Asked {
     at: Instant,
 }
 
-/// Takes answers until all that were asked have answered, or a time is over.
+/// Receives answers until all requests are answered, or the time is over.
 async fn hear(socket: &UdpSocket, asked: &[Asked], answers: &mut [Option<Answer>]) {
     let until = tokio::time::Instant::now() + PATIENCE;
     let mut buffer = [0; 256];
@@ -224,7 +225,7 @@ async fn hear(socket: &UdpSocket, asked: &[Asked], answers: &mut [Option<Answer>
     }
 }
 
-/// How long a TCP connection to a relay takes, the quickest of its addresses.
+/// Measures the time to connect to a relay by TCP, the quickest of its addresses.
 async fn connect(server: &Server) -> Option<Duration> {
     server.relay?;
     let tries = server.addresses.iter().map(async |address| {
@@ -247,7 +248,7 @@ async fn mappings(reachability: &Arc<Reachability>) -> PortMappings {
     }
 }
 
-/// Whether an address is good beyond its link and its site (RFC 4291, RFC 4193).
+/// Returns `true` if an address is valid beyond its link and its site (RFC 4291, RFC 4193).
 fn is_global_v6(address: &IpAddr) -> bool {
     matches!(address, IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unique_local() && !ip.is_unspecified())
 }

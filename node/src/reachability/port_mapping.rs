@@ -1,5 +1,4 @@
-//! Asking the router for a port of its own: PCP (RFC 6887), or NAT-PMP (RFC 6886) where it knows
-//! that alone.
+//! Port mapping by the router: PCP (RFC 6887), or NAT-PMP (RFC 6886) where it knows that alone.
 
 use super::{Direct, Reachability};
 use anyhow::{Context, Result};
@@ -18,16 +17,16 @@ use std::{
 };
 use tracing::{debug, info};
 
-/// How long a mapping is asked for, in seconds; it is renewed at half of what was given.
+/// The requested lifetime of a mapping, in seconds; it is renewed at half of the granted one.
 const LIFETIME: u32 = 7200;
-/// How often it is looked at.
+/// The interval at which mappings are checked.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a router may take to answer, and how soon it is asked again at the earliest, however
-/// short a mapping lasts.
+/// The time within which a router must answer; that for the network check; and the shortest pause
+/// between two requests, however short a mapping's lifetime is.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ASKING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(30);
-/// How long a router that does not answer is left alone.
+/// The pause after a router that does not answer.
 const REST: Duration = Duration::from_mins(5);
 
 /// Keeps a port mapped for each endpoint while this node is behind a NAT, for ever.
@@ -73,7 +72,7 @@ pub async fn keep(reachability: Arc<Reachability>) {
     }
 }
 
-/// Asks for a mapping of a UDP port: where others reach it.
+/// Requests a mapping of a UDP port. Returns it and the address outside.
 async fn map(port: u16) -> Result<(PortMapping, SocketAddr)> {
     let find = || Netns::current()?.links(async |links| links.default_gateway().await);
     let router = tokio::task::spawn_blocking(find).await??.context("there is no default route")?;
@@ -81,7 +80,7 @@ async fn map(port: u16) -> Result<(PortMapping, SocketAddr)> {
     map_by(router, own_address(router)?, port, None).await
 }
 
-/// Asks a router. `timeouts`: how long it is waited for, if not as long as the protocols say.
+/// Requests a mapping of one router. Without `timeouts`, those of the protocols apply.
 async fn map_by(
     router: Ipv4Addr,
     own: IpAddr,
@@ -105,8 +104,8 @@ async fn map_by(
     Ok((mapping, SocketAddr::new(ip, outside)))
 }
 
-/// The router's address outside, if it answers NAT-PMP (RFC 6886 §3.2), which changes nothing
-/// there.
+/// Returns the router's address outside, if it answers NAT-PMP (RFC 6886 §3.2), which changes
+/// nothing there.
 pub async fn router_outside() -> Option<IpAddr> {
     let find = || Netns::current()?.links(async |links| links.default_gateway().await);
     let router = tokio::task::spawn_blocking(find).await.ok()?.ok()??;
@@ -115,7 +114,7 @@ pub async fn router_outside() -> Option<IpAddr> {
     (!address.is_unspecified()).then_some(address.into())
 }
 
-/// The address that this host has towards another.
+/// Returns the address of this host towards another.
 fn own_address(towards: Ipv4Addr) -> Result<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect((towards, 5351))?;
@@ -124,7 +123,7 @@ fn own_address(towards: Ipv4Addr) -> Result<IpAddr> {
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing {
-    //! What routers answer; see the crate `meshward-fuzzing`.
+    //! Routers' answers; see the crate `meshward-fuzzing`.
 
     use super::*;
     use meshward_fuzzing::{Bytes, blocks};

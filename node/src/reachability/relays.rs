@@ -32,14 +32,14 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-/// The most frames that are looked at together.
+/// The largest number of frames that are handled together.
 const MOST_TOGETHER: usize = 128;
-/// A connection that nothing has gone by for this long is given up, where it is not kept.
+/// The time after which an idle connection is closed, if it is not kept.
 const IDLE: Duration = Duration::from_mins(10);
-/// How long it may take to find out that others reach this node directly.
+/// The time to find out that others reach this node directly.
 const FOUND_OUT: Duration = Duration::from_secs(2);
 
-/// Holds connections to relays, for ever. Those to the `home_relays` are held from the start on where
+/// Holds connections to relays, for ever. Those to the `home_relays` are open from the start on where
 /// others do not reach this node directly, elsewhere once somebody calls; all others once there is
 /// something to send. So a relay that comes back is not asked by everybody at once.
 pub async fn hold(reachability: Arc<Reachability>, mut orders: Receiver) {
@@ -81,7 +81,7 @@ pub async fn hold(reachability: Arc<Reachability>, mut orders: Receiver) {
     }
 }
 
-/// The relays that are or may be connected.
+/// The tasks of the relays that are or may be connected.
 struct Connections {
     reachability: Arc<Reachability>,
     sender: Sender,
@@ -91,7 +91,7 @@ struct Connections {
 
 struct RelayConnection {
     spec: Option<RelaySpec>,
-    /// Whether the connection is held though nothing goes by it.
+    /// `true` if the connection stays open while it is idle.
     keep: watch::Sender<bool>,
     wanted: Arc<Notify>,
     task: AbortHandle,
@@ -119,7 +119,7 @@ impl Connections {
         self.by_relay.insert(number, RelayConnection { spec, keep, wanted, task });
     }
 
-    /// Ends what is there of relays that are gone, or elsewhere.
+    /// Ends the tasks of relays that are gone, or have other addresses.
     fn forget_others(&mut self, known: &[RelaySpec]) {
         let sender = &self.sender;
         self.by_relay.retain(|number, connection| {
@@ -193,7 +193,7 @@ impl Relay {
         Err(failure)
     }
 
-    /// Holds one connection until it ends, or is not needed any more.
+    /// Keeps one connection until it ends, or is idle and not kept.
     async fn hold_one(
         &self,
         reachability: &Arc<Reachability>,

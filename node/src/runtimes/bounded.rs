@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::net::UnixStream;
 
-/// The most bytes of an answer's head.
+/// The largest size of an answer's head, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 
 /// Reads the body of an answer over TCP, of at most `limit` bytes.
@@ -34,7 +34,7 @@ pub(super) async fn read(mut response: reqwest::Response, limit: usize) -> Resul
     Ok(body)
 }
 
-/// Asks by HTTP over a unix socket, and reads an answer of at most `limit` bytes.
+/// Sends a GET request over a unix socket, and reads an answer of at most `limit` bytes.
 ///
 /// # Errors
 /// If nothing answers there in time, or with more.
@@ -56,7 +56,7 @@ pub(super) async fn ask_unix(
     answer.with_context(|| format!("no answer within {} s", patience.as_secs()))?
 }
 
-/// Asks by HTTP over a unix socket: the answer, whose body is still to come.
+/// Sends a GET request over a unix socket. Returns the answer, whose body is still to come.
 ///
 /// # Errors
 /// If nothing answers there.
@@ -81,7 +81,7 @@ pub(super) fn check_id(id: &str) -> Result<&str> {
     Ok(id)
 }
 
-/// Whether an address is one of the internet's: not of this machine, this link, or a private
+/// Returns `true` for an address of the internet: not of this machine, this link, or a private
 /// network (IANA's registries of special addresses, RFC 6890).
 pub(super) fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {

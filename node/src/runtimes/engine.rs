@@ -26,14 +26,14 @@ use tokio::{
     time::Instant,
 };
 
-/// How long the runtime may take for one answer.
+/// The time within which the runtime must answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The most bytes of an answer about one thing, and about all containers.
+/// The largest answers about one container or image, and about all containers, in bytes.
 const MAX_ANSWER: usize = 4 << 20;
 const MAX_LIST: usize = 32 << 20;
-/// The most questions that one runtime is asked at once; who waits has its turn in order.
+/// The largest number of requests to one runtime at a time; others wait in order.
 const AT_ONCE: usize = 8;
-/// For how long a list of all containers is as good as new.
+/// The time for which a list of all containers is used again.
 const LIST_LASTS: Duration = Duration::from_millis(50);
 /// `{"event":["start","connect","unpause","die","died"]}`, as a part of a URL: Podman says `died`.
 const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22connect%22%2C%22unpause%22%2C%22die%22%2C%22died%22%5D%7D";
@@ -41,9 +41,9 @@ const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22conne
 /// A runtime that answers.
 pub struct Engine {
     socket: PathBuf,
-    /// What stands in front of every path: the version of the API.
+    /// The prefix of every path: the version of the API.
     prefix: String,
-    /// What it calls itself.
+    /// The runtime's name.
     pub runtime: String,
     listed: Mutex<Option<(Instant, Arc<Running>)>>,
     /// The network modes of the containers that run: they are what they were made with. Podman's
@@ -87,7 +87,7 @@ impl Engine {
         })
     }
 
-    /// What the runtime says; `None` if it says that there is no such thing.
+    /// Sends a request; `None` if the runtime answers 404.
     async fn ask<T: DeserializeOwned>(&self, path: &str, limit: usize) -> Result<Option<T>> {
         let path = format!("{}{path}", self.prefix);
         let (status, body) = ask_unix(&self.socket, &path, limit, PATIENCE).await?;
@@ -98,7 +98,7 @@ impl Engine {
         Ok(Some(serde_json::from_slice(&body).with_context(|| format!("what it says to {path}"))?))
     }
 
-    /// The containers that run. Who asks at the same time shares an answer.
+    /// Returns the containers that run. Callers at the same time share an answer.
     ///
     /// # Errors
     /// If the runtime does not answer.
@@ -106,7 +106,7 @@ impl Engine {
         self.running_since(Instant::now() - LIST_LASTS).await
     }
 
-    /// The containers that run, by an answer that is no older than `since`.
+    /// Returns the containers that run, by an answer that is no older than `since`.
     ///
     /// # Errors
     /// If the runtime does not answer.
@@ -127,7 +127,7 @@ impl Engine {
         Ok(found)
     }
 
-    /// The network modes of containers, each of which is asked for once.
+    /// Returns the network modes of containers; each container is inspected once.
     async fn ask_modes(&self, all: &[ContainerSummary]) -> Result<HashMap<String, String>> {
         let mut modes = self.modes.lock().await;
         let ids: HashSet<&str> =
@@ -155,8 +155,8 @@ impl Engine {
         image.context("the runtime does not know the image that it runs")
     }
 
-    /// What the runtime says of a container, once it runs, and of what shares its network
-    /// namespace. `None`: it is not there, or is not ready.
+    /// Returns the facts about a container that runs and those that share its network namespace;
+    /// `None` if it does not exist or does not run yet.
     ///
     /// # Errors
     /// If the runtime does not answer.
@@ -205,8 +205,8 @@ impl Engine {
         Ok(Some(found))
     }
 
-    /// Calls `tell` whenever a container starts, ends or is connected to a network, until the
-    /// runtime ends. What it says more than that is not kept, however much it is.
+    /// Calls `notify` whenever a container starts, ends or is connected to a network, until the
+    /// runtime ends. The events themselves are not kept, however many there are.
     pub async fn follow(&self, tell: impl Fn()) {
         let Ok(events) = open_unix(&self.socket, &format!("{}{EVENTS}", self.prefix)).await else {
             return;
@@ -222,13 +222,13 @@ fn runs(container: &ContainerInspectResponse) -> bool {
     container.state.as_ref().is_some_and(|state| state.running == Some(true))
 }
 
-/// The network namespace of a container's first process, where its number means something here.
+/// Returns the network namespace of a container's first process, if its id is one of this host.
 fn netns_of(container: &ContainerInspectResponse) -> Option<NetnsId> {
     let pid = container.state.as_ref()?.pid.filter(|pid| *pid > 0)?;
     NetnsId::of_path(Path::new(&format!("/proc/{pid}/ns/net"))).ok()
 }
 
-/// What stands for so many containers that are not looked at.
+/// Returns the entry that stands for `count` containers that are not measured.
 fn unmeasured(count: usize) -> SharingContainer {
     SharingContainer {
         name: format!("and {count} more"),
@@ -241,18 +241,18 @@ fn unmeasured(count: usize) -> SharingContainer {
     }
 }
 
-/// The runtimes, by their sockets.
+/// The runtimes by their sockets.
 #[derive(Default)]
 pub(super) struct Engines(Mutex<HashMap<PathBuf, Arc<Place>>>);
 
-/// Where a runtime is, or was.
+/// The connection to a runtime, and the limit of requests.
 pub(super) struct Place {
     turns: Arc<Semaphore>,
     engine: Mutex<Option<Arc<Engine>>>,
 }
 
 impl Engines {
-    /// The place of a runtime.
+    /// Returns the slot of a runtime.
     pub(super) async fn place(&self, socket: &Path) -> Arc<Place> {
         let new = || {
             Arc::new(Place { turns: Arc::new(Semaphore::new(AT_ONCE)), engine: Mutex::default() })

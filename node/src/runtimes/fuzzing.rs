@@ -1,4 +1,4 @@
-//! What runtimes, Kubernetes and registries say.
+//! Answers of runtimes, Kubernetes and registries.
 
 use super::{inspect, kubernetes::PodObject, labels::LabelFilter, signatures};
 use crate::workloads::ContainerFacts;
@@ -6,14 +6,14 @@ use meshward_api_types::local::{Kubernetes, Pod};
 use meshward_fuzzing::blocks;
 use meshward_types::measurement::{MAX_SIGNATURES, MAX_SIGNED, Sha256};
 
-/// What is found out of Docker's two answers about a container.
+/// Returns the facts in Docker's two answers about a container.
 pub(crate) fn container(container: &[u8], image: &[u8]) -> Option<ContainerFacts> {
     let (container, image) =
         (serde_json::from_slice(container).ok()?, serde_json::from_slice(image).ok()?);
     Some(inspect::found("docker", &container, &image, &LabelFilter::new(&[])))
 }
 
-/// What is found out of Kubernetes' answer about a pod.
+/// Returns the facts in Kubernetes' answer about a pod.
 pub(crate) fn pod(object: &[u8]) -> Option<ContainerFacts> {
     let api = Kubernetes { server: String::new(), ca_file: "/a".into(), token_file: "/b".into() };
     let pod = Pod { api, namespace: "default".into(), name: "web-0".into(), uid: None };

@@ -1,4 +1,4 @@
-//! From what a container runtime says of a container to what the mesh needs to know of it.
+//! The facts about a container, from a container runtime's answers.
 
 use super::labels::LabelFilter;
 use crate::workloads::ContainerFacts;
@@ -14,14 +14,14 @@ use meshward_types::{
 use serde::Serialize;
 use std::sync::Arc;
 
-/// The most bytes of what one privilege is called.
+/// The longest name of a privilege, in bytes.
 const MAX_PRIVILEGE: usize = 256;
 
-/// Sockets with which a container could have anything done on its host.
+/// Sockets by which a container could control its host.
 const SOCKETS: [&str; 6] =
     ["docker.sock", "podman.sock", "containerd.sock", "crio.sock", "node.sock", "dockershim.sock"];
 
-/// What was found out about a container.
+/// Returns the facts about a container.
 pub(super) fn found(
     runtime: &str,
     container: &ContainerInspectResponse,
@@ -50,8 +50,8 @@ pub(super) fn found(
     found
 }
 
-/// What was found out about a container that shares the namespace of another. Its labels say
-/// nothing: it speaks as the other.
+/// Returns the measurement of a container that shares the namespace of another. Its labels do not
+/// count: it uses the mesh as the other.
 pub(super) fn sharing(
     container: &ContainerInspectResponse,
     image: &ImageInspect,
@@ -72,7 +72,7 @@ pub(super) fn sharing(
     }
 }
 
-/// Of privileges, sorted and once each, so many as can be told.
+/// Returns at most `most` privileges, sorted and without duplicates.
 pub(super) fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
     for text in &mut all {
         *text = cut(text, MAX_PRIVILEGE);
@@ -86,7 +86,7 @@ pub(super) fn at_most(mut all: Vec<String>, most: usize) -> Vec<String> {
     all
 }
 
-/// A text of so many bytes at the most, that can be shown.
+/// Returns a printable text of at most `most` bytes.
 pub(super) fn cut(text: &str, most: usize) -> String {
     let mut shown = printable(text);
     shown.truncate(shown.floor_char_boundary(most));
@@ -116,8 +116,8 @@ fn image_of(container: &ContainerInspectResponse, image: &ImageInspect) -> Resul
     found.map_err(|error| format!("the runtime's image id: {error}"))
 }
 
-/// Where an image came from: the repository that it was asked for by, if the runtime has it from
-/// there; otherwise any that it has it from; otherwise none.
+/// Returns the image with its repository: the one in the reference, if the runtime pulled it from
+/// there; otherwise any that it was pulled from; otherwise none.
 fn origin(reference: &str, id: &str, repo_digests: &[String]) -> Result<Image, BadDigest> {
     let asked = Repository::of_reference(reference).ok();
     let known = repo_digests.iter().filter_map(|text| {
@@ -139,8 +139,8 @@ fn origin(reference: &str, id: &str, repo_digests: &[String]) -> Result<Image, B
     }
 }
 
-/// The image of a reference that a runtime has resolved to a digest, as `REPOSITORY@DIGEST` or as a
-/// digest alone.
+/// Returns the image of a reference that a runtime has resolved to a digest, as `REPOSITORY@DIGEST`
+/// or as a digest alone.
 pub(super) fn reference_digest(reference: &str, resolved: &str) -> Option<Image> {
     let resolved = resolved.rsplit_once("://").map_or(resolved, |(_, rest)| rest);
     let id = resolved.rsplit_once('@').map_or(resolved, |(_, digest)| digest);
@@ -149,7 +149,7 @@ pub(super) fn reference_digest(reference: &str, resolved: &str) -> Option<Image>
     origin(reference, id, &known).ok()
 }
 
-/// How a container was set up, in a form that is the same wherever it is started.
+/// The configuration of a container, in a form that is the same wherever it is started.
 #[derive(Serialize)]
 struct SetUp<'a> {
     command: Vec<&'a str>,
@@ -162,7 +162,7 @@ struct SetUp<'a> {
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
 struct SetUpMount<'a> {
     destination: &'a str,
-    /// Of bind mounts alone: what a volume is called may be chance.
+    /// The source of a bind mount; names of volumes may be random.
     source: Option<&'a str>,
     writable: bool,
 }
@@ -194,7 +194,7 @@ fn mount(mount: &MountPoint) -> SetUpMount<'_> {
     }
 }
 
-/// What a container may do that containers usually may not, sorted.
+/// Returns the privileges that containers usually do not have, sorted.
 fn privileges(container: &ContainerInspectResponse) -> Vec<String> {
     let mut all = Vec::new();
     if let Some(host) = &container.host_config {
@@ -205,7 +205,7 @@ fn privileges(container: &ContainerInspectResponse) -> Vec<String> {
     at_most(all, MAX_PRIVILEGES)
 }
 
-/// Whether a container with this path of its host in it could have anything done there.
+/// Returns `true` if a container with this path of its host could control the host.
 pub(super) fn opens_host(source: &str) -> bool {
     source == "/" || SOCKETS.iter().any(|socket| source.ends_with(socket))
 }

@@ -1,4 +1,4 @@
-//! Which of the labels that a container runtime knows are the workload's.
+//! Labels of containers that become labels of workloads.
 
 use meshward_types::{
     AcceptFrom, LabelKey, Labels, accept::LABEL as ACCEPT_FROM, labels::MAX_LABELS,
@@ -29,20 +29,20 @@ const NOTES: [&str; 18] = [
     "statefulset.kubernetes.io/pod-name",
 ];
 
-/// The most labels that are taken of what a runtime says: some of those that a workload may carry
-/// are for what is verified, and for what triggers give.
+/// The largest number of labels that are used of a container: some of those that a workload may
+/// carry are for what is verified, and for what triggers give.
 const MOST: usize = MAX_LABELS - 56;
 
-/// By the beginnings of their keys, which labels are left out, and after a `!`, which of these are
-/// not: the last that fits decides.
+/// A filter of labels: prefixes of keys to ignore, and, with a `!` in front, to use; the last that
+/// matches decides.
 #[derive(Debug, Clone)]
 pub struct LabelFilter(Vec<String>);
 
-/// What was made of labels.
+/// The labels of a workload, as far as they are used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Taken {
     pub labels: Labels,
-    /// What they declare about who may reach the workload.
+    /// The workloads that they let reach this one.
     pub accepts: Vec<AcceptFrom>,
     /// The keys of those that were not taken though no filter leaves them out, sorted: they cannot
     /// be labels here, or are too many.
@@ -50,7 +50,7 @@ pub struct Taken {
 }
 
 impl LabelFilter {
-    /// The usual one, and what a node's configuration adds to it.
+    /// Creates the default filter with a configuration's additions.
     pub fn new(more: &[String]) -> Self {
         let more = more.iter().filter(|entry| !entry.trim_start_matches('!').is_empty());
         Self(NOTES.iter().map(ToString::to_string).chain(more.cloned()).collect())

@@ -38,15 +38,15 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tracing::{debug, warn};
 
-/// How often a runtime is asked about a container that it has not started yet, and after how long
-/// less often.
+/// The intervals at which a runtime is asked about a container that it has not started yet, and the
+/// time after which the longer one applies.
 const ASK: Duration = Duration::from_millis(100);
 const ASK_LATER: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_secs(10);
-/// How often signatures are looked for again of images that are refused, and what shares namespaces
-/// where no event has told of it.
+/// The interval at which signatures of refused images and sharing of namespaces are looked up again
+/// without an event.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// The most runtimes whose events are followed.
+/// The largest number of runtimes whose events are followed.
 const MOST_FOLLOWED: usize = 16;
 
 /// Measures containers, for ever: each by itself, so that what one takes delays no other. What one
@@ -105,19 +105,19 @@ pub async fn measure(node: Arc<Node>) {
     }
 }
 
-/// Who knows a container.
+/// The source of facts about a container.
 enum Source {
     Engine { socket: PathBuf, container: Named },
     Pod(Pod),
 }
 
-/// How it is called there.
+/// A container's name there.
 enum Named {
     Endpoint(String),
     Container(String),
 }
 
-/// What it takes to measure.
+/// The state of measuring.
 struct Measuring {
     node: Arc<Node>,
     signatures: Signatures,
@@ -130,7 +130,7 @@ struct Measuring {
     looked_for: Mutex<HashSet<WorkloadId>>,
     /// Those that were measured, and are to be measured again.
     stale: Mutex<HashSet<WorkloadId>>,
-    /// Told when it is to be found out what shares namespaces.
+    /// Notified when the sharing of namespaces is to be looked up.
     look_for_sharing: Notify,
     /// The containers that share the namespace of each workload, by their runtimes' ids.
     sharing: Mutex<HashMap<WorkloadId, Vec<String>>>,
@@ -180,7 +180,7 @@ impl Measuring {
         }
     }
 
-    /// Whether a container is to be measured, for the first time or again.
+    /// Returns `true` if a container is to be measured, for the first time or again.
     fn is_due(&self, container: &Container) -> bool {
         let wanted = !container.measured || self.stale.lock().contains(&container.id);
         wanted && self.source(&container.origin).is_some()
@@ -208,7 +208,7 @@ impl Measuring {
         self.pods.retain(&used);
     }
 
-    /// Does something for a workload, unless it is being done for it already.
+    /// Starts a task for a workload, unless one is in the set already.
     fn begin<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         what: fn(&Self) -> &Mutex<HashSet<WorkloadId>>,

@@ -23,14 +23,14 @@ const MAX_TOKEN: usize = 64 << 10;
 const MAX_REDIRECTS: usize = 3;
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// How a registry is spoken to.
+/// The access to a registry.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
     /// `HOST` or `HOST:PORT`.
     pub registry: String,
-    /// Without TLS.
+    /// `true` to use plain HTTP.
     pub plain: bool,
-    /// Whether it may be in a private network, because the operator has named it.
+    /// `true` if it may be in a private network, because the operator has named it.
     pub private: bool,
     /// Hosts to which it may send us for blobs.
     pub elsewhere: Vec<String>,
@@ -42,12 +42,12 @@ pub(super) struct Access {
 pub(super) struct Registry {
     access: Access,
     client: Client,
-    /// What it wants to see, once it has said so.
+    /// The `Authorization` header, once the registry has asked for it.
     authorization: Option<String>,
 }
 
 impl Registry {
-    /// For at most `patience` for each answer.
+    /// Creates a client that waits for at most `timeout` for each answer.
     ///
     /// # Errors
     /// If it is in a private network, and nobody has named it.
@@ -80,7 +80,7 @@ impl Registry {
         Ok(registry)
     }
 
-    /// A name is looked at once it is resolved; an address, here.
+    /// Checks an address; a name is checked once it is resolved.
     fn check_host(&self, host: &str) -> Result<()> {
         let address = host.trim_matches(['[', ']']).parse().ok();
         ensure!(
@@ -148,7 +148,7 @@ impl Registry {
         Ok(request.send().await?)
     }
 
-    /// What a registry wants to see that has refused us.
+    /// Returns the `Authorization` header that a registry asks for in a 401 answer.
     async fn authorize(&self, refusal: &Response, path: &str) -> Result<String> {
         let challenge =
             refusal.headers().get(WWW_AUTHENTICATE).context("it does not say what it wants")?;

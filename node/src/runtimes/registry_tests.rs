@@ -1,4 +1,4 @@
-//! Against registries that misbehave.
+//! Registries that misbehave.
 
 use super::*;
 use std::{

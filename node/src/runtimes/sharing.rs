@@ -4,7 +4,7 @@
 use bollard::models::ContainerSummary;
 use std::collections::{BTreeMap, HashMap};
 
-/// How many containers may stand between one and the one whose namespace it shares.
+/// The longest chain of containers from one to the one whose namespace it shares.
 const MOST_STEPS: usize = 8;
 
 /// The containers that run, as a runtime lists them.
@@ -12,7 +12,7 @@ const MOST_STEPS: usize = 8;
 pub struct Running {
     /// Their ids by those of their endpoints.
     pub by_endpoint: HashMap<String, String>,
-    /// By the ids of those that share the namespace of another: how that one is called there.
+    /// The other's name, by the ids of those that share its namespace.
     joined: BTreeMap<String, String>,
     /// Their ids by their names.
     by_name: HashMap<String, String>,
@@ -20,7 +20,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// What a list says. `modes`: network modes that it does not have, by ids.
+    /// Reads a list. `modes` has network modes that are not in it, by ids.
     pub fn of(all: Vec<ContainerSummary>, modes: &HashMap<String, String>) -> Self {
         let mut running = Self::default();
         for container in all {

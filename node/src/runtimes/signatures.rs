@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
-/// For how long a registry is waited for.
+/// The time within which a registry must answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most bytes of a file of an OCI layout that are read.
 const MAX_FILE: u64 = 4 << 20;
@@ -35,13 +35,13 @@ const MAX_FILE: u64 = 4 << 20;
 const REMEMBERED: usize = 4096;
 /// The most images for which one registry is asked at once; who waits has its turn in order.
 const AT_ONCE: usize = 4;
-/// For how long a registry is left alone that has failed: twice as long each time.
+/// The pauses after a registry's failures: twice as long each time.
 const REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_mins(5);
 /// The most registries that are told apart.
 const MOST_REGISTRIES: usize = 256;
 
-/// Where signatures are looked for, and what was found.
+/// The sources of signatures, and those found.
 pub(super) struct Signatures {
     insecure: Vec<String>,
     credentials: Option<PathBuf>,
@@ -52,13 +52,13 @@ pub(super) struct Signatures {
     registries: Mutex<HashMap<String, Arc<Turns>>>,
 }
 
-/// Who may ask a registry, and when.
+/// The limits of requests to a registry.
 struct Turns {
     turns: Semaphore,
     rest: Mutex<Rest>,
 }
 
-/// How a registry has answered lately.
+/// The pause after a registry's failures.
 #[derive(Default)]
 struct Rest {
     until: Option<Instant>,
@@ -66,7 +66,7 @@ struct Rest {
 }
 
 impl Rest {
-    /// Notes that it has failed: for how long it is left alone.
+    /// Notes a failure. Returns the pause.
     fn note_failure(&mut self, now: Instant) -> Duration {
         let pause = self.pause.map_or(REST, |pause| (pause * 2).min(LONGEST_REST));
         (self.until, self.pause) = (Some(now + pause), Some(pause));
@@ -79,7 +79,7 @@ impl Rest {
 }
 
 impl Signatures {
-    /// As the node is configured.
+    /// Creates the finder with the node's configuration.
     pub(super) fn new(config: &Config) -> Self {
         Self {
             insecure: config.insecure_registries.clone(),
@@ -92,7 +92,7 @@ impl Signatures {
         }
     }
 
-    /// The signatures of some images.
+    /// Returns the signatures of images.
     pub(super) async fn of(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         let mut all = Vec::new();
         for image in images {
@@ -108,7 +108,7 @@ impl Signatures {
         all
     }
 
-    /// Those that were found before.
+    /// Returns the signatures that were found before.
     pub(super) fn known(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         let found = self.found.lock();
         images.iter().filter_map(|image| Some((image.digest, found.get(image)?.clone()))).collect()
@@ -243,7 +243,8 @@ struct Entry {
     auth: String,
 }
 
-/// Whether a registry is on this machine: container runtimes speak to those without TLS, too.
+/// Returns `true` if a registry is on this machine: container runtimes speak to those without TLS,
+/// too.
 fn is_local(registry: &str) -> bool {
     let host =
         registry.rsplit_once(':').map_or(registry, |(host, _)| host).trim_matches(['[', ']']);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 pub(super) struct Acknowledgements {
     pending: VecDeque<Pending>,
     persisted_up_to: UpdateNumber,
-    /// What can be acknowledged, and by when that is due.
+    /// The revision to acknowledge, and the time by which that is due.
     due: Option<(Revision, Instant)>,
 }
 

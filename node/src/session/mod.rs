@@ -27,7 +27,7 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{error, info, warn};
 
-/// After this pause a machine comes again that was held back.
+/// The pause of a machine that was held back.
 const HELD_PAUSE: Duration = Duration::from_secs(30);
 /// A certificate that was renewed is not renewed again before this, whatever this machine's clock
 /// says.
@@ -38,11 +38,11 @@ const RENEWAL_PAUSE: Duration = Duration::from_mins(1);
 #[error("held back: {0}")]
 struct HeldBack(String);
 
-/// For how long the coordinator may take to let this node go.
+/// The time within which the coordinator must confirm that this node has left.
 const LEAVING: Duration = Duration::from_secs(10);
 
-/// What ends a session for ever: the coordinator says that this node is no member of the mesh any
-/// more.
+/// The error that ends sessions for ever: the coordinator says that this node is no longer a
+/// member.
 #[derive(Debug, thiserror::Error)]
 #[error("this node was removed from the mesh")]
 struct Removed;

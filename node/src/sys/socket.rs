@@ -71,13 +71,13 @@ pub(crate) fn share_port(socket: &impl AsRawFd) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
 }
 
-/// What goes into one `sendmsg` beside the bytes.
+/// The parameters of one `sendmsg` besides the bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outgoing {
-    /// Where to.
+    /// The destination.
     pub to: SocketAddr,
-    /// From which address of this host; the kernel's choice, if there is none. Of the family of
-    /// `to`, or mapped as it is.
+    /// The source address; the kernel chooses without one. It is of the family of `to`, or mapped
+    /// as it is.
     pub source: Option<IpAddr>,
     /// The outer header's traffic class: DSCP and ECN.
     pub class: u8,
@@ -189,17 +189,17 @@ const MESSAGES: usize = 64;
 /// still be in the cache when it is opened.
 const ENOUGH: usize = 160 << 10;
 
-/// Where datagrams are received into, many messages in a call; each is one datagram, or several
-/// that were gathered.
+/// A receive buffer for many messages in a call; each is one datagram, or several that were
+/// gathered.
 pub(crate) struct Inbox {
     buffer: Vec<u8>,
     slots: Vec<Slot>,
     headers: Vec<libc::mmsghdr>,
-    /// How many messages the next call asks for.
+    /// The number of messages that the next call asks for.
     wanted: usize,
 }
 
-/// What the kernel writes beside a message's bytes.
+/// The memory for a message's address and control data.
 struct Slot {
     name: libc::sockaddr_in6,
     control: ControlRoom,
@@ -209,13 +209,13 @@ struct Slot {
 /// A message that was received.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Message {
-    /// Where it stands in the inbox.
+    /// The offset in the buffer.
     pub start: usize,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub length: usize,
-    /// Who sent it.
+    /// The sender's address.
     pub from: SocketAddr,
-    /// To which address of this host, if the kernel says so.
+    /// The destination address, if the kernel gives it.
     pub to: Option<IpAddr>,
     /// The length of each datagram but the last, if several were gathered.
     pub segment: Option<usize>,
@@ -246,7 +246,7 @@ impl Inbox {
         &mut self.buffer
     }
 
-    /// Receives what is there, without waiting: how many messages, and whether there may be more.
+    /// Receives without waiting. Returns the number of messages, and `true` if there may be more.
     ///
     /// # Errors
     /// `EAGAIN` if nothing is there; others may be about something that was sent, and the next call

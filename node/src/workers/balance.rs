@@ -7,8 +7,7 @@
 
 use std::{num::NonZeroUsize, time::Duration};
 
-/// What a worker has done with its time so far (`proc_pid_schedstat`,
-/// Documentation/scheduler/sched-stats.rst).
+/// The CPU time of a worker so far (`proc_pid_schedstat`, Documentation/scheduler/sched-stats.rst).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Usage {
     /// Time on a core.

@@ -34,7 +34,7 @@ pub(super) struct HandshakeThread {
     queue: TaskQueue,
     tasks: Receiver<Task>,
     scratch: WorkerScratch,
-    /// When endpoints were told that it does not keep up.
+    /// The last time at which endpoints were notified of overload.
     overload_noted: Option<Instant>,
     balance: WorkerBalance,
     last_balanced: Instant,

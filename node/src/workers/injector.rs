@@ -1,4 +1,4 @@
-//! The way in for messages that come by a relay's connection, and by no socket of an endpoint.
+//! The injector of messages that come by a relay's connection instead of an endpoint's socket.
 
 use super::{output::EndpointOutput, shared::Shared};
 use crate::clock;
@@ -6,14 +6,15 @@ use meshward_datapath::{Ecn, Received, WorkerScratch};
 use meshward_types::relay::RelayNetwork;
 use std::{net::SocketAddr, sync::Arc};
 
-/// Takes messages that have come by a relay.
+/// Passes relayed messages to endpoints.
 pub struct Injector {
     pub(super) shared: Arc<Shared>,
     pub(super) scratch: WorkerScratch,
 }
 
 impl Injector {
-    /// Takes messages, each of `size` bytes but for the last, as if they had come from an address.
+    /// Passes messages, each of `size` bytes but for the last, to an endpoint as if they had come
+    /// from an address.
     pub fn inject(
         &mut self,
         network: RelayNetwork,

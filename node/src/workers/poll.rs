@@ -1,4 +1,4 @@
-//! What a worker waits with: an epoll, and the tokens by which it knows what is ready.
+//! A worker's epoll, and the tokens of its events.
 
 use meshward_datapath::WorkloadIndex;
 use nix::{
@@ -10,14 +10,14 @@ use nix::{
 };
 use std::{os::fd::AsFd, sync::atomic::AtomicI32};
 
-/// What a worker reads from.
+/// A source of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Socket(usize),
     Interface(WorkloadIndex),
 }
 
-/// What an epoll's event is about.
+/// The meaning of an epoll's event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token {
     /// The number of the endpoint.
@@ -51,7 +51,7 @@ impl Token {
     }
 }
 
-/// What a worker waits with.
+/// A worker's epoll and wake-up descriptor.
 pub(super) struct Poll {
     pub(super) epoll: Epoll,
     pub(super) wake: EventFd,

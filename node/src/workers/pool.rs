@@ -38,7 +38,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads. `wanted`: which offloads are used where the kernel has them.
+    /// Starts the threads. `wanted` are the offloads to use where the kernel has them.
     ///
     /// # Errors
     /// If the kernel gives no epoll, eventfd or thread.
@@ -71,12 +71,12 @@ impl Workers {
         Ok(Self { shared, queue, wanted, relay })
     }
 
-    /// How many workers there are at the most.
+    /// Returns the number of worker threads.
     pub fn workers(&self) -> NonZeroUsize {
         self.shared.all()
     }
 
-    /// How many of them carry packets now.
+    /// Returns the number of workers that carry packets now.
     pub fn active(&self) -> NonZeroUsize {
         *self.shared.active.lock()
     }
@@ -132,7 +132,7 @@ impl Workers {
         Ok(served)
     }
 
-    /// The way in for packets that do not come by a socket of ours.
+    /// Returns an injector for packets that come by relays.
     pub fn injector(&self) -> Injector {
         Injector { shared: self.shared.clone(), scratch: WorkerScratch::default() }
     }

@@ -1,4 +1,4 @@
-//! What the rest of the daemon asks of an endpoint that is served.
+//! Requests of the rest of the daemon to an endpoint that is served.
 
 use super::{output::EndpointOutput, served::ServedEndpoint};
 use crate::clock;

@@ -19,22 +19,22 @@ pub struct ServedEndpoint {
     /// The endpoint.
     pub endpoint: Endpoint,
     pub(super) number: u32,
-    /// Whether its sockets are of IPv6, and reach IPv4 by mapped addresses.
+    /// `true` if its sockets are IPv6 ones, which reach IPv4 by mapped addresses.
     pub(super) ipv6: bool,
-    /// From which of this host's addresses peers are answered.
+    /// The source addresses by peer.
     pub(super) sources: SourceAddresses,
-    /// As many as there are workers.
+    /// The sockets, one for each worker.
     pub(super) sockets: Vec<UdpSocket>,
     /// The workloads' interfaces by index.
     pub(super) interfaces: RwLock<Vec<Option<Tun>>>,
     pub(super) offloads: OffloadFlags,
     pub(super) queue: TaskQueue,
     pub(super) relay: relay_queue::Sender,
-    /// How the network is called there.
+    /// The network's number in relayed messages.
     pub(super) relayed_as: RelayNetwork,
 }
 
-/// What the kernel does for many packets at once, as far as it has been found out.
+/// The offloads in use; each is cleared once the kernel has refused it.
 #[derive(Debug)]
 pub(super) struct OffloadFlags {
     pub(super) tcp_segmentation: AtomicBool,
@@ -44,7 +44,7 @@ pub(super) struct OffloadFlags {
 }
 
 impl ServedEndpoint {
-    /// What its workloads' interfaces take merged.
+    /// Returns what may be coalesced for its workloads' interfaces.
     pub(super) fn coalesce_options(&self) -> CoalesceOptions {
         let OffloadFlags { tcp_segmentation, udp_segmentation, .. } = &self.offloads;
         CoalesceOptions { tcp: tcp_segmentation.load(Relaxed), udp: udp_segmentation.load(Relaxed) }

@@ -1,4 +1,4 @@
-//! What the threads share: the endpoints, and over how many workers they are spread.
+//! The state that the threads share: the endpoints, and the number of active workers.
 
 use super::{
     poll::{Poll, Source, Token},
@@ -12,23 +12,24 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-/// What the threads share.
+/// The state that the threads share.
 pub(super) struct Shared {
     pub(super) workers: Vec<Poll>,
     pub(super) endpoints: RwLock<Vec<Option<Arc<ServedEndpoint>>>>,
-    /// Over how many workers sockets and interfaces are spread. Held while one is added, removed or
-    /// moved.
+    /// The number of workers that sockets and interfaces are spread over. Locked while one is
+    /// added, removed or moved.
     pub(super) active: Mutex<NonZeroUsize>,
     pub(super) ended: AtomicBool,
 }
 
 impl Shared {
-    /// How many workers there are.
+    /// Returns the number of workers.
     pub(super) fn all(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.workers.len()).unwrap_or(NonZeroUsize::MIN)
     }
 
-    /// Where the socket or the interface with a number is read while so many workers are active.
+    /// Returns the epoll that reads the socket or interface with a number while `active` workers
+    /// are active.
     pub(super) fn poll(&self, number: usize, active: NonZeroUsize) -> &Poll {
         &self.workers[number % active]
     }

@@ -13,7 +13,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
-/// What is asked for a socket's buffers, in bytes.
+/// The requested size of a socket's buffers, in bytes.
 const BUFFER: usize = 4 << 20;
 
 /// Binds an endpoint's sockets for both address families, as many as there are workers, to `kept`

@@ -29,8 +29,8 @@ const MAX_BATCH_PACKETS: usize = 64;
 const MAX_BATCH_BYTES: usize = 128 << 10;
 /// Calls that read one socket in a row at the most, before the others have their turn.
 const MAX_SOCKET_READS: usize = 8;
-/// How long a worker runs before others on its core have their turn, where there is not a core for
-/// everybody: short, so that who receives can empty its socket before the next burst.
+/// The scheduler's slice of a worker where threads share a core: short, so that a receiver can
+/// empty its socket before the next burst.
 const TURN: Duration = Duration::from_micros(100);
 /// Room for a super-packet of the longest kind with its virtio header.
 const BUFFER: usize = (64 << 10) + VIRTIO_HEADER_LENGTH;

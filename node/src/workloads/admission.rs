@@ -8,7 +8,8 @@ use meshward_types::{Labels, WorkloadId, measurement::Measurement};
 use std::sync::Arc;
 use tracing::warn;
 
-/// How many kinds of admitted workloads are remembered for when the coordinator is away.
+/// The largest number of kinds of admitted workloads that are remembered for when the coordinator
+/// is away.
 const REMEMBERED: usize = 4096;
 
 fn admission_key(report: &WorkloadReport) -> AdmissionKey {
@@ -65,7 +66,7 @@ impl Workloads {
         }
     }
 
-    /// Remembers the decision that the view has on a workload of before, which was just taken up.
+    /// Remembers the view's decision on a workload that was just restored.
     pub(super) fn note_known_decision(&self, state: &mut State, id: &WorkloadId) {
         let Some(Workload { attachment, .. }) = state.attached.get(id) else { return };
         if let Some(decision) = self.enforcement.decision(&attachment.report.network, id) {

@@ -31,9 +31,9 @@ const MAX_NAMED: usize = 16;
 
 /// A container that is to be attached.
 pub struct NewContainer {
-    /// Its network.
+    /// The network.
     pub network: NetworkName,
-    /// Its addresses, which were reserved; if there are none, they are found.
+    /// The reserved addresses; without any, free ones are allocated.
     pub addresses: Vec<IpAddr>,
     /// The path of its network namespace.
     pub netns: PathBuf,
@@ -45,28 +45,28 @@ pub struct NewContainer {
 
 /// A container that is attached.
 pub struct AttachedContainer {
-    /// Its id as a workload.
+    /// The id as a workload.
     pub id: WorkloadId,
-    /// Its addresses.
+    /// The addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its network.
+    /// The network.
     pub network: NetworkSpec,
 }
 
 /// The facts that were found out about a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ContainerFacts {
-    /// Its name.
+    /// The name.
     pub name: Option<WorkloadName>,
-    /// Its labels.
+    /// The labels.
     pub labels: Labels,
-    /// What its owner declares about who may reach it.
+    /// The workloads that its owner lets reach it.
     pub accepts: Vec<AcceptFrom>,
-    /// Its image, command and so on.
+    /// The image, command and so on.
     pub measurement: Option<Arc<Measurement>>,
     /// The signatures of its images, by the images' digests.
     pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
-    /// What could not be made sense of: it cannot be admitted.
+    /// The part that could not be understood: it cannot be admitted.
     pub objection: Option<String>,
     /// The keys of labels that were left out.
     pub left_out: Vec<String>,
@@ -74,15 +74,15 @@ pub struct ContainerFacts {
 
 /// A container, as far as it matters for measuring it.
 pub struct Container {
-    /// Its id as a workload.
+    /// The id as a workload.
     pub id: WorkloadId,
     /// The runtime that made it.
     pub(crate) origin: Origin,
-    /// Its network has admission: the signatures of its images are wanted.
+    /// `true` if the network has admission: signatures of images are wanted.
     pub judged: bool,
-    /// It was measured already.
+    /// `true` if it was measured already.
     pub measured: bool,
-    /// Its last measurement.
+    /// The last measurement.
     pub measurement: Option<Arc<Measurement>>,
 }
 

@@ -1,4 +1,4 @@
-//! What workloads are denied, counted for triggers.
+//! Denied attempts of workloads, counted for triggers.
 
 use meshward_control_proto::Fired;
 use meshward_datapath::Denial;
@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-/// The most attempts of one workload that are kept; the oldest go first.
+/// The largest number of attempts of one workload; the oldest are dropped.
 const MAX_ATTEMPTS: usize = 1 << 14;
 
 /// The attempts of all workloads, and which triggers have fired for them.

@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::sync::{MutexGuard, Notify};
 
-/// What decides whether a workload is admitted, apart from its node.
+/// The facts on which admission depends, apart from the node.
 pub(super) type AdmissionKey = (NetworkName, Labels, Vec<AcceptFrom>, Option<Arc<Measurement>>);
 
 /// The part of the node that has its workloads.
@@ -44,14 +44,14 @@ pub struct Workloads {
     pub(super) attaching: tokio::sync::Mutex<()>,
     /// Routes and rules that are changed in the kernel.
     pub(super) kernel_changes: KernelChanges,
-    /// Told when there is a container to be measured.
+    /// Notified when there is a container to be measured.
     pub to_measure: Notify,
 }
 
 #[derive(Default)]
 pub(super) struct State {
     pub(super) attached: BTreeMap<WorkloadId, Workload>,
-    /// Workloads of before whose networks have no endpoint yet: they are taken up when they do.
+    /// Workloads on disk whose networks have no endpoint yet; they are restored once they have.
     pub(super) awaiting_endpoint: Vec<Attachment>,
     pub(super) allocators: HashMap<NetworkName, Allocator>,
     /// Addresses that are given out for workloads that are not there yet.
@@ -72,7 +72,7 @@ pub(super) struct Workload {
 }
 
 impl Workloads {
-    /// No workload yet.
+    /// Creates the state without workloads.
     pub fn new(
         membership: Membership,
         offloads: Offloads,
@@ -94,7 +94,7 @@ impl Workloads {
         }
     }
 
-    /// Follows an update that enforcement has applied.
+    /// Adapts the workloads to an update that enforcement has applied.
     pub fn follow_update(&self, applied: &Applied) {
         for network in &applied.networks {
             self.spread_routes(network);
@@ -104,7 +104,7 @@ impl Workloads {
         self.enforcement.notify_changed();
     }
 
-    /// Takes the workloads of an endpoint out whose network is gone.
+    /// Drops the workloads of an endpoint whose network is gone.
     pub fn drop_endpoint(&self, network: &NetworkName, running: &RunningEndpoint) {
         let mut state = self.state.lock();
         let of_it = |workload: &&Workload| Arc::ptr_eq(&workload.served, &running.served);

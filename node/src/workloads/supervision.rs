@@ -1,5 +1,5 @@
-//! The lives of workloads: taking up those of before, detaching those whose namespace or owner is
-//! gone.
+//! The lifecycle of workloads: restoring them after a restart, detaching those whose namespace or
+//! owner is gone.
 
 use super::state::Workloads;
 use crate::{
@@ -9,12 +9,12 @@ use crate::{
 use std::time::Duration;
 use tracing::{error, info, warn};
 
-/// How often the workloads' namespaces and owners are looked after.
+/// The interval at which namespaces and owners are checked.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 impl Workloads {
-    /// Takes up a workload of before, if it still lives; waits for its network's endpoint if there
-    /// is none.
+    /// Restores a workload that was attached before the daemon's start, if it still lives; defers
+    /// it if its network has no endpoint.
     pub(crate) async fn take_up(&self, attachment: Attachment) {
         let _turn = self.attaching.lock().await;
         let (id, network) = (attachment.report.id.clone(), attachment.report.network.clone());
@@ -50,7 +50,7 @@ impl Workloads {
         }
     }
 
-    /// Takes up the workloads whose networks have endpoints by now.
+    /// Restores the deferred workloads whose networks have endpoints by now.
     pub async fn take_up_waiting(&self) {
         let waiting: Vec<Attachment> = {
             let mut state = self.state.lock();

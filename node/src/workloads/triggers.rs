@@ -15,7 +15,7 @@ use std::{
 };
 use tracing::{error, info, warn};
 
-/// How often denied attempts are counted.
+/// The interval at which denied attempts are counted.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 impl Workloads {

@@ -1,5 +1,4 @@
-//! A Kubernetes API: how it is asked, over TLS and with a token, and how much of an answer is
-//! taken.
+//! The client of a Kubernetes API: over TLS, with a token, with bounds on answers.
 
 use crate::runtimes::bounded::{self, check_id};
 use anyhow::{Context, Result, bail};
@@ -8,27 +7,27 @@ use reqwest::{Certificate, Client, Response, StatusCode, redirect::Policy};
 use serde::de::DeserializeOwned;
 use std::{fs, path::Path, time::Duration};
 
-/// For how long the API is waited for.
+/// The time within which the API must answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes of one object: etcd takes 1.5 MiB.
+/// The largest object in bytes: etcd stores up to 1.5 MiB.
 pub(super) const MAX_OBJECT: usize = 4 << 20;
-/// For how long nothing may come in a watch; the API ends it before that, and says something each
-/// minute while all is well.
+/// The time without data after which a watch has failed; the API ends it before that, and sends a
+/// bookmark each minute.
 const SILENCE: Duration = Duration::from_secs(330);
 /// A connection on which nothing comes is probed after this time, and so many times.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 
-/// Why the API has not given what it was asked for.
+/// The errors of a request to the API.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
-    /// There is no such thing.
+    /// There is no such object.
     #[error("the API knows no such thing")]
     Missing,
-    /// What is asked for is too long ago: it must be listed again.
+    /// The version is too old: the objects must be listed again.
     #[error("the API does not know that version any more")]
     Gone,
-    /// The token may not.
+    /// The token lacks the permission.
     #[error("the API answers {status}: the token's role must `get`, `list` and `watch` {what}")]
     Forbidden { status: StatusCode, what: String },
     #[error(transparent)]

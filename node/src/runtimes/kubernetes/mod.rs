@@ -1,4 +1,4 @@
-//! What Kubernetes APIs say of pods and their namespaces, and follow of them while the pods live.
+//! Pods and their namespaces by Kubernetes APIs, watched while the pods live.
 
 mod api;
 mod pod;
@@ -23,25 +23,25 @@ use watch::{Object, Watch};
 
 pub(super) use pod::PodObject;
 
-/// The most pods that are asked for at once.
+/// The largest number of requests at a time.
 const AT_ONCE: usize = 16;
-/// The most kinds that are watched: the pods of this node, and each namespace that they are in.
+/// The largest number of watches: of the pods of this node, and each namespace that they are in.
 const MOST_WATCHES: usize = 256;
 
-/// What is known of pods.
+/// The watched pods and namespaces.
 pub(super) struct Pods {
     filter: Arc<LabelFilter>,
     turns: Semaphore,
     nodes: Mutex<HashMap<(Kubernetes, String), Followed<PodObject>>>,
     namespaces: Mutex<HashMap<(Kubernetes, String), Followed<NamespaceObject>>>,
     changes: Arc<Mutex<Changes>>,
-    /// Told when there are changes.
+    /// Called when there are changes.
     tell: Arc<dyn Fn() + Send + Sync>,
-    /// The namespaces of which has been said that they cannot be read.
+    /// The namespaces that cannot be read, which was logged.
     unread: Mutex<HashSet<String>>,
 }
 
-/// What has changed: the keys of pods, and the names of namespaces.
+/// The pods that have changed, by key, and the namespaces, by name.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     pods: HashSet<String>,
@@ -49,14 +49,14 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Whether a pod, or the namespace that it is in, is another now.
+    /// Returns `true` if a pod or its namespace has changed.
     pub(super) fn concern(&self, pod: &Pod) -> bool {
         self.namespaces.contains(&pod.namespace)
             || self.pods.contains(&key(&pod.namespace, &pod.name))
     }
 }
 
-/// A watch, and what follows it until it is dropped.
+/// A watch and its task, which ends when this is dropped.
 struct Followed<T> {
     watch: Arc<Watch<T>>,
     task: AbortHandle,
@@ -77,7 +77,7 @@ impl<T: Object> Followed<T> {
 }
 
 impl Pods {
-    /// Nothing is known yet. `tell` is called whenever there are changes.
+    /// Creates the set without pods. `notify` is called whenever there are changes.
     pub(super) fn new(filter: Arc<LabelFilter>, tell: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             filter,
@@ -90,8 +90,8 @@ impl Pods {
         }
     }
 
-    /// What the API says of a pod, once it is known which image a container of it runs; from then
-    /// on it is watched. `None`: it is not known yet, or is another one by the same name.
+    /// Returns the facts about a pod, once the image of one of its containers is known; from then
+    /// on it is watched. `None` if it is not known yet, or is another pod of the same name.
     ///
     /// # Errors
     /// If the API does not answer, or does not let us ask.
@@ -127,7 +127,7 @@ impl Pods {
         own.find_map(|(_, followed)| followed.watch.get(&key))
     }
 
-    /// The namespace of a pod. One that cannot be read gives no labels.
+    /// Returns the namespace of a pod. One that cannot be read gives no labels.
     async fn namespace(&self, pod: &Pod) -> Result<Option<Arc<NamespaceObject>>> {
         let known = {
             let namespaces = self.namespaces.lock();
@@ -183,12 +183,12 @@ impl Pods {
         }
     }
 
-    /// What has changed since this was asked last.
+    /// Returns the changes since the last call.
     pub(super) fn take_changes(&self) -> Changes {
         std::mem::take(&mut *self.changes.lock())
     }
 
-    /// Watches no more what none of these pods needs.
+    /// Ends the watches that none of these pods needs.
     pub(super) fn retain(&self, used: &[Pod]) {
         self.nodes.lock().retain(|(api, _), _| used.iter().any(|pod| pod.api == *api));
         let in_use = |(api, namespace): &(Kubernetes, String)| {

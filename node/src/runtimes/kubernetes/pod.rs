@@ -1,4 +1,4 @@
-//! From what a Kubernetes API says of a pod to what the mesh needs to know of it.
+//! The facts about a pod, from a Kubernetes API's objects.
 
 use super::watch::Object;
 use crate::{
@@ -23,7 +23,7 @@ use std::{collections::HashMap, sync::Arc};
 /// The labels that say where a pod belongs, as Kubernetes' own tools write them.
 const NAMESPACE: &str = "io.kubernetes.pod.namespace";
 const ACCOUNT: &str = "io.kubernetes.pod.serviceaccount";
-/// What stands in front of the labels of a pod's namespace.
+/// The prefix of the labels of a pod's namespace.
 const OF_NAMESPACE: &str = "io.kubernetes.namespace/";
 /// The annotation that names the container which a pod is about (Kubernetes, "Well-Known Labels,
 /// Annotations and Taints").
@@ -195,7 +195,7 @@ impl PodObject {
         &self.spec.node_name
     }
 
-    /// What tells it from later ones of the same name.
+    /// Returns the id by which it differs from later ones of the same name.
     pub(crate) fn uid(&self) -> &str {
         &self.metadata.uid
     }
@@ -238,8 +238,8 @@ impl PodObject {
         all
     }
 
-    /// What shares the pod's namespace with its main container. Those that it was made with count
-    /// though they have ended: they run again when the pod is restarted.
+    /// Returns the containers that share the pod's namespace with its main container. Those that it
+    /// was made with count although they have ended: they run again when the pod is restarted.
     fn sharing(&self, main: &Container) -> Vec<SharingContainer> {
         let Spec { containers, init_containers, ephemeral_containers, .. } = &self.spec;
         let has_ended = |container: &Container| {
@@ -274,8 +274,7 @@ impl PodObject {
         all
     }
 
-    /// What it is on the mesh, once an image of one of its containers is known. `namespace`: that
-    /// of Kubernetes that it is in.
+    /// Returns the facts about the pod, once an image of one of its containers is known.
     pub(crate) fn found(
         &self,
         pod: &Pod,

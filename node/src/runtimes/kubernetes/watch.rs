@@ -1,6 +1,6 @@
-//! What a Kubernetes API has of one kind, followed by its watch ("Efficient detection of changes",
-//! Kubernetes API Concepts): listed once, then told change by change from the version of the list
-//! on, and listed again when the API does not know that version any more.
+//! A watch of the objects of one kind ("Efficient detection of changes", Kubernetes API Concepts):
+//! they are listed once, then updated change by change from the version of the list on, and listed
+//! again when the API has forgotten that version.
 
 use super::api::{self, ApiError, MAX_OBJECT};
 use anyhow::{Context, anyhow};
@@ -13,29 +13,29 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-/// How many objects one answer to a list has, and how many bytes at the most.
+/// The number of objects in one page of a list, and the largest page in bytes.
 const PAGE: usize = 250;
 const MAX_PAGE: usize = 64 << 20;
 /// The most objects that are kept: Kubernetes recommends 110 pods a node, and some have a few
 /// hundred.
 const MAX_OBJECTS: usize = 4096;
-/// After what time the API is to end a watch, in seconds; then another begins where it ended.
+/// The time after which the API is to end a watch, in seconds; another continues it.
 const LASTS: u32 = 290;
-/// For how long the API is left alone after a failure: twice as long each time, and a part of it
-/// more, so that not all nodes come back at once.
+/// The pauses after failures: twice as long each time, with a random part, so that not all nodes
+/// come back at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What an API may be asked for.
+/// A kind of object.
 pub(super) trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
-    /// What it is called, with its namespace in front if it has one.
+    /// Returns its name, with its namespace in front if it has one.
     fn key(&self) -> String;
 }
 
-/// Who is told the keys of objects.
+/// A function that is given the keys of objects.
 type Tell = dyn Fn(&[String]) + Send + Sync;
 
-/// What is known of a watched kind.
+/// The objects of a watched kind.
 pub(super) struct Known<T> {
     objects: HashMap<String, Arc<T>>,
     listed: bool,
@@ -54,7 +54,7 @@ pub(super) struct Watch<T> {
     path: String,
     selector: String,
     known: Mutex<Known<T>>,
-    /// Told the keys of objects that are others now.
+    /// Called with the keys of changed objects.
     changed: Box<Tell>,
 }
 
@@ -82,7 +82,7 @@ struct Event {
     object: Value,
 }
 
-/// How a watch has ended.
+/// The reason for a watch's end.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     /// The API has ended it: it goes on from the last version.
@@ -103,12 +103,12 @@ impl<T: Object> Watch<T> {
         Self { api, path, selector, known: Mutex::default(), changed: Box::new(changed) }
     }
 
-    /// An object as it was told of last.
+    /// Returns the last known state of an object.
     pub(super) fn get(&self, key: &str) -> Option<Arc<T>> {
         self.known.lock().objects.get(key).cloned()
     }
 
-    /// Whether everything was listed once.
+    /// Returns `true` once all objects were listed.
     pub(super) fn is_listed(&self) -> bool {
         self.known.lock().listed
     }
@@ -204,7 +204,7 @@ impl<T: Object> Watch<T> {
         Ok(End::Closed)
     }
 
-    /// Takes what a watch says.
+    /// Applies an event of the watch. Returns its end if the event ends it.
     fn take(&self, event: Event, version: &mut String) -> Result<Option<End>, ApiError> {
         let Event { kind, object } = event;
         if kind == "ERROR" {
@@ -276,11 +276,11 @@ impl Lines {
     }
 }
 
-/// For how long the API is left alone.
+/// The pause before the next request.
 #[derive(Default)]
 struct Pause {
     last: Option<Duration>,
-    /// What was said of the last failure: the same is not said again.
+    /// The message of the last failure, which is not logged again.
     said: String,
 }
 

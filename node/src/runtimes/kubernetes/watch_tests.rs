@@ -20,7 +20,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the server has, and what it has been asked.
+/// A server with its objects and counts of requests.
 struct Server {
     /// Pods and namespaces: `pods/shop/web-7f`, `namespaces/shop`, with the version that each has
     /// had last.
