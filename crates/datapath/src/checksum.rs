@@ -2,34 +2,29 @@
 
 use std::net::IpAddr;
 
+/// Bytes that are summed at once.
+const BLOCK: usize = 32;
+
 /// A sum under way: not folded, not complemented.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sum(u64);
 
 impl Sum {
     /// Adds bytes that begin at an even offset of what is summed.
+    #[inline]
     pub(crate) fn add(mut self, bytes: &[u8]) -> Self {
-        // Words of any size and byte order give the same sum once it is folded (RFC 1071 §2). Four
-        // sums of half words at once, which cannot overflow within 64 KiB, are what compilers turn
-        // into vector instructions.
-        let mut scratches = [0u64; 8];
-        let mut blocks = bytes.chunks_exact(32);
-        for block in &mut blocks {
-            for (scratch, word) in scratches.iter_mut().zip(block.chunks_exact(4)) {
-                *scratch += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
-            }
+        // Words of any size and byte order give the same sum once it is folded (RFC 1071 §2).
+        let (blocks, rest) = bytes.split_at(bytes.len() & !(BLOCK - 1));
+        if !blocks.is_empty() {
+            self.0 += sum_of_blocks(blocks);
         }
-        let mut words = blocks.remainder().chunks_exact(4);
+        let mut words = rest.chunks_exact(4);
         for word in &mut words {
-            scratches[0] += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+            self.0 += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
         }
-        let mut rest = [0; 4];
-        rest[..words.remainder().len()].copy_from_slice(words.remainder());
-        scratches[0] += u64::from(u32::from_ne_bytes(rest));
-        for scratch in scratches {
-            // Folded to 32 bits, so that no number of calls overflows in practice.
-            self.0 += (scratch & 0xffff_ffff) + (scratch >> 32);
-        }
+        let mut last = [0; 4];
+        last[..words.remainder().len()].copy_from_slice(words.remainder());
+        self.0 += u64::from(u32::from_ne_bytes(last));
         self
     }
 
@@ -72,6 +67,22 @@ impl Sum {
     pub(crate) fn is_valid(self) -> bool {
         self.fold() == [0xff, 0xff]
     }
+}
+
+/// Returns the sum of blocks. It is a function of its own, so that its loop is compiled in one way,
+/// while sums of a few bytes are inlined.
+#[inline(never)]
+fn sum_of_blocks(blocks: &[u8]) -> u64 {
+    // Several sums of half words at once, which cannot overflow within 64 KiB, are what compilers
+    // turn into vector instructions.
+    let mut sums = [0u64; BLOCK / 4];
+    for block in blocks.chunks_exact(BLOCK) {
+        for (sum, word) in sums.iter_mut().zip(block.chunks_exact(4)) {
+            *sum += u64::from(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]));
+        }
+    }
+    // Folded to 32 bits, so that no number of calls overflows in practice.
+    sums.iter().map(|sum| (sum & 0xffff_ffff) + (sum >> 32)).sum()
 }
 
 /// Writes the checksum of an IPv4 header of `length` bytes.

@@ -36,12 +36,14 @@ pub(crate) struct FairTable<K, V> {
 }
 
 /// The hash of a key, in as many bits as an entry keeps.
+#[inline]
 pub(crate) fn hash_of(hasher: &impl BuildHasher, key: &impl Hash) -> u32 {
     let hash = hasher.hash_one(key);
     (hash ^ (hash >> 32)) as u32
 }
 
 /// Spreads a hash over 64 bits: `hashbrown` uses the lowest bits and the seven highest.
+#[inline]
 fn spread(hash: u32) -> u64 {
     u64::from(hash) | u64::from(hash.wrapping_mul(0x9e37_79b1)) << 32
 }
@@ -104,15 +106,18 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         ids.for_each(|id| self.reclassify(id as u32));
     }
 
+    #[inline]
     fn entry(&self, id: u32) -> &Entry<K, V> {
         &self.chunks[id as usize / CHUNK][id as usize % CHUNK]
     }
 
+    #[inline]
     fn entry_mut(&mut self, id: u32) -> &mut Entry<K, V> {
         &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK]
     }
 
     /// Returns the id of a key's entry, which stays valid until an entry is added or removed.
+    #[inline]
     pub(crate) fn find(&self, hash: u32, key: &K) -> Option<u32> {
         self.index
             .find(spread(hash), |id| {
@@ -123,11 +128,13 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     }
 
     /// Returns the value of an entry that was found.
+    #[inline]
     pub(crate) fn value(&mut self, id: u32) -> &mut V {
         &mut self.entry_mut(id).value
     }
 
     /// Moves an entry that has changed to the list of its class.
+    #[inline]
     pub(crate) fn reclassify(&mut self, id: u32) {
         let entry = self.entry(id);
         if entry.class != entry.value.eviction_class() {

@@ -35,7 +35,7 @@ pub(super) struct Evaluation<'a> {
     pub(super) state: &'a FilterState,
     pub(super) rules: &'a Rules,
     pub(super) time: Time,
-    pub(super) input: FilterInput<'a>,
+    pub(super) input: &'a FilterInput<'a>,
 }
 
 /// A direction of a flow: its sender, its receiver, and the destination port.
@@ -59,7 +59,7 @@ struct FlowDirections {
 impl Evaluation<'_> {
     #[inline]
     pub(super) fn check(&self) -> Result<(), DropReason> {
-        let FilterInput { packet, headers, .. } = self.input;
+        let FilterInput { packet, headers, .. } = *self.input;
         if let Fragment::Later(_) = headers.fragment {
             return self.check_later_fragment();
         }
@@ -92,7 +92,7 @@ impl Evaluation<'_> {
             // It may pass yet, with its first.
             return;
         }
-        let FilterInput { headers, source, destination, tally, .. } = self.input;
+        let FilterInput { headers, source, destination, tally, .. } = *self.input;
         let counters = self.link(source, destination);
         counters.add_denied();
         if tally.packets > 0 && reason == DropReason::Denied {
@@ -107,7 +107,7 @@ impl Evaluation<'_> {
     /// Lets the packet pass, and counts it.
     #[inline]
     fn pass(&self, link: &Arc<Counters>, is_observed: bool) -> Result<(), DropReason> {
-        let FilterInput { headers, source, tally, .. } = self.input;
+        let FilterInput { headers, source, tally, .. } = *self.input;
         if let Fragment::First(_) = headers.fragment {
             let (owner, generation) = (source.owner, self.rules.generation());
             let verdict = FirstVerdict { owner, generation, link };
@@ -119,7 +119,7 @@ impl Evaluation<'_> {
 
     /// Returns the reason for which a packet is dropped that nothing lets pass.
     fn refusal(&self) -> DropReason {
-        let FilterInput { source, destination, .. } = self.input;
+        let FilterInput { source, destination, .. } = *self.input;
         match self.rules.is_quarantined(source) || self.rules.is_quarantined(destination) {
             true => DropReason::Quarantined,
             false => DropReason::Denied,
@@ -128,7 +128,7 @@ impl Evaluation<'_> {
 
     /// Returns the verdict of the rules on a packet that would begin a flow.
     fn verdict(&self) -> Verdict {
-        let FilterInput { headers, source, destination, .. } = self.input;
+        let FilterInput { headers, source, destination, .. } = *self.input;
         let (protocol, port) = (headers.protocol(), headers.destination_port);
         self.rules.verdict(source, destination, protocol, port)
     }
@@ -148,7 +148,7 @@ impl Evaluation<'_> {
     /// other way, and was on it a moment ago (RFC 5927). Whoever is quarantined sends none.
     pub(super) fn check_quoted(&self, quoted: Option<&Quoted>) -> Result<(), DropReason> {
         let Self { rules, time, .. } = *self;
-        let FilterInput { headers, source, destination, tally, .. } = self.input;
+        let FilterInput { headers, source, destination, tally, .. } = *self.input;
         if rules.is_quarantined(source) {
             return Err(DropReason::Quarantined);
         }
@@ -185,7 +185,7 @@ impl Evaluation<'_> {
     #[inline]
     fn check_flow(&self) -> Result<(), DropReason> {
         let Self { rules, time, .. } = *self;
-        let FilterInput { packet, headers, .. } = self.input;
+        let FilterInput { packet, headers, .. } = *self.input;
         let (key, from) = FlowKey::of(headers);
         let segment = (headers.ip_protocol == 6).then(|| Segment::read(packet, headers));
         let begins = segment.is_some_and(|segment| segment.begins());
@@ -211,7 +211,7 @@ impl Evaluation<'_> {
     #[inline(never)]
     fn check_anew(&self, entry: &mut FlowEntry, packet: FlowPacket<'_>) -> Result<(), DropReason> {
         let Self { rules, time, .. } = *self;
-        let FilterInput { source, destination, .. } = self.input;
+        let FilterInput { source, destination, .. } = *self.input;
         let FlowPacket { headers, from, segment } = packet;
         let Some(flow) = entry.get(time.seconds) else {
             return self.check_first(entry, packet);
@@ -272,7 +272,7 @@ impl Evaluation<'_> {
     /// Checks a packet that belongs to no flow.
     fn check_first(&self, entry: &mut FlowEntry, packet: FlowPacket<'_>) -> Result<(), DropReason> {
         let rules = self.rules;
-        let FilterInput { source, destination, .. } = self.input;
+        let FilterInput { source, destination, .. } = *self.input;
         let FlowPacket { headers, from, segment } = packet;
         let resets = segment.is_some() && headers.tcp_flags & RST != 0;
         if headers.icmp == Icmp::Reply || resets {

@@ -87,7 +87,7 @@ impl Filter {
     ) -> Result<(), DropReason> {
         let seconds = self.seconds(now);
         let time = Time { seconds, resumes: seconds < self.resumes_until.load(Relaxed) };
-        let evaluation = Evaluation { state: &self.state, rules, time, input: *input };
+        let evaluation = Evaluation { state: &self.state, rules, time, input };
         evaluation.check().inspect_err(|reason| evaluation.note_refused(*reason))
     }
 
@@ -105,7 +105,7 @@ impl Filter {
         input: &FilterInput<'_>,
     ) -> Result<(), DropReason> {
         let time = Time { seconds: self.seconds(now), resumes: false };
-        let evaluation = Evaluation { state: &self.state, rules, time, input: *input };
+        let evaluation = Evaluation { state: &self.state, rules, time, input };
         evaluation.check_quoted(Some(quoted)).inspect_err(|reason| evaluation.note_refused(*reason))
     }
 
@@ -247,6 +247,7 @@ impl Filter {
         self.state.fragments.take_lost()
     }
 
+    #[inline]
     fn seconds(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.start).as_secs() as u32
     }

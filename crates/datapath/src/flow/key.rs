@@ -46,6 +46,7 @@ impl Hash for FlowKey {
 }
 
 impl FlowKey {
+    #[inline]
     pub(crate) fn of(headers: &Headers) -> (Self, FlowEnd) {
         let source = (words(headers.source), headers.source_port);
         let destination = (words(headers.destination), headers.destination_port);
@@ -83,6 +84,7 @@ impl FlowKey {
 
     /// Returns the address that has probably begun the flow: in ICMP the one that asks; otherwise
     /// the one with the higher port, which is the one that nobody has chosen.
+    #[inline]
     pub(super) fn probable_initiator(&self) -> [u64; 2] {
         let is_low = match self.ip_protocol() {
             1 | 58 => self.rest & ASKED_BY_LOW != 0,
@@ -91,6 +93,7 @@ impl FlowKey {
         if is_low { self.low } else { self.high }
     }
 
+    #[inline]
     fn ip_protocol(&self) -> u8 {
         (self.rest >> 8) as u8
     }
@@ -133,6 +136,7 @@ pub(crate) struct FlowTuple {
     pub source_port: u16,
 }
 
+#[inline]
 fn words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(address) => [0, u64::from(address.to_bits())],

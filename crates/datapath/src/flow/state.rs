@@ -144,24 +144,29 @@ impl Flow {
     }
 
     /// Returns the end that began it.
+    #[inline]
     pub(crate) fn initiator(&self) -> FlowEnd {
         if self.is(BEGUN_BY_HIGH) { FlowEnd::High } else { FlowEnd::Low }
     }
 
     /// Returns the end by whose right it passes.
+    #[inline]
     pub(crate) fn right(&self) -> FlowEnd {
         if self.is(RIGHT_OF_HIGH) { FlowEnd::High } else { FlowEnd::Low }
     }
 
     /// Returns whether a packet of the side that did not begin it has passed.
+    #[inline]
     pub(crate) fn responder_has_sent(&self) -> bool {
         self.is(RESPONDER_HAS_SENT)
     }
 
+    #[inline]
     pub(crate) fn is_observed(&self) -> bool {
         self.is(OBSERVED)
     }
 
+    #[inline]
     pub(crate) fn is_denied(&self) -> bool {
         self.is(DENIED)
     }
@@ -189,14 +194,17 @@ impl Flow {
     }
 
     /// Returns whether what is known of it is by the rules of this generation.
+    #[inline]
     pub(crate) fn is_of(&self, generation: u64) -> bool {
         self.generation == generation as u32
     }
 
+    #[inline]
     fn is(&self, mark: u8) -> bool {
         self.marks & mark != 0
     }
 
+    #[inline]
     fn mark(&mut self, mark: u8, on: bool) {
         self.marks = if on { self.marks | mark } else { self.marks & !mark };
     }
@@ -288,6 +296,7 @@ impl Flow {
 }
 
 impl Evictable for Flow {
+    #[inline]
     fn eviction_class(&self) -> EvictionClass {
         let state = self.connection.state();
         match state {
@@ -298,6 +307,7 @@ impl Evictable for Flow {
         }
     }
 
+    #[inline]
     fn expires_at(&self) -> u32 {
         self.deadline
     }
