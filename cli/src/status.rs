@@ -39,7 +39,7 @@ pub(crate) async fn status(common: &Common, watching: Watching) -> Result<ExitCo
 
 /// What a daemon has left behind that has ended because its node was removed.
 fn removed(common: &Common) -> Option<RemovedNode> {
-    let text = std::fs::read(RemovedNode::place(&common.socket)).ok()?;
+    let text = std::fs::read(RemovedNode::path(&common.socket)).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
@@ -154,7 +154,7 @@ fn print_peers(common: &Common, endpoint: &LocalEndpoint) {
                 Some((_, relay)) => format!("by relay {relay}"),
                 None => address.to_string(),
             }),
-            peer.longest.map_or("-".into(), |longest| longest.to_string()),
+            peer.path_mtu.map_or("-".into(), |mtu| mtu.to_string()),
             peer.handshake_age.map_or("never".into(), |age| format!("{age} s ago")),
             bytes(peer.sent),
             bytes(peer.received),

@@ -3,7 +3,7 @@
 
 use meshward_api_client::{Client, Error as ClientError};
 use meshward_api_types::local::{
-    AttachedContainer, ContainerKey, LocalStatus, PlaceContainer, PlacedContainer,
+    AddContainer, AddedContainer, AttachedContainer, ContainerKey, LocalStatus,
 };
 use meshward_cni::{
     Added, Attachment, Call, Code, Command, Environment, Error, added, read, versions,
@@ -71,7 +71,7 @@ fn carry_out(call: Call) -> Result<Option<Value>, Error> {
 async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Value, Error> {
     let Attachment { container, interface, named, netns } = attachment;
     let netns = netns.unwrap_or_default();
-    let wanted = PlaceContainer {
+    let wanted = AddContainer {
         network: call.config.network,
         container,
         interface,
@@ -82,7 +82,7 @@ async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Valu
         pod: call.config.pod,
         declared: call.config.declared,
     };
-    let placed: PlacedContainer = client.post("/v1/containers", &wanted).await.map_err(told)?;
+    let placed: AddedContainer = client.post("/v1/containers", &wanted).await.map_err(told)?;
     let made = Added {
         interface: named,
         sandbox: netns.to_string_lossy().into_owned(),

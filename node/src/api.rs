@@ -19,8 +19,8 @@ use ipnet::IpNet;
 use meshward_api_types::{
     diagnosis::{Netcheck, Ping, Pong},
     local::{
-        Advertise, Attach, AttachedContainer, ContainerKey, DryRun, LocalStatus, LocalWorkload,
-        PlaceContainer, PlacedContainer, Relabel,
+        AddContainer, AddedContainer, Advertise, Attach, AttachedContainer, ContainerKey, DryRun,
+        LocalStatus, LocalWorkload, Relabel,
     },
 };
 use meshward_runtime::body;
@@ -73,7 +73,7 @@ fn router(node: Arc<Node>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/workloads", get(workloads).post(attach))
-        .route("/v1/containers", get(containers).post(place))
+        .route("/v1/containers", get(containers).post(add_container))
         .route("/v1/containers/{container}/{interface}", get(container).delete(remove_container))
         .route("/v1/routes", axum::routing::post(advertise).delete(withdraw))
         .route("/v1/workloads/{id}", patch(relabel).delete(detach))
@@ -197,13 +197,13 @@ async fn containers(State(node): State<Arc<Node>>, of: InNetwork) -> Json<Vec<Co
     Json(node.workloads.containers_in(&of.network))
 }
 
-async fn place(
+async fn add_container(
     State(node): State<Arc<Node>>,
-    Write { wanted, dry_run }: Write<PlaceContainer>,
-) -> Result<(StatusCode, Json<PlacedContainer>), Refusal> {
-    let placed =
+    Write { wanted, dry_run }: Write<AddContainer>,
+) -> Result<(StatusCode, Json<AddedContainer>), Refusal> {
+    let added =
         to_the_end(async move { node.workloads.add_container(wanted, dry_run).await }).await?;
-    Ok((made(dry_run), Json(placed)))
+    Ok((made(dry_run), Json(added)))
 }
 
 async fn container(

@@ -58,9 +58,9 @@ fn check(found: &ContainerFacts) {
 
 /// A node's folder, opened as at a start.
 fn folder() -> (PathBuf, Folder) {
-    let place = meshward_fuzzing::scratch("node");
-    let folder = Folder::open(&place).expect("whatever is in it, it opens");
-    (place, folder)
+    let path = meshward_fuzzing::scratch("node");
+    let folder = Folder::open(&path).expect("whatever is in it, it opens");
+    (path, folder)
 }
 
 fn network() -> NetworkName {
@@ -83,14 +83,14 @@ const FILES: [&str; 7] = [
 /// A block for each file of a node's state: whole files are used, damaged ones set aside, and the
 /// rest starts. Files that are written afterwards are read again.
 fn state(data: &[u8]) {
-    let (place, _) = folder();
+    let (path, _) = folder();
     let mut bytes = Bytes(data);
     for name in FILES {
-        fs::write(place.join(name), bytes.block()).expect("a file can be written");
+        fs::write(path.join(name), bytes.block()).expect("a file can be written");
     }
     // Beside whatever the others have become, this one is whole.
-    fs::write(place.join("workloads/w2.json"), attachment("w2")).expect("a file can be written");
-    let (place, folder) = self::folder();
+    fs::write(path.join("workloads/w2.json"), attachment("w2")).expect("a file can be written");
+    let (path, folder) = self::folder();
     let folder = &folder;
     let (view, mut store) = ViewStore::open(folder);
     let mut replica = ViewReplica::from(view);
@@ -107,11 +107,11 @@ fn state(data: &[u8]) {
     let found = folder.workloads();
     let has = |id: &str| found.iter().any(|attachment| attachment.report.id.as_str() == id);
     assert!(has("w2"), "a damaged file keeps no other from being taken");
-    assert_eq!(has("w1"), place.join("workloads/w1.json").exists(), "it is taken, or set aside");
+    assert_eq!(has("w1"), path.join("workloads/w1.json").exists(), "it is taken, or set aside");
     let key = folder.endpoint_key(&network());
     let port = folder.endpoint_port(&network());
     assert!(
-        port.is_some() || !place.join("endpoints/shop.port").exists(),
+        port.is_some() || !path.join("endpoints/shop.port").exists(),
         "it is taken, or set aside"
     );
     let _ = folder.previous_endpoint_key(&network());
@@ -124,13 +124,13 @@ fn state(data: &[u8]) {
     assert_eq!(again.workloads().len(), found.len());
     assert_eq!(again.endpoint_key(&network()).public(), key.public());
     assert_eq!(again.endpoint_port(&network()), port);
-    remove_set_aside(&place);
+    remove_set_aside(&path);
 }
 
 /// Removes what was set aside: each input has its own.
-fn remove_set_aside(place: &Path) {
+fn remove_set_aside(path: &Path) {
     for folder in ["", "workloads", "endpoints"] {
-        let entries = fs::read_dir(place.join(folder)).expect("a folder can be read");
+        let entries = fs::read_dir(path.join(folder)).expect("a folder can be read");
         for entry in
             entries.flatten().filter(|entry| entry.file_name().to_string_lossy().contains(ASIDE))
         {
@@ -184,9 +184,9 @@ fn attachment(id: &str) -> Vec<u8> {
 }
 
 fn states() -> Vec<Vec<u8>> {
-    let (place, folder) = folder();
-    let read = |name: &str| fs::read(place.join(name)).expect("it was just written");
-    let _ = fs::remove_file(place.join("view"));
+    let (path, folder) = folder();
+    let read = |name: &str| fs::read(path.join(name)).expect("it was just written");
+    let _ = fs::remove_file(path.join("view"));
     let (_, mut store) = ViewStore::open(&folder);
     let mut replica = ViewReplica::default();
     let done = replica.apply(Revision(1), &changes());

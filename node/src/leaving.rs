@@ -39,10 +39,10 @@ pub async fn close(node: &Arc<Node>) {
 pub fn mark_removed(config: &Config, membership: &Membership, at: u64) {
     let Membership { name, mesh, .. } = membership.clone();
     let removed = RemovedNode { node: name, mesh, at };
-    let place = RemovedNode::place(&config.socket);
+    let path = RemovedNode::path(&config.socket);
     let written = serde_json::to_vec(&removed).map_err(std::io::Error::from);
-    if let Err(error) = written.and_then(|text| std::fs::write(&place, text)) {
-        debug!("{} was not written: {error}", place.display());
+    if let Err(error) = written.and_then(|text| std::fs::write(&path, text)) {
+        debug!("{} was not written: {error}", path.display());
     }
 }
 
@@ -52,7 +52,7 @@ pub fn mark_removed(config: &Config, membership: &Membership, at: u64) {
 /// If a file cannot be removed.
 pub fn forget(config: &Config, folder: &Folder) -> Result<()> {
     folder.forget_mesh()?;
-    let _ = std::fs::remove_file(RemovedNode::place(&config.socket));
+    let _ = std::fs::remove_file(RemovedNode::path(&config.socket));
     Ok(())
 }
 

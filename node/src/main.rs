@@ -257,7 +257,7 @@ async fn run(common: Common) -> Result<()> {
     meshward_runtime::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone()))
         .await?;
     info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
-    let session = tokio::spawn(session::hold(node.clone()));
+    let session = tokio::spawn(session::keep(node.clone()));
     let mut tasks = start_tasks(&node, relayed_orders);
     let removed = tokio::select! {
         ended = meshward_runtime::ended() => ended.map(|()| false)?,
@@ -286,7 +286,7 @@ async fn run(common: Common) -> Result<()> {
 fn start_tasks(node: &Arc<Node>, relayed: relay_queue::Receiver) -> JoinSet<()> {
     let Node { endpoints, workloads, reachability, .. } = &**node;
     let mut tasks = JoinSet::new();
-    tasks.spawn(relays::hold(reachability.clone(), relayed));
+    tasks.spawn(relays::keep_connections(reachability.clone(), relayed));
     tasks.spawn(home_relays::choose(reachability.clone()));
     tasks.spawn(port_mapping::keep(reachability.clone()));
     tasks.spawn(runtimes::measure(node.clone()));

@@ -47,9 +47,9 @@ fn register(
     });
     measured(registry, "workloads", "Workloads by state", in_state);
     let peers = stats.iter().flat_map(|(network, stats, _)| {
-        let paths = [("direct", false), ("relayed", true)].into_iter();
-        paths.map(move |(path, relayed)| {
-            let is = |peer: &&_| path_of(peer) == Some(relayed);
+        let paths = ["direct", "relayed"].into_iter();
+        paths.map(move |path| {
+            let is = |peer: &&_| path_kind(peer) == Some(path);
             let count = stats.peers.iter().map(|(_, peer)| peer).filter(is).count();
             ([("network", network.to_string()), ("path", path.to_owned())], count as u64)
         })
@@ -73,15 +73,15 @@ fn register(
     counted(registry, "bytes", "Bytes of those packets", sum(|link| link.count.bytes));
     let drops = stats.iter().flat_map(|(network, stats, _)| {
         let labels =
-            move |cause: &str| [("network", network.to_string()), ("cause", cause.to_owned())];
-        stats.drops.iter().map(move |(cause, count)| (labels(cause), count))
+            move |reason: &str| [("network", network.to_string()), ("reason", reason.to_owned())];
+        stats.drops.iter().map(move |(reason, count)| (labels(reason), count))
     });
-    counted(registry, "drops", "Packets dropped, by cause", drops.collect::<Vec<_>>());
+    counted(registry, "drops", "Packets dropped, by reason", drops.collect::<Vec<_>>());
 }
 
-/// Returns `true` if packets to a peer are relayed; `None` while it has no path.
-fn path_of(peer: &PeerStats) -> Option<bool> {
-    peer.address.map(|address| is_relayed(&address))
+/// Returns the label value of the path to a peer; `None` while it has no path.
+fn path_kind(peer: &PeerStats) -> Option<&'static str> {
+    peer.address.map(|address| if is_relayed(&address) { "relayed" } else { "direct" })
 }
 
 /// Returns the label value of a state.

@@ -5,7 +5,7 @@ use crate::limits::{
     CONNECTIONS_OF_A_MEMBER, JOINS, KNOWN_SOURCES, RETRY_FROM, Strangers, TRUSTED_CONNECTIONS,
 };
 use meshward_runtime::{
-    places::Places,
+    connection_permits::ConnectionPermits,
     sources::{KnownSources, OpenBySource, OpenLimit, RateBySource, Seldom, SourcePermit},
 };
 use parking_lot::Mutex;
@@ -30,8 +30,8 @@ const NAMED_SOURCES: usize = 4;
 /// What guards a process's listeners.
 #[derive(Debug)]
 pub struct Guard {
-    /// Places for TCP connections.
-    pub places: Arc<Places>,
+    /// Permits for TCP connections.
+    pub permits: Arc<ConnectionPermits>,
     /// Where members and operators have come from.
     known: Arc<KnownSources>,
     /// QUIC handshakes of addresses that have not shown that they are theirs.
@@ -126,7 +126,7 @@ impl Guard {
         let members =
             OpenLimit { per_address: quic.total, per_prefix: quic.total, total: quic.total };
         Arc::new(Self {
-            places: Places::new(tcp, trusted, known.clone()),
+            permits: ConnectionPermits::new(tcp, trusted, known.clone()),
             known,
             unproven: OpenBySource::new(OpenLimit {
                 per_address: RETRY_FROM,

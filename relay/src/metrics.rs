@@ -2,7 +2,10 @@
 //! lists every name.
 
 use crate::{forwarder::Forwarder, guard::Guard};
-use meshward_runtime::metrics::{measured, number};
+use meshward_runtime::{
+    connection_permits::PermitCounts,
+    metrics::{measured, number},
+};
 use prometheus_client::registry::Registry;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -34,7 +37,7 @@ pub fn register_guard(registry: &mut Registry, guard: &Guard) {
     ] {
         number(registry, name, help, count.load(Relaxed));
     }
-    let (strangers, trusted) = guard.places.count();
+    let PermitCounts { strangers, trusted } = guard.permits.count();
     let connections = [("strangers", strangers), ("trusted", trusted)];
     measured(
         registry,

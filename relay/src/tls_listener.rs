@@ -3,8 +3,8 @@
 
 use crate::guard::Guard;
 use meshward_runtime::{
+    connection_permits::ConnectionPermit,
     http,
-    places::Place,
     tunnel::{ALPN_TUNNEL, Tunnels},
 };
 use rustls::ServerConfig;
@@ -25,8 +25,8 @@ pub struct Accepted {
     pub stream: TlsStream<TcpStream>,
     /// The client's address.
     pub from: SocketAddr,
-    /// The client's place among the connections, to be marked once it has authenticated.
-    pub place: Arc<Place>,
+    /// The connection's permit, to be marked once it has authenticated.
+    pub permit: Arc<ConnectionPermit>,
 }
 
 /// Accepts TCP connections, carries tunnels, and hands over all other connections.
@@ -58,18 +58,18 @@ impl TlsListener {
         let acceptor = TlsAcceptor::from(config);
         loop {
             let (stream, from) = http::accept(&listener).await;
-            let Some(place) = guard.places.take(from.ip()) else { continue };
+            let Some(permit) = guard.permits.acquire(from.ip()) else { continue };
             let (acceptor, tunnels) = (acceptor.clone(), tunnels.clone());
             let serve_other = serve_other.clone();
             tokio::spawn(async move {
                 let serving = async {
                     let Some(stream) = handshake(&acceptor, stream).await else { return };
-                    let place = place.clone();
-                    serve_one(Accepted { stream, from, place }, &tunnels, serve_other).await;
+                    let permit = permit.clone();
+                    serve_one(Accepted { stream, from, permit }, &tunnels, serve_other).await;
                 };
                 tokio::select! {
                     () = serving => {}
-                    () = place.evicted() => {}
+                    () = permit.evicted() => {}
                 }
             });
         }
@@ -88,25 +88,25 @@ async fn serve_one<F: Future<Output = ()>>(
     tunnels: &Tunnels,
     serve_other: impl Fn(Accepted) -> F,
 ) {
-    let place = accepted.place.clone();
+    let permit = accepted.permit.clone();
     if accepted.stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
-        let Accepted { stream, from, place: held } = accepted;
+        let Accepted { stream, from, permit: held } = accepted;
         tokio::select! {
             () = tunnels.serve(stream, from, Some(held)) => {}
-            () = until_untrusted(&place, UNTRUSTED_TUNNEL) => {}
+            () = until_untrusted(&permit, UNTRUSTED_TUNNEL) => {}
         }
         return;
     }
     tokio::select! {
         () = serve_other(accepted) => {}
-        () = until_untrusted(&place, UNTRUSTED) => {}
+        () = until_untrusted(&permit, UNTRUSTED) => {}
     }
 }
 
 /// Ends when nobody has authenticated on the connection within `limit`.
-async fn until_untrusted(place: &Place, limit: Duration) {
+async fn until_untrusted(permit: &ConnectionPermit, limit: Duration) {
     tokio::time::sleep(limit).await;
-    if place.is_trusted() {
+    if permit.is_trusted() {
         std::future::pending().await
     }
 }

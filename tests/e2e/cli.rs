@@ -211,7 +211,7 @@ fn both_daemons_serve_metrics() {
     for line in [
         "meshward_node_connected 1",
         "meshward_node_workloads{state=\"open\"} 1",
-        "cause=\"denied\"",
+        "reason=\"denied\"",
     ] {
         assert!(text.contains(line), "no `{line}` in {text}");
     }

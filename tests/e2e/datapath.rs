@@ -97,7 +97,7 @@ fn a_sender_beyond_the_mtu_is_told_and_goes_on() {
     // Somebody has changed the workload's interface: only the endpoint knows better.
     shop.web.netns.links(async |links| links.set_mtu(&shop.web.interface, 9000).await).unwrap();
     for address in [shop.api.v4(), shop.api.v6()] {
-        let before = shop.nodes[0].drops("too_big");
+        let before = shop.nodes[0].drops("packet_too_big");
         let deadline = Instant::now() + PATIENCE;
         while !udp_echoes(&shop.web.netns, address, 8080, 4000, Duration::from_millis(100)) {
             assert!(
@@ -105,7 +105,7 @@ fn a_sender_beyond_the_mtu_is_told_and_goes_on() {
                 "the sender to {address} has not learned the path's MTU"
             );
         }
-        assert!(shop.nodes[0].drops("too_big") > before, "{address}");
+        assert!(shop.nodes[0].drops("packet_too_big") > before, "{address}");
     }
 }
 

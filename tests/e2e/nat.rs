@@ -296,9 +296,9 @@ fn where_long_packets_and_all_fragments_are_lost_transfers_do_not_stall() {
         assert!(tcp_echoes(&web.netns, to, 7000, 4 << 20, PATIENCE), "TCP to {to}");
         println!("4 MB there and back took {:?}", begun.elapsed());
     }
-    let longest = || nodes[0].peer().ok().and_then(|peer| peer.longest);
-    mesh.wait(|| longest().is_some()).unwrap();
-    let found = longest().unwrap();
+    let path_mtu = || nodes[0].peer().ok().and_then(|peer| peer.path_mtu);
+    mesh.wait(|| path_mtu().is_some()).unwrap();
+    let found = path_mtu().unwrap();
     assert!((1180..=1220).contains(&found), "{found}");
     // A datagram that does not fit is lost, but its sender is told: the next ones fit.
     let told = |size| udp_echoes(&web.netns, api.v4(), 7000, size, Duration::from_secs(1));

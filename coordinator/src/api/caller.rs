@@ -14,7 +14,7 @@ use meshward_control_state::{
     records::CredentialRecord,
     world::World,
 };
-use meshward_runtime::places::Place;
+use meshward_runtime::connection_permits::ConnectionPermit;
 use meshward_types::{NetworkName, token::secret_hash};
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use time::OffsetDateTime;
@@ -136,7 +136,7 @@ impl Caller {
         let caller = caller.transpose()?;
         match (&caller, origin) {
             (Some(caller), Some(origin)) => {
-                origin.place.iter().for_each(|place| place.trust(&caller.context.actor));
+                origin.permit.iter().for_each(|permit| permit.trust(&caller.context.actor));
             }
             (None, Some(origin)) => {
                 mesh.guard.note_failure(origin.address.ip().to_canonical(), "an API token", now);
@@ -164,8 +164,8 @@ fn with_article(role: Role) -> String {
 #[derive(Debug, Clone)]
 pub struct Origin {
     pub address: SocketAddr,
-    /// Its connection's place, if it has one.
-    pub place: Option<Arc<Place>>,
+    /// The connection's permit, if it has one.
+    pub permit: Option<Arc<ConnectionPermit>>,
 }
 
 /// Lets in who has a credential. It comes before everything else: strangers are told nothing of

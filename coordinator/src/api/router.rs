@@ -107,8 +107,8 @@ pub fn router(mesh: Arc<Mesh>) -> Router {
 /// Serves the API on connections that have done their TLS handshake, until the process ends.
 pub async fn serve(tls: TlsListener, mesh: Arc<Mesh>) {
     let router = router(mesh);
-    let serve_one = move |Accepted { stream, from, place }| {
-        let origin = Origin { address: from, place: Some(place) };
+    let serve_one = move |Accepted { stream, from, permit }| {
+        let origin = Origin { address: from, permit: Some(permit) };
         let prepare = move |request: &mut Request| {
             request.extensions_mut().insert(ConnectInfo(origin.clone()));
         };

@@ -104,7 +104,7 @@ async fn ask(router: &Router, method: &str, uri: Uri, body: &[u8]) -> (u16, Stri
         .uri(uri)
         .header("authorization", format!("Bearer {SECRET}"))
         .header("content-type", "application/json")
-        .extension(ConnectInfo(api::Origin { address: ([192, 0, 2, 1], 7).into(), place: None }))
+        .extension(ConnectInfo(api::Origin { address: ([192, 0, 2, 1], 7).into(), permit: None }))
         .body(Body::from(body.to_vec()))
         .expect("a request");
     let answer: Response<Body> = match router.clone().oneshot(request).await {

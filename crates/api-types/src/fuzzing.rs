@@ -35,7 +35,7 @@ fn api_bodies(body: &[u8]) {
     json::<crate::ApproveRoute>(body);
     json::<crate::local::Attach>(body);
     json::<crate::local::Advertise>(body);
-    json::<crate::local::PlaceContainer>(body);
+    json::<crate::local::AddContainer>(body);
     json::<crate::local::ContainerKey>(body);
     json::<crate::local::Relabel>(body);
     json::<Measurement>(body);

@@ -110,7 +110,7 @@ pub struct Pod {
 /// A container to be placed by the CNI plugin.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PlaceContainer {
+pub struct AddContainer {
     /// The network.
     pub network: NetworkName,
     /// The id of the container or pod.
@@ -137,7 +137,7 @@ pub struct PlaceContainer {
 
 /// A container that was placed. Nothing passes until it is measured and let in.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct PlacedContainer {
+pub struct AddedContainer {
     /// The workload.
     pub id: WorkloadId,
     /// The addresses.
@@ -236,7 +236,7 @@ pub struct LocalPeer {
     pub lost: Option<LostWay>,
     /// The path MTU in bytes, once it is known.
     #[serde(default)]
-    pub longest: Option<u16>,
+    pub path_mtu: Option<u16>,
     /// Seconds since the last handshake.
     pub handshake_age: Option<u64>,
     /// Bytes sent to it, before encryption.
@@ -295,7 +295,7 @@ pub struct RemovedNode {
 
 impl RemovedNode {
     /// Returns the path of the note, for a daemon with this socket.
-    pub fn place(socket: &Path) -> PathBuf {
+    pub fn path(socket: &Path) -> PathBuf {
         socket.with_extension("removed")
     }
 }

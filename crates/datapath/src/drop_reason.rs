@@ -94,7 +94,7 @@ impl DropReason {
         (Self::StrayIcmpError, "stray_icmp_error"),
         (Self::UnknownPeer, "unknown_peer"),
         (Self::BadCrypto, "bad_crypto"),
-        (Self::PacketTooBig, "too_big"),
+        (Self::PacketTooBig, "packet_too_big"),
         (Self::Congestion, "congestion"),
         (Self::NoSession, "no_session"),
         (Self::HandshakeLimit, "handshake_limit"),

@@ -153,7 +153,7 @@ fn own_keys<T: Serialize + Default>() -> Vec<String> {
 
 fn describe(errors: figment::Error) -> String {
     let each = errors.into_iter().map(|error| {
-        let place = match error.metadata.as_ref() {
+        let location = match error.metadata.as_ref() {
             Some(meta) => match &meta.source {
                 Some(source) => format!(" in {source}"),
                 None => format!(" in {}", meta.name),
@@ -162,7 +162,7 @@ fn describe(errors: figment::Error) -> String {
         };
         let key = error.path.join(".");
         let key = if key.is_empty() { key } else { format!(" (key `{key}`)") };
-        format!("configuration: {}{key}{place}", error.kind)
+        format!("configuration: {}{key}{location}", error.kind)
     });
     each.collect::<Vec<_>>().join("; ")
 }

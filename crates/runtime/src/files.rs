@@ -25,9 +25,9 @@ const MOST_DAMAGED: usize = 3;
 /// Those of the kernel; then the file is unchanged, and nothing partial takes up room.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let partial = with_ending(path, PARTIAL);
-    for place in [path, &partial] {
-        if fs::symlink_metadata(place).is_ok_and(|found| found.is_dir()) {
-            set_aside(place, &"a folder stands where a file belongs");
+    for target in [path, &partial] {
+        if fs::symlink_metadata(target).is_ok_and(|found| found.is_dir()) {
+            set_aside(target, &"a folder stands where a file belongs");
         }
     }
     let written = write_through(path, &partial, bytes, mode);
@@ -80,10 +80,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Those of the kernel.
 pub fn remove_with_damaged(path: &Path) -> io::Result<()> {
-    for place in damaged(path).into_iter().chain([path.to_owned()]) {
-        let gone = match fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
-            true => fs::remove_dir_all(&place),
-            false => fs::remove_file(&place),
+    for target in damaged(path).into_iter().chain([path.to_owned()]) {
+        let gone = match fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {
+            true => fs::remove_dir_all(&target),
+            false => fs::remove_file(&target),
         };
         if let Err(error) = gone
             && error.kind() != ErrorKind::NotFound

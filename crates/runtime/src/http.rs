@@ -1,6 +1,6 @@
 //! HTTP connections with time limits: heads, bodies and readers that are too slow end them.
 
-use crate::{places::Places, sources::Seldom};
+use crate::{connection_permits::ConnectionPermits, sources::Seldom};
 use axum::{Router, body::Body};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -58,16 +58,16 @@ pub async fn serve_connection<I>(
     let _ = http.serve_connection(TokioIo::new(Impatient::new(Box::pin(io))), service).await;
 }
 
-/// Serves HTTP without TLS, as far as `places` has room, until the process ends.
-pub async fn serve(listener: TcpListener, router: Router, places: Arc<Places>) {
+/// Serves HTTP without TLS, as far as `permits` has room, until the process ends.
+pub async fn serve(listener: TcpListener, router: Router, permits: Arc<ConnectionPermits>) {
     loop {
         let (stream, from) = accept(&listener).await;
-        let Some(place) = places.take(from.ip()) else { continue };
+        let Some(permit) = permits.acquire(from.ip()) else { continue };
         let router = router.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = serve_connection(stream, router, |_| {}) => {}
-                () = place.evicted() => {}
+                () = permit.evicted() => {}
             }
         });
     }
@@ -231,7 +231,7 @@ mod tests {
         tokio::spawn(serve(
             listener,
             router,
-            Places::new(limit, 8, Arc::new(KnownSources::new(8))),
+            ConnectionPermits::new(limit, 8, Arc::new(KnownSources::new(8))),
         ));
         address
     }

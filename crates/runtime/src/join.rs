@@ -81,7 +81,7 @@ impl InvitationSource {
             let file = PathBuf::from(variable("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL);
             file.exists().then_some(file)
         };
-        let (text, place) = if let Some(file) = &self.token_file {
+        let (text, source) = if let Some(file) = &self.token_file {
             (read_text(file)?, file.display().to_string())
         } else if let Some(text) = variable("MESHWARD_JOIN_TOKEN") {
             (text.to_string_lossy().into_owned(), "MESHWARD_JOIN_TOKEN".into())
@@ -97,7 +97,7 @@ impl InvitationSource {
                     .into(),
             ));
         };
-        self.complete(text.trim()).map_err(|text| Mistake(format!("{place}: {text}")))
+        self.complete(text.trim()).map_err(|text| Mistake(format!("{source}: {text}")))
     }
 
     fn complete(&self, text: &str) -> Result<Invitation, String> {

@@ -4,6 +4,7 @@
 
 pub mod body;
 pub mod config;
+pub mod connection_permits;
 pub mod csr;
 pub mod descriptors;
 pub mod dial;
@@ -16,7 +17,6 @@ pub mod join;
 pub mod member;
 mod member_files;
 pub mod metrics;
-pub mod places;
 pub mod problem;
 pub mod sources;
 pub mod state_files;

@@ -2,8 +2,8 @@
 //! otherwise.
 
 use crate::{
+    connection_permits::ConnectionPermits,
     http,
-    places::Places,
     sources::{KnownSources, OpenLimit},
 };
 use anyhow::Context;
@@ -32,8 +32,8 @@ pub async fn serve(listen: SocketAddr, scrape: Scrape) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("cannot listen on {listen} for metrics; set another `metrics_listen`")
     })?;
-    let places = Places::new(SCRAPERS, 0, Arc::new(KnownSources::new(1)));
-    tokio::spawn(http::serve(listener, routes(scrape), places));
+    let permits = ConnectionPermits::new(SCRAPERS, 0, Arc::new(KnownSources::new(1)));
+    tokio::spawn(http::serve(listener, routes(scrape), permits));
     Ok(())
 }
 

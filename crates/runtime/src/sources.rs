@@ -13,18 +13,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Returns the blocks that a source is counted in: its address and its prefix.
-pub fn blocks(source: IpAddr) -> [IpAddr; 2] {
+/// A block of addresses in which a source is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SourceBlock {
+    /// The addresses of one host.
+    Address(IpAddr),
+    /// The addresses of one site.
+    Prefix(IpAddr),
+}
+
+/// Returns the blocks that a source is counted in.
+pub fn blocks(source: IpAddr) -> [SourceBlock; 2] {
+    use SourceBlock::{Address, Prefix};
     match source.to_canonical() {
         IpAddr::V4(address) => {
             let prefix = Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8));
-            [address.into(), prefix.into()]
+            [Address(address.into()), Prefix(prefix.into())]
         }
         IpAddr::V6(address) => {
             let cut = |length: u32| {
                 IpAddr::from(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - length))))
             };
-            [cut(64), cut(48)]
+            [Address(cut(64)), Prefix(cut(48))]
         }
     }
 }
@@ -65,7 +75,7 @@ impl<K: Hash + Eq, V> Generations<K, V> {
 /// The addresses from which peers have authenticated lately. Bounded: the least recently seen are
 /// forgotten.
 #[derive(Debug)]
-pub struct KnownSources(Mutex<Generations<IpAddr, ()>>);
+pub struct KnownSources(Mutex<Generations<SourceBlock, ()>>);
 
 impl KnownSources {
     /// Creates an empty set of at most `most` addresses.
@@ -104,8 +114,7 @@ pub struct OpenBySource {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// Counts by address and by prefix; the second part of a key tells which.
-    counts: HashMap<(IpAddr, bool), usize>,
+    counts: HashMap<SourceBlock, usize>,
     total: usize,
 }
 
@@ -120,14 +129,16 @@ impl OpenBySource {
         let [address, prefix] = blocks(source);
         let mut open = self.open.lock();
         let count = |open: &Open, key| open.counts.get(&key).copied().unwrap_or(0);
-        let is_over = count(&open, (address, false)) >= self.limit.per_address
-            || count(&open, (prefix, true)) >= self.limit.per_prefix;
-        if open.total >= self.limit.total || (is_over && !address.is_loopback()) {
+        let is_over = count(&open, address) >= self.limit.per_address
+            || count(&open, prefix) >= self.limit.per_prefix;
+        let is_loopback = source.to_canonical().is_loopback();
+        if open.total >= self.limit.total || (is_over && !is_loopback) {
             return None;
         }
         open.total += 1;
-        *open.counts.entry((address, false)).or_default() += 1;
-        *open.counts.entry((prefix, true)).or_default() += 1;
+        for block in [address, prefix] {
+            *open.counts.entry(block).or_default() += 1;
+        }
         Some(SourcePermit { of: self.clone(), source })
     }
 
@@ -146,10 +157,9 @@ pub struct SourcePermit {
 
 impl Drop for SourcePermit {
     fn drop(&mut self) {
-        let [address, prefix] = blocks(self.source);
         let mut open = self.of.open.lock();
         open.total -= 1;
-        for key in [(address, false), (prefix, true)] {
+        for key in blocks(self.source) {
             if let Some(count) = open.counts.get_mut(&key) {
                 *count -= 1;
                 if *count == 0 {
@@ -215,7 +225,7 @@ impl Bucket {
 #[derive(Debug)]
 pub struct RateBySource {
     rate: Rate,
-    buckets: Mutex<Generations<(IpAddr, bool), Bucket>>,
+    buckets: Mutex<Generations<SourceBlock, Bucket>>,
 }
 
 /// The largest number of buckets of one limit.
@@ -229,14 +239,14 @@ impl RateBySource {
         Self { rate, buckets: Mutex::new(Generations::new(MOST_BUCKETS)) }
     }
 
-    fn each(&self, source: IpAddr) -> [((IpAddr, bool), Rate); 2] {
+    fn each(&self, source: IpAddr) -> [(SourceBlock, Rate); 2] {
         let [address, prefix] = blocks(source);
         let Rate { burst, per_second } = self.rate;
         let wide = Rate {
             burst: burst * ADDRESSES_OF_A_PREFIX,
             per_second: per_second * ADDRESSES_OF_A_PREFIX,
         };
-        [((address, false), self.rate), ((prefix, true), wide)]
+        [(address, self.rate), (prefix, wide)]
     }
 
     /// Returns `true` and counts one if a source may come once more.
@@ -267,25 +277,32 @@ impl RateBySource {
 #[derive(Debug)]
 pub struct Seldom {
     every: Duration,
-    state: Mutex<(Option<Instant>, u64)>,
+    state: Mutex<SeldomState>,
+}
+
+#[derive(Debug)]
+struct SeldomState {
+    last: Option<Instant>,
+    /// The number of lines left out since then.
+    left_out: u64,
 }
 
 impl Seldom {
     /// Allows one line in each interval.
     pub const fn every(every: Duration) -> Self {
-        Self { every, state: Mutex::new((None, 0)) }
+        Self { every, state: Mutex::new(SeldomState { last: None, left_out: 0 }) }
     }
 
     /// Returns the number of lines left out since the last one, if another is due.
     pub fn due(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock();
-        let due = state.0.is_none_or(|last| now.saturating_duration_since(last) >= self.every);
+        let due = state.last.is_none_or(|last| now.saturating_duration_since(last) >= self.every);
         if !due {
-            state.1 += 1;
+            state.left_out += 1;
             return None;
         }
-        state.0 = Some(now);
-        Some(std::mem::take(&mut state.1))
+        state.last = Some(now);
+        Some(std::mem::take(&mut state.left_out))
     }
 }
 

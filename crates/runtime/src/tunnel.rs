@@ -5,7 +5,7 @@
 //! The queues of a tunnel are bounded. Datagrams that do not fit are lost, as in any network, and
 //! QUIC's congestion control slows down.
 
-use crate::places::Place;
+use crate::connection_permits::ConnectionPermit;
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 use quinn::{
@@ -128,7 +128,7 @@ pub struct Tunnels {
 struct Open {
     outgoing: Queue,
     peer: SocketAddr,
-    place: Option<Arc<Place>>,
+    permit: Option<Arc<ConnectionPermit>>,
 }
 
 /// A queue of datagrams for a tunnel.
@@ -203,13 +203,13 @@ impl Tunnels {
         })
     }
 
-    /// Serves a tunnel over a TLS connection from `peer` until it ends. `place` is the
+    /// Serves a tunnel over a TLS connection from `peer` until it ends. `permit` is the
     /// connection's.
     pub async fn serve(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         peer: SocketAddr,
-        place: Option<Arc<Place>>,
+        permit: Option<Arc<ConnectionPermit>>,
     ) {
         let (outgoing, to_send) = queue(self.waiting.clone());
         let mut bytes = [0; 16];
@@ -221,7 +221,7 @@ impl Tunnels {
             if open.len() >= MOST {
                 return;
             }
-            open.insert(known_as, Open { outgoing, peer, place });
+            open.insert(known_as, Open { outgoing, peer, permit });
         }
         // The caller may drop this future at any time.
         let _end = RemoveAtEnd(self, known_as);
@@ -231,8 +231,8 @@ impl Tunnels {
     /// Notes who has authenticated from an address that QUIC sees: if a tunnel has it, the tunnel
     /// is theirs.
     pub fn trust(&self, address: SocketAddr, who: &str) {
-        if let Some(place) = self.open.read().get(&address).and_then(|open| open.place.as_ref()) {
-            place.trust(who);
+        if let Some(permit) = self.open.read().get(&address).and_then(|open| open.permit.as_ref()) {
+            permit.trust(who);
         }
     }
 
@@ -338,8 +338,8 @@ fn poll_queue(
     while count < buffers.len().min(meta.len()) {
         match queue.poll_recv(cx) {
             Poll::Ready(Some((addr, datagram))) => {
-                let Some(place) = buffers[count].get_mut(..datagram.len()) else { continue };
-                place.copy_from_slice(&datagram);
+                let Some(buffer) = buffers[count].get_mut(..datagram.len()) else { continue };
+                buffer.copy_from_slice(&datagram);
                 let len = datagram.len();
                 meta[count] = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
                 count += 1;

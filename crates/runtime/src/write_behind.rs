@@ -255,20 +255,20 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_written_waits_in_memory_and_is_written_once_it_can() {
         let folder = tempfile::tempdir().unwrap();
-        let (place, troubles) = (folder.path().join("kept"), Troubles::default());
+        let (kept_folder, troubles) = (folder.path().join("kept"), Troubles::default());
         // A file in the way: nothing can be created below it.
-        fs::write(&place, b"in the way").unwrap();
-        let behind = WriteBehind::new(&place, troubles.clone());
+        fs::write(&kept_folder, b"in the way").unwrap();
+        let behind = WriteBehind::new(&kept_folder, troubles.clone());
         behind.order("a", Some(b"1".to_vec()));
         behind.order("a", Some(b"2".to_vec()));
         behind.order("b", None);
         behind.flush().await;
         assert_eq!(behind.waiting("a"), Some(Some(b"2".to_vec())));
         assert!(troubles.summary().unwrap().contains("kept/"), "{:?}", troubles.summary());
-        fs::remove_file(&place).unwrap();
+        fs::remove_file(&kept_folder).unwrap();
         let mut news = troubles.subscribe();
         news.wait_for(std::collections::BTreeMap::is_empty).await.unwrap();
-        assert_eq!(fs::read(place.join("a")).unwrap(), b"2");
+        assert_eq!(fs::read(kept_folder.join("a")).unwrap(), b"2");
         assert_eq!((behind.waiting("a"), troubles.summary()), (None, None));
     }
 

@@ -114,7 +114,7 @@ impl Node {
         });
         node.start_endpoints(RESUME_WINDOW).await;
         for attachment in attachments {
-            node.workloads.take_up(attachment).await;
+            node.workloads.restore(attachment).await;
         }
         let endpoints = node.endpoints.clone();
         tokio::task::spawn_blocking(move || endpoints.restore_flows()).await?;
@@ -129,7 +129,7 @@ impl Node {
             self.workloads.spread_routes(&network);
             self.reachability.report_endpoint(&network);
         }
-        self.workloads.take_up_waiting().await;
+        self.workloads.restore_deferred().await;
     }
 
     /// Tries again to start the endpoints that could not be started, for ever.
@@ -147,7 +147,7 @@ impl Node {
         let applied = self.enforcement.apply(revision, changes);
         // The rest follows: no packet passes any more that the update denies.
         self.stop_endpoints(&applied.stopped);
-        self.workloads.follow_update(&applied);
+        self.workloads.apply_update(&applied);
         let Applied { number, lacks_endpoint, .. } = applied;
         let starting = lacks_endpoint.then(|| {
             let node = self.clone();

@@ -18,8 +18,8 @@ use meshward_types::{NetworkName, PublicKey, Revision};
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 /// The files of a node with one network and one workload whose namespace is gone by now.
-async fn history(place: &Path) -> Vec<String> {
-    let folder = Folder::open(place).unwrap();
+async fn history(folder_path: &Path) -> Vec<String> {
+    let folder = Folder::open(folder_path).unwrap();
     let network: NetworkName = "shop".parse().unwrap();
     folder.keep_endpoint_port(&network, 0).unwrap();
     folder.endpoint_key(&network);
@@ -66,7 +66,7 @@ fn attachment() -> Attachment {
 }
 
 /// Starts a node as a daemon would from the files in a folder.
-pub(crate) async fn restore(place: &Path) -> Arc<Node> {
+pub(crate) async fn restore(folder_path: &Path) -> Arc<Node> {
     let membership = Membership {
         name: "n".parse().unwrap(),
         coordinator: "127.0.0.1:1".into(),
@@ -74,12 +74,12 @@ pub(crate) async fn restore(place: &Path) -> Arc<Node> {
         site: None,
     };
     let config = Config {
-        data_dir: place.to_owned(),
+        data_dir: folder_path.to_owned(),
         workers: std::num::NonZeroUsize::MIN,
         ..Config::default()
     };
     let (relay, _orders) = relay_queue::channel();
-    Node::restore(membership, config, Folder::open(place).unwrap(), relay).await.unwrap()
+    Node::restore(membership, config, Folder::open(folder_path).unwrap(), relay).await.unwrap()
 }
 
 fn put_all(from: &Path, names: &[String], to: &Path) {
@@ -102,10 +102,10 @@ async fn a_daemon_starts_with_every_file_cut_anywhere_or_full_of_junk() {
         let junk = [0u8, 0xff, b'{', b'9'].into_iter().map(|byte| vec![byte; content.len()]);
         let grown = [[&content[..], b"more"].concat()];
         for damaged in cut.chain(junk).chain(grown) {
-            let place = tempfile::tempdir().unwrap();
-            put_all(whole.path(), &names, place.path());
-            fs::write(place.path().join(name), &damaged).unwrap();
-            let node = restore(place.path()).await;
+            let folder_path = tempfile::tempdir().unwrap();
+            put_all(whole.path(), &names, folder_path.path());
+            fs::write(folder_path.path().join(name), &damaged).unwrap();
+            let node = restore(folder_path.path()).await;
             // Only the view says which networks there are; nothing else keeps one from its
             // endpoint.
             assert!(
@@ -120,10 +120,10 @@ async fn a_daemon_starts_with_every_file_cut_anywhere_or_full_of_junk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workload_whose_network_is_not_known_waits_for_it() {
-    let (whole, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (whole, folder_path) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let names = history(whole.path()).await;
-    put_all(whole.path(), &names, place.path());
-    fs::remove_file(place.path().join("view")).unwrap();
+    put_all(whole.path(), &names, folder_path.path());
+    fs::remove_file(folder_path.path().join("view")).unwrap();
     let mut waiting = attachment();
     // The namespace of this test lives.
     waiting.netns = "/proc/self/ns/net".into();
@@ -131,11 +131,11 @@ async fn a_workload_whose_network_is_not_known_waits_for_it() {
     waiting.origin = Origin::Device;
     waiting.report.device = Some(PublicKey([7; 32]));
     fs::write(
-        place.path().join("workloads/w-1.json"),
+        folder_path.path().join("workloads/w-1.json"),
         encode(&WorkloadFile::from(&waiting)).unwrap(),
     )
     .unwrap();
-    let node = restore(place.path()).await;
+    let node = restore(folder_path.path()).await;
     assert_eq!(node.workloads.count(), 0);
     let spec = NetworkSpec::with_mtu(1420);
     let put = Change::Put(ResourceKey::Network("shop".parse().unwrap()), Resource::Network(spec));

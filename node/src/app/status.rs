@@ -120,7 +120,7 @@ fn peers(stats: &EndpointStats) -> Vec<LocalPeer> {
                 }
                 .to_owned(),
             }),
-            longest: stats.path_mtu,
+            path_mtu: stats.path_mtu,
             handshake_age: stats.handshake_age.map(|age| age.as_secs()),
             sent: stats.sent,
             received: stats.received,

@@ -45,25 +45,25 @@ struct Answer {
     by: IpAddr,
     /// The socket's address as the server sees it.
     seen: SocketAddr,
-    took: Duration,
+    round_trip: Duration,
 }
 
 /// The answers that one socket has received.
 #[derive(Default)]
-struct Heard {
+struct SocketAnswers {
     /// The socket's own port.
     port: u16,
     /// The answers by the servers' order.
     answers: Vec<Option<Answer>>,
 }
 
-impl Heard {
+impl SocketAnswers {
     fn all(&self) -> impl Iterator<Item = &Answer> {
         self.answers.iter().flatten()
     }
 
-    fn took(&self, server: usize) -> Option<Duration> {
-        self.answers.get(server)?.map(|answer| answer.took)
+    fn round_trip(&self, server: usize) -> Option<Duration> {
+        self.answers.get(server)?.map(|answer| answer.round_trip)
     }
 
     fn seen(&self) -> Option<SocketAddr> {
@@ -81,7 +81,7 @@ pub async fn check(reachability: &Arc<Reachability>) -> Netcheck {
     );
     let tcp = join_all(servers.iter().map(connect)).await;
     let addresses = tokio::task::spawn_blocking(host_addresses).await.unwrap_or_default();
-    let by_udp = |at: usize| [v4.took(at), v6.took(at)].into_iter().flatten().min();
+    let by_udp = |at: usize| [v4.round_trip(at), v6.round_trip(at)].into_iter().flatten().min();
     let relays = servers.iter().enumerate().filter_map(|(at, server)| {
         Some(RelayCheck {
             number: server.relay?,
@@ -117,7 +117,7 @@ pub async fn check(reachability: &Arc<Reachability>) -> Netcheck {
 }
 
 /// Returns the profile of the NAT that one socket's answers show.
-fn nat_profile(heard: &Heard, own: &[IpAddr]) -> NatProfile {
+fn nat_profile(heard: &SocketAnswers, own: &[IpAddr]) -> NatProfile {
     let mapping = nat_mapping(heard, own);
     let translated = !matches!(mapping, NatMapping::None | NatMapping::Unknown);
     let preserves_port = heard.seen().filter(|_| translated).map(|seen| seen.port() == heard.port);
@@ -126,7 +126,7 @@ fn nat_profile(heard: &Heard, own: &[IpAddr]) -> NatProfile {
 
 /// Returns the mapping behaviour, from how servers at several addresses saw one socket. Equal
 /// answers from one address prove nothing: mapping may be address-dependent (RFC 4787 §4.1).
-fn nat_mapping(heard: &Heard, own: &[IpAddr]) -> NatMapping {
+fn nat_mapping(heard: &SocketAnswers, own: &[IpAddr]) -> NatMapping {
     // No NAT is on the way to a server on this machine.
     let here = |ip: &IpAddr| ip.is_loopback() || own.contains(ip);
     let outside = || heard.all().filter(|answer| !here(&answer.by));
@@ -167,11 +167,11 @@ async fn servers(reachability: &Reachability) -> Vec<Server> {
 }
 
 /// Asks every server from one socket how it is seen.
-async fn ask_all(from: IpAddr, servers: &[Server]) -> Heard {
-    let Ok(socket) = UdpSocket::bind((from, 0)).await else { return Heard::default() };
+async fn ask_all(from: IpAddr, servers: &[Server]) -> SocketAnswers {
+    let Ok(socket) = UdpSocket::bind((from, 0)).await else { return SocketAnswers::default() };
     let port = socket.local_addr().map_or(0, |own| own.port());
-    let mut heard = Heard { port, answers: vec![None; servers.len()] };
-    let mut asked: Vec<Asked> = Vec::new();
+    let mut heard = SocketAnswers { port, answers: vec![None; servers.len()] };
+    let mut asked: Vec<SentRequest> = Vec::new();
     for _ in 0..TRIES {
         for (at, server) in servers.iter().enumerate() {
             for address in
@@ -181,7 +181,7 @@ async fn ask_all(from: IpAddr, servers: &[Server]) -> Heard {
                 let to = SocketAddr::new(address.ip(), server.stun_port);
                 // What cannot be sent has no answer.
                 if socket.send_to(&request(&transaction), to).await.is_ok() {
-                    asked.push(Asked {
+                    asked.push(SentRequest {
                         transaction,
                         server: at,
                         by: address.ip(),
@@ -190,13 +190,13 @@ async fn ask_all(from: IpAddr, servers: &[Server]) -> Heard {
                 }
             }
         }
-        hear(&socket, &asked, &mut heard.answers).await;
+        receive_answers(&socket, &asked, &mut heard.answers).await;
     }
     heard
 }
 
 /// A request to a server.
-struct Asked {
+struct SentRequest {
     transaction: Transaction,
     server: usize,
     by: IpAddr,
@@ -204,7 +204,11 @@ struct Asked {
 }
 
 /// Receives answers until all requests are answered, or the time is over.
-async fn hear(socket: &UdpSocket, asked: &[Asked], answers: &mut [Option<Answer>]) {
+async fn receive_answers(
+    socket: &UdpSocket,
+    asked: &[SentRequest],
+    answers: &mut [Option<Answer>],
+) {
     let until = tokio::time::Instant::now() + PATIENCE;
     let mut buffer = [0; 256];
     let mut left = asked.len();
@@ -214,13 +218,13 @@ async fn hear(socket: &UdpSocket, asked: &[Asked], answers: &mut [Option<Answer>
         };
         let found = asked.iter().find_map(|asked| {
             let seen = read_response(&buffer[..length], &asked.transaction)?;
-            Some((asked.server, Answer { by: asked.by, seen, took: asked.at.elapsed() }))
+            Some((asked.server, Answer { by: asked.by, seen, round_trip: asked.at.elapsed() }))
         });
         let Some((server, answer)) = found else { continue };
         left -= 1;
-        let slot = &mut answers[server];
-        if slot.as_ref().is_none_or(|before| answer.took < before.took) {
-            *slot = Some(answer);
+        let known = &mut answers[server];
+        if known.as_ref().is_none_or(|before| answer.round_trip < before.round_trip) {
+            *known = Some(answer);
         }
     }
 }
@@ -265,10 +269,13 @@ mod tests {
                 Some(Answer {
                     by: by.parse().unwrap(),
                     seen: seen.parse().unwrap(),
-                    took: Duration::ZERO,
+                    round_trip: Duration::ZERO,
                 })
             };
-            Heard { port: 5, answers: [None].into_iter().chain(all.iter().map(answer)).collect() }
+            SocketAnswers {
+                port: 5,
+                answers: [None].into_iter().chain(all.iter().map(answer)).collect(),
+            }
         };
         let cases: [(&[(&str, &str)], NatMapping); 10] = [
             (&[], NatMapping::Unknown),

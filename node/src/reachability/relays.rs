@@ -42,7 +42,7 @@ const FOUND_OUT: Duration = Duration::from_secs(2);
 /// Holds connections to relays, for ever. Those to the `home_relays` are open from the start on where
 /// others do not reach this node directly, elsewhere once somebody calls; all others once there is
 /// something to send. So a relay that comes back is not asked by everybody at once.
-pub async fn hold(reachability: Arc<Reachability>, mut orders: Receiver) {
+pub async fn keep_connections(reachability: Arc<Reachability>, mut orders: Receiver) {
     let (mut specs, mut home_relays) =
         (reachability.relays.subscribe(), reachability.home_relays.subscribe());
     let mut connections = Connections::new(reachability.clone(), orders.sender.clone());
@@ -114,7 +114,7 @@ impl Connections {
         let (keep, kept) = watch::channel(false);
         let wanted = Arc::new(Notify::new());
         let relay = Relay { number, spec: spec.clone(), kept, wanted: wanted.clone() };
-        let task = self.tasks.spawn(relay.hold(self.reachability.clone(), outgoing));
+        let task = self.tasks.spawn(relay.keep_connected(self.reachability.clone(), outgoing));
         self.sender.queues.write().insert(number, queue);
         self.by_relay.insert(number, RelayConnection { spec, keep, wanted, task });
     }
@@ -144,7 +144,7 @@ struct Relay {
 }
 
 impl Relay {
-    async fn hold(
+    async fn keep_connected(
         mut self,
         reachability: Arc<Reachability>,
         mut outgoing: mpsc::Receiver<Outgoing>,
@@ -163,7 +163,7 @@ impl Relay {
                 }
             }
             let begun = Instant::now();
-            match self.hold_one(&reachability, &mut outgoing, first).await {
+            match self.run_connection(&reachability, &mut outgoing, first).await {
                 Ok(()) => debug!(relay = %self.number, "not needed any more"),
                 Err(error) => {
                     debug!(relay = %self.number, "no relay: {error:#}");
@@ -194,7 +194,7 @@ impl Relay {
     }
 
     /// Keeps one connection until it ends, or is idle and not kept.
-    async fn hold_one(
+    async fn run_connection(
         &self,
         reachability: &Arc<Reachability>,
         outgoing: &mut mpsc::Receiver<Outgoing>,

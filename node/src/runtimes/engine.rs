@@ -160,7 +160,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the runtime does not answer.
-    pub async fn look(
+    pub async fn facts_of(
         &self,
         container: &str,
         filter: &LabelFilter,
@@ -207,13 +207,13 @@ impl Engine {
 
     /// Calls `notify` whenever a container starts, ends or is connected to a network, until the
     /// runtime ends. The events themselves are not kept, however many there are.
-    pub async fn follow(&self, tell: impl Fn()) {
+    pub async fn follow(&self, notify: impl Fn()) {
         let Ok(events) = open_unix(&self.socket, &format!("{}{EVENTS}", self.prefix)).await else {
             return;
         };
         let mut body = events.into_body();
         while let Some(Ok(_)) = body.frame().await {
-            tell();
+            notify();
         }
     }
 }
@@ -243,25 +243,28 @@ fn unmeasured(count: usize) -> SharingContainer {
 
 /// The runtimes by their sockets.
 #[derive(Default)]
-pub(super) struct Engines(Mutex<HashMap<PathBuf, Arc<Place>>>);
+pub(super) struct Engines(Mutex<HashMap<PathBuf, Arc<EngineSlot>>>);
 
 /// The connection to a runtime, and the limit of requests.
-pub(super) struct Place {
+pub(super) struct EngineSlot {
     turns: Arc<Semaphore>,
     engine: Mutex<Option<Arc<Engine>>>,
 }
 
 impl Engines {
     /// Returns the slot of a runtime.
-    pub(super) async fn place(&self, socket: &Path) -> Arc<Place> {
+    pub(super) async fn slot(&self, socket: &Path) -> Arc<EngineSlot> {
         let new = || {
-            Arc::new(Place { turns: Arc::new(Semaphore::new(AT_ONCE)), engine: Mutex::default() })
+            Arc::new(EngineSlot {
+                turns: Arc::new(Semaphore::new(AT_ONCE)),
+                engine: Mutex::default(),
+            })
         };
         self.0.lock().await.entry(socket.to_owned()).or_insert_with(new).clone()
     }
 }
 
-impl Place {
+impl EngineSlot {
     /// Waits for a turn.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.turns.clone().acquire_owned().await.ok()
@@ -331,7 +334,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let engine = Engine::connect(&endless(folder.path())).await.unwrap();
         let filter = LabelFilter::new(&[]);
-        for error in [engine.look("web", &filter).await.err(), engine.running().await.err()] {
+        for error in [engine.facts_of("web", &filter).await.err(), engine.running().await.err()] {
             let error = format!("{:#}", error.unwrap());
             assert!(error.contains("bytes are taken"), "{error}");
         }
@@ -341,6 +344,6 @@ mod tests {
         });
         let _ = tokio::time::timeout(Duration::from_millis(300), following).await;
         assert!(told.load(Ordering::Relaxed) > 0);
-        assert!(engine.look("../images", &filter).await.is_err(), "an id leads nowhere else");
+        assert!(engine.facts_of("../images", &filter).await.is_err(), "an id leads nowhere else");
     }
 }

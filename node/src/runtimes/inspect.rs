@@ -39,10 +39,10 @@ pub(super) fn found(
     }
     let own =
         container.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
-    match filter.take(&own) {
-        Ok(taken) => {
+    match filter.select(&own) {
+        Ok(selected) => {
             (found.labels, found.accepts, found.left_out) =
-                (taken.labels, taken.accepts, taken.left_out);
+                (selected.labels, selected.accepts, selected.left_out);
         }
         Err(error) => objections.push(error),
     }

@@ -40,11 +40,11 @@ pub struct LabelFilter(Vec<String>);
 
 /// The labels of a workload, as far as they are used.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Taken {
+pub struct SelectedLabels {
     pub labels: Labels,
     /// The workloads that they let reach this one.
     pub accepts: Vec<AcceptFrom>,
-    /// The keys of those that were not taken though no filter leaves them out, sorted: they cannot
+    /// The keys of those that were not selected though no filter leaves them out, sorted: they cannot
     /// be labels here, or are too many.
     pub left_out: Vec<String>,
 }
@@ -56,28 +56,28 @@ impl LabelFilter {
         Self(NOTES.iter().map(ToString::to_string).chain(more.cloned()).collect())
     }
 
-    fn takes(&self, key: &str) -> bool {
+    fn allows(&self, key: &str) -> bool {
         let fits = |entry: &&String| key.starts_with(entry.strip_prefix('!').unwrap_or(entry));
         self.0.iter().rev().find(fits).is_none_or(|entry| entry.starts_with('!'))
     }
 
     /// The labels that count, and what they declare about who may reach the container. What cannot
     /// be a label of ours is left out: whoever writes labels could leave it out as well. Of too
-    /// many, those with plain keys are taken first. One that only Meshward may set, and a
+    /// many, those with plain keys are selected first. One that only Meshward may set, and a
     /// declaration that makes no sense, are mistakes.
     ///
     /// # Errors
     /// Which mistake.
-    pub fn take(&self, said: &HashMap<String, String>) -> Result<Taken, String> {
-        let mut taken = Taken::default();
+    pub fn select(&self, said: &HashMap<String, String>) -> Result<SelectedLabels, String> {
+        let mut selected = SelectedLabels::default();
         let mut kept = Vec::new();
         for (key, value) in said {
             if key == ACCEPT_FROM {
-                taken.accepts = AcceptFrom::parse_all(value)
+                selected.accepts = AcceptFrom::parse_all(value)
                     .map_err(|error| format!("label {key}: {error}"))?;
                 continue;
             }
-            if !self.takes(key) {
+            if !self.allows(key) {
                 continue;
             }
             let text = format!("{key}={value}");
@@ -86,23 +86,23 @@ impl LabelFilter {
                     label.check_unreserved().map_err(|error| error.to_string())?;
                     kept.push((key, text));
                 }
-                Err(_) => taken.left_out.push(key.clone()),
+                Err(_) => selected.left_out.push(key.clone()),
             }
         }
         kept.sort_unstable_by_key(|(key, _)| (key.contains(['.', '/']), *key));
-        taken.left_out.extend(kept.drain(MOST.min(kept.len())..).map(|(key, _)| key.clone()));
-        taken.left_out.sort_unstable();
+        selected.left_out.extend(kept.drain(MOST.min(kept.len())..).map(|(key, _)| key.clone()));
+        selected.left_out.sort_unstable();
         let labels = kept.iter().map(|(_, text)| text.as_str());
-        taken.labels = Labels::parse_each(labels).map_err(|error| error.to_string())?;
-        Ok(taken)
+        selected.labels = Labels::parse_each(labels).map_err(|error| error.to_string())?;
+        Ok(selected)
     }
 
     /// The labels of what something belongs to, below a prefix. What would be no label of ours is
     /// left out.
-    pub fn take_below(&self, prefix: &str, said: &HashMap<String, String>) -> Vec<String> {
+    pub fn select_below(&self, prefix: &str, said: &HashMap<String, String>) -> Vec<String> {
         let mut all: Vec<String> = said
             .iter()
-            .filter(|(key, _)| self.takes(key))
+            .filter(|(key, _)| self.allows(key))
             .map(|(key, value)| (format!("{prefix}{key}"), value))
             .filter(|(key, _)| key.parse::<LabelKey>().is_ok())
             .map(|(key, value)| format!("{key}={value}"))
@@ -139,16 +139,16 @@ mod tests {
             ("pod-template-hash", "7f"),
             ("meshward.accept-from", "app=a, port=tcp/80; app=b"),
         ]);
-        let taken = usual().take(&said).unwrap();
+        let selected = usual().select(&said).unwrap();
         let labels = "app=web,com.docker.compose.project=x,com.docker.compose.service=web,env=prod";
-        assert_eq!((taken.labels.to_string().as_str(), taken.accepts.len()), (labels, 2));
-        assert_eq!(taken.left_out, ["maintainer", "proxy.rule"]);
+        assert_eq!((selected.labels.to_string().as_str(), selected.accepts.len()), (labels, 2));
+        assert_eq!(selected.left_out, ["maintainer", "proxy.rule"]);
     }
 
     #[test]
     fn what_would_be_a_lie_or_is_no_declaration_is_a_mistake() {
         for (key, value) in [("meshward/image.repo", "x"), ("meshward.accept-from", "port=x")] {
-            assert!(usual().take(&map(&[(key, value)])).is_err(), "{key}");
+            assert!(usual().select(&map(&[(key, value)])).is_err(), "{key}");
         }
     }
 
@@ -166,7 +166,7 @@ mod tests {
             ("com.docker.x", "y"),
         ]);
         assert_eq!(
-            filter.take(&said).unwrap().labels.to_string(),
+            filter.select(&said).unwrap().labels.to_string(),
             "com.docker.stack.namespace=shop"
         );
     }
@@ -175,17 +175,17 @@ mod tests {
     fn however_many_labels_there_are_the_plain_ones_are_taken() {
         let mut said: HashMap<String, String> =
             (0..70).map(|number| (format!("label-{number}"), "x".to_owned())).collect();
-        let taken = usual().take(&said).unwrap();
-        assert_eq!((taken.labels.len(), taken.left_out.len()), (70, 0));
+        let selected = usual().select(&said).unwrap();
+        assert_eq!((selected.labels.len(), selected.left_out.len()), (70, 0));
         said.extend((0..1000).map(|number| (format!("example.com/{number}"), "x".to_owned())));
         said.insert("zone".into(), "a".into());
-        let taken = usual().take(&said).unwrap();
-        assert_eq!((taken.labels.len(), taken.left_out.len()), (MOST, 1071 - MOST));
+        let selected = usual().select(&said).unwrap();
+        assert_eq!((selected.labels.len(), selected.left_out.len()), (MOST, 1071 - MOST));
         assert_eq!(
-            (taken.labels.get("zone"), taken.labels.get("label-69")),
+            (selected.labels.get("zone"), selected.labels.get("label-69")),
             (Some("a"), Some("x"))
         );
-        assert_eq!(usual().take(&said).unwrap(), taken, "the same of the same");
+        assert_eq!(usual().select(&said).unwrap(), selected, "the same of the same");
     }
 
     #[test]
@@ -197,6 +197,6 @@ mod tests {
             (&long, "x"),
             ("odd", "a,b"),
         ]);
-        assert_eq!(usual().take_below("namespace/", &said), ["namespace/team=pay"]);
+        assert_eq!(usual().select_below("namespace/", &said), ["namespace/team=pay"]);
     }
 }

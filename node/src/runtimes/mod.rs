@@ -96,7 +96,7 @@ pub async fn measure(node: Arc<Node>) {
                     |own| &own.looked_for,
                     id.clone(),
                     |own| async move {
-                        let found = own.signatures.again(&images).await;
+                        let found = own.signatures.refresh(&images).await;
                         own.node.workloads.add_signatures(&id, found);
                     },
                 );
@@ -141,16 +141,16 @@ struct Measuring {
 impl Measuring {
     fn new(node: Arc<Node>) -> Self {
         let filter = Arc::new(LabelFilter::new(&node.config.ignored_labels));
-        let told = Arc::downgrade(&node);
-        let tell = move || {
-            if let Some(node) = told.upgrade() {
+        let weak = Arc::downgrade(&node);
+        let notify = move || {
+            if let Some(node) = weak.upgrade() {
                 node.workloads.to_measure.notify_one();
             }
         };
         Self {
             signatures: Signatures::new(&node.config),
             engines: Engines::default(),
-            pods: Pods::new(filter.clone(), tell),
+            pods: Pods::new(filter.clone(), notify),
             filter,
             under_way: Mutex::default(),
             looked_for: Mutex::default(),
@@ -195,7 +195,7 @@ impl Measuring {
         };
         let pods: Vec<(&Container, Pod)> =
             all.iter().filter_map(|own| Some((own, pod(own)?))).collect();
-        let changes = self.pods.take_changes();
+        let changes = self.pods.drain_changes();
         let mut stale = self.stale.lock();
         stale.retain(|id| all.iter().any(|container| container.id == *id));
         for (container, pod) in &pods {
@@ -232,11 +232,11 @@ impl Measuring {
             Some(Source::Engine { socket, container }) => {
                 self.ask_engine(&socket, &container).await
             }
-            Some(Source::Pod(pod)) => self.pods.look(&pod).await,
+            Some(Source::Pod(pod)) => self.pods.facts_of(&pod).await,
             None => return,
         };
         match found {
-            Ok(Some(found)) => self.take(container, found).await,
+            Ok(Some(found)) => self.record(container, found).await,
             // It is not there yet, or not any more.
             Ok(None) => {}
             Err(error) => {
@@ -254,21 +254,21 @@ impl Measuring {
         socket: &Path,
         container: &Named,
     ) -> anyhow::Result<Option<ContainerFacts>> {
-        let place = self.engines.place(socket).await;
-        let Some(_turn) = place.turn().await else { return Ok(None) };
-        let engine = place.engine(socket).await?;
+        let slot = self.engines.slot(socket).await;
+        let Some(_turn) = slot.turn().await else { return Ok(None) };
+        let engine = slot.engine(socket).await?;
         let ask = async {
             match container {
-                Named::Container(id) => engine.look(id, &self.filter).await,
+                Named::Container(id) => engine.facts_of(id, &self.filter).await,
                 Named::Endpoint(id) => match engine.running().await?.by_endpoint.get(id) {
-                    Some(container) => engine.look(container, &self.filter).await,
+                    Some(container) => engine.facts_of(container, &self.filter).await,
                     None => Ok(None),
                 },
             }
         };
         let asked = ask.await;
         if asked.is_err() {
-            place.forget().await;
+            slot.forget().await;
         }
         asked
     }
@@ -277,10 +277,10 @@ impl Measuring {
     /// afterwards, so that a registry delays nobody who does not need it, and is not asked first
     /// when a rule comes later. What was measured before is told at once, with the signatures that
     /// are known: until others are found, it is what it is.
-    async fn take(self: &Arc<Self>, container: Container, mut found: ContainerFacts) {
+    async fn record(self: &Arc<Self>, container: Container, mut found: ContainerFacts) {
         let images: Vec<_> =
             found.measurement.iter().flat_map(|measured| measured.all_images().cloned()).collect();
-        if container.judged && !container.measured {
+        if container.has_admission && !container.measured {
             found.signatures = self.signatures.of(&images).await;
             return self.node.workloads.record_facts(&container.id, found);
         }
@@ -337,13 +337,13 @@ impl Measuring {
         containers: &[(Container, Named)],
         since: Instant,
     ) -> anyhow::Result<bool> {
-        let place = self.engines.place(socket).await;
+        let slot = self.engines.slot(socket).await;
         let running = {
-            let Some(_turn) = place.turn().await else { return Ok(false) };
-            match place.engine(socket).await?.running_since(since).await {
+            let Some(_turn) = slot.turn().await else { return Ok(false) };
+            match slot.engine(socket).await?.running_since(since).await {
                 Ok(running) => running,
                 Err(error) => {
-                    place.forget().await;
+                    slot.forget().await;
                     return Err(error);
                 }
             }

@@ -57,15 +57,15 @@ impl Registry {
             let host = attempt.url().host_str().unwrap_or_default();
             let before = attempt.previous().last().map(Url::scheme);
             if attempt.previous().len() > MAX_REDIRECTS {
-                attempt.error("it leads from place to place")
+                attempt.error("it redirects too often")
             } else if before == Some("https") && attempt.url().scheme() != "https" {
-                attempt.error("it leads to a place without TLS")
+                attempt.error("it redirects to a URL without TLS")
             } else if host == own || elsewhere.iter().any(|allowed| allowed == host) {
                 attempt.follow()
             } else {
                 let to = host.to_owned();
                 attempt.error(format!(
-                    "it leads to {to}; if that is right, name it in `registry_redirects`"
+                    "it redirects to {to}; if that is right, name it in `registry_redirects`"
                 ))
             }
         });

@@ -99,7 +99,7 @@ impl Signatures {
             let known = self.found.lock().get(image).cloned();
             let signatures = match known {
                 Some(known) => known,
-                None => self.look(image).await,
+                None => self.find(image).await,
             };
             if !signatures.is_empty() {
                 all.push((image.digest, signatures));
@@ -115,14 +115,14 @@ impl Signatures {
     }
 
     /// Looks again, whatever was found before.
-    pub(super) async fn again(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+    pub(super) async fn refresh(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         for image in images {
             self.found.lock().remove(image);
         }
         self.of(images).await
     }
 
-    async fn look(&self, image: &Image) -> Vec<ImageSignature> {
+    async fn find(&self, image: &Image) -> Vec<ImageSignature> {
         let (layouts, digest) = (self.layouts.clone(), image.digest);
         let on_disk = tokio::task::spawn_blocking(move || {
             layouts.iter().flat_map(|layout| in_layout(layout, &digest)).collect::<Vec<_>>()

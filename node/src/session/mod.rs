@@ -48,12 +48,12 @@ const LEAVING: Duration = Duration::from_secs(10);
 struct Removed;
 
 /// Holds sessions until this node is removed from the mesh.
-pub async fn hold(node: Arc<Node>) {
+pub async fn keep(node: Arc<Node>) {
     let mut pauses = Pauses::default();
     let mut renewed = None;
     loop {
         let begun = Instant::now();
-        let ended = hold_one(&node, &mut renewed).await;
+        let ended = run(&node, &mut renewed).await;
         node.end_session();
         if ended.as_ref().is_err_and(anyhow::Error::is::<Removed>) {
             return;
@@ -72,7 +72,7 @@ pub async fn hold(node: Arc<Node>) {
 }
 
 /// `renewed`: when the certificate was renewed last.
-async fn hold_one(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()> {
+async fn run(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()> {
     let credentials = node.folder.credentials()?;
     let certificate = credentials.read()?;
     let dial = Dial::for_session(&credentials.ca, &credentials.certificate, &credentials.key)?;
@@ -81,7 +81,7 @@ async fn hold_one(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()>
     if reached.tunnelled {
         node.reachability.note_direct(Direct::No);
     }
-    let ended = hold_on(node, &connection, &certificate, &credentials, renewed).await;
+    let ended = run_on(node, &connection, &certificate, &credentials, renewed).await;
     if is_removed(&connection) { Err(Removed.into()) } else { ended }
 }
 
@@ -107,7 +107,7 @@ pub async fn leave(folder: &Folder, coordinator: &str) -> Result<()> {
     anyhow::bail!("the coordinator did not say that this node has left")
 }
 
-async fn hold_on(
+async fn run_on(
     node: &Arc<Node>,
     connection: &Connection,
     certificate: &MemberCertificate,
@@ -134,7 +134,7 @@ async fn hold_on(
         return Ok(());
     }
     let questions = tokio::spawn(answer_questions(node.clone(), connection.clone()));
-    let ended = converse(node, connection, send, receive, certificate).await;
+    let ended = exchange_messages(node, connection, send, receive, certificate).await;
     questions.abort();
     ended.with_context(|| match connection.close_reason() {
         Some(reason) => format!("the connection ended ({reason})"),
@@ -142,7 +142,7 @@ async fn hold_on(
     })
 }
 
-async fn converse(
+async fn exchange_messages(
     node: &Arc<Node>,
     connection: &Connection,
     mut send: SendStream,

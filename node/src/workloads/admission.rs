@@ -97,7 +97,7 @@ impl Workloads {
     /// Closes a workload that is something else than when it was admitted, while the coordinator is
     /// away which would have to judge that; and opens it again when it is as it was. `before`: the
     /// last measurement.
-    pub(super) fn hold_unjudged(
+    pub(super) fn close_unadmitted(
         &self,
         state: &mut State,
         id: &WorkloadId,
@@ -124,7 +124,7 @@ impl Workloads {
 
     /// Leaves the workloads to the coordinator, which is there, that were closed until it judges
     /// them.
-    pub(super) fn release_unjudged(&self) {
+    pub(super) fn release_unadmitted(&self) {
         let mut state = self.state.lock();
         let mut changed = Vec::new();
         for (id, workload) in &mut state.attached {

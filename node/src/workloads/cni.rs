@@ -10,7 +10,7 @@ use crate::{
     refusal::Refusal,
 };
 use meshward_api_types::local::{
-    AttachedContainer as ShownContainer, ContainerKey, DryRun, PlaceContainer, PlacedContainer,
+    AddContainer, AddedContainer, AttachedContainer as ShownContainer, ContainerKey, DryRun,
 };
 use meshward_control_proto::view::NetworkSpec;
 use meshward_netns::NetnsId;
@@ -26,12 +26,12 @@ impl Workloads {
     /// [`Refusal`]; then nothing is left of it.
     pub async fn add_container(
         &self,
-        wanted: PlaceContainer,
+        wanted: AddContainer,
         dry_run: DryRun,
-    ) -> Result<PlacedContainer, Refusal> {
+    ) -> Result<AddedContainer, Refusal> {
         let network = &wanted.network;
         let spec = self.enforcement.wait_network(network).await?;
-        let shown = |id, addresses| PlacedContainer {
+        let shown = |id, addresses| AddedContainer {
             id,
             addresses,
             prefixes: spec.prefixes.clone(),
@@ -62,7 +62,7 @@ impl Workloads {
         }
         let attached = self.attach_wanted(wanted, reserved).await?;
         let AttachedContainer { id, addresses, network: spec } = attached;
-        Ok(PlacedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu })
+        Ok(AddedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu })
     }
 
     /// Reserves the addresses that a container is to have; none if it asks for none.
@@ -99,10 +99,10 @@ impl Workloads {
 
     async fn attach_wanted(
         &self,
-        wanted: PlaceContainer,
+        wanted: AddContainer,
         reserved: Vec<IpAddr>,
     ) -> Result<AttachedContainer, Refusal> {
-        let PlaceContainer { network, container, interface, named, netns, declared, .. } = wanted;
+        let AddContainer { network, container, interface, named, netns, declared, .. } = wanted;
         let is_measured_elsewhere = wanted.engine.is_some() || wanted.pod.is_some();
         let origin =
             Origin::Cni { container, asked: interface, engine: wanted.engine, pod: wanted.pod };
@@ -132,10 +132,10 @@ impl Workloads {
     /// interface in it.
     async fn look_at_container(
         &self,
-        wanted: &PlaceContainer,
+        wanted: &AddContainer,
         spec: &NetworkSpec,
     ) -> Result<ContainerState, Refusal> {
-        let PlaceContainer { network, container, interface, netns, addresses, .. } = wanted;
+        let AddContainer { network, container, interface, netns, addresses, .. } = wanted;
         let key = ContainerKey { container: container.clone(), interface: interface.clone() };
         let Some((there, attachment)) = self.find(|attachment| is(attachment, &key)) else {
             return Ok(ContainerState::Missing);
@@ -182,7 +182,7 @@ impl Workloads {
         spec: &NetworkSpec,
         netns: &Path,
         reserved: &[IpAddr],
-    ) -> Result<PlacedContainer, Refusal> {
+    ) -> Result<AddedContainer, Refusal> {
         let netns_id =
             NetnsId::of_path(netns).map_err(|error| Refusal::Invalid(error.to_string()))?;
         let lost = self.without_interface(network, netns_id).await;
@@ -198,7 +198,7 @@ impl Workloads {
             false => reserved.to_vec(),
         };
         let (id, prefixes, mtu) = (attachment::new_id(), spec.prefixes.clone(), spec.mtu);
-        Ok(PlacedContainer { id, addresses, prefixes, mtu })
+        Ok(AddedContainer { id, addresses, prefixes, mtu })
     }
 
     fn release_all(&self, network: &NetworkName, addresses: &[IpAddr]) {

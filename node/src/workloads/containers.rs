@@ -79,7 +79,7 @@ pub struct Container {
     /// The runtime that made it.
     pub(crate) origin: Origin,
     /// `true` if the network has admission: signatures of images are wanted.
-    pub judged: bool,
+    pub has_admission: bool,
     /// `true` if it was measured already.
     pub measured: bool,
     /// The last measurement.
@@ -214,10 +214,10 @@ impl Workloads {
         let all = self.find_all(of_runtimes).into_iter();
         all.map(|(id, attachment)| {
             let Attachment { report, origin, measured, .. } = attachment;
-            let judged = self
+            let has_admission = self
                 .enforcement
                 .view(|view| view.network(&report.network).is_none_or(|spec| spec.admission));
-            Container { id, origin, judged, measured, measurement: report.measurement }
+            Container { id, origin, has_admission, measured, measurement: report.measurement }
         })
         .collect()
     }
@@ -249,7 +249,7 @@ impl Workloads {
             if was_measured && before == report {
                 return;
             }
-            self.hold_unjudged(&mut state, id, before.measurement.filter(|_| was_measured));
+            self.close_unadmitted(&mut state, id, before.measurement.filter(|_| was_measured));
             if let Err(error) = self.keep(&state, id) {
                 warn!(workload = %id, "the measurement was not written down: {error:#}");
             }

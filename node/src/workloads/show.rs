@@ -9,7 +9,7 @@ use meshward_api_types::{
 use meshward_types::WorkloadId;
 
 /// The reason for which a workload is closed that is something else than when it was admitted.
-const UNJUDGED: &str = "something else is in its network namespace than when it was let in, and \
+const NOT_READMITTED: &str = "something else is in its network namespace than when it was let in, and \
     the coordinator is away, which would have to judge that";
 
 impl Workloads {
@@ -53,16 +53,18 @@ pub(super) fn show(
     refused: Option<&str>,
 ) -> LocalWorkload {
     let Attachment { report, netns, interface, .. } = attachment;
-    let Standing { spec, refusal, vouched, is_identity_quarantined: held } = standing;
-    let unjudged = attachment.admitted_as.as_ref().map(|_| UNJUDGED);
-    let refusal = refusal.as_deref().or(refused).or(unjudged);
+    let Standing { spec, refusal, vouched, is_identity_quarantined } = standing;
+    let not_readmitted = attachment.admitted_as.as_ref().map(|_| NOT_READMITTED);
+    let refusal = refusal.as_deref().or(refused).or(not_readmitted);
     let state = match (refusal, spec) {
         (Some(reason), _) => WorkloadState::Refused(reason.to_owned()),
         _ if !attachment.measured => WorkloadState::Unmeasured,
         _ if attachment.quarantined_until.is_some() => WorkloadState::Quarantined,
-        (None, Some(spec)) if spec.quarantined || held => WorkloadState::Quarantined,
+        (None, Some(spec)) if spec.quarantined || is_identity_quarantined => {
+            WorkloadState::Quarantined
+        }
         (None, Some(_)) => WorkloadState::Open,
-        (None, None) if held => WorkloadState::Quarantined,
+        (None, None) if is_identity_quarantined => WorkloadState::Quarantined,
         (None, None) if vouched.is_some() => WorkloadState::Vouched,
         (None, None) => WorkloadState::Waiting,
     };

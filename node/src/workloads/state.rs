@@ -52,7 +52,7 @@ pub struct Workloads {
 pub(super) struct State {
     pub(super) attached: BTreeMap<WorkloadId, Workload>,
     /// Workloads on disk whose networks have no endpoint yet; they are restored once they have.
-    pub(super) awaiting_endpoint: Vec<Attachment>,
+    pub(super) deferred: Vec<Attachment>,
     pub(super) allocators: HashMap<NetworkName, Allocator>,
     /// Addresses that are given out for workloads that are not there yet.
     pub(super) reserved: HashSet<(NetworkName, IpAddr)>,
@@ -95,11 +95,11 @@ impl Workloads {
     }
 
     /// Adapts the workloads to an update that enforcement has applied.
-    pub fn follow_update(&self, applied: &Applied) {
+    pub fn apply_update(&self, applied: &Applied) {
         for network in &applied.networks {
             self.spread_routes(network);
         }
-        self.release_unjudged();
+        self.release_unadmitted();
         self.note_decisions(&applied.decisions);
         self.enforcement.notify_changed();
     }

@@ -15,7 +15,7 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 impl Workloads {
     /// Restores a workload that was attached before the daemon's start, if it still lives; defers
     /// it if its network has no endpoint.
-    pub(crate) async fn take_up(&self, attachment: Attachment) {
+    pub(crate) async fn restore(&self, attachment: Attachment) {
         let _turn = self.attaching.lock().await;
         let (id, network) = (attachment.report.id.clone(), attachment.report.network.clone());
         let looked_at = attachment.clone();
@@ -32,7 +32,7 @@ impl Workloads {
             if self.enforcement.endpoint(&network).is_none() {
                 warn!(workload = %id, %network, "its network is not known yet: it is closed until \
                     it is");
-                state.awaiting_endpoint.push(attachment);
+                state.deferred.push(attachment);
                 return;
             }
         }
@@ -51,15 +51,15 @@ impl Workloads {
     }
 
     /// Restores the deferred workloads whose networks have endpoints by now.
-    pub async fn take_up_waiting(&self) {
+    pub async fn restore_deferred(&self) {
         let waiting: Vec<Attachment> = {
             let mut state = self.state.lock();
             let has_endpoint =
                 |own: &mut Attachment| self.enforcement.endpoint(&own.report.network).is_some();
-            state.awaiting_endpoint.extract_if(.., has_endpoint).collect()
+            state.deferred.extract_if(.., has_endpoint).collect()
         };
         for attachment in waiting {
-            self.take_up(attachment).await;
+            self.restore(attachment).await;
         }
     }
 

@@ -61,8 +61,8 @@ fn device(number: u8) -> DeviceOrder {
 /// Devices are attached here: they are workloads that need no namespace.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn attaches_detaches_and_updates_at_once_end_as_one_after_the_other() {
-    let place = tempfile::tempdir().unwrap();
-    let node = restore(place.path()).await;
+    let folder_path = tempfile::tempdir().unwrap();
+    let node = restore(folder_path.path()).await;
     let start = node.enforce(Revision(1), &[put_network(), put_identity(false)]);
     start.starting.unwrap().await.unwrap();
     // A session that nobody reads: workloads wait for a decision, not for vouching.
@@ -126,8 +126,8 @@ async fn attaches_detaches_and_updates_at_once_end_as_one_after_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_waits_for_nobody_who_attaches_starts_or_writes() {
-    let place = tempfile::tempdir().unwrap();
-    let node = restore(place.path()).await;
+    let folder_path = tempfile::tempdir().unwrap();
+    let node = restore(folder_path.path()).await;
     let start = node.enforce(Revision(1), &[put_network(), put_identity(false)]);
     start.starting.unwrap().await.unwrap();
     let _attaching = node.workloads.hold_turn().await;
@@ -143,8 +143,8 @@ async fn an_update_waits_for_nobody_who_attaches_starts_or_writes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attach_whose_network_goes_meanwhile_leaves_nothing() {
-    let place = tempfile::tempdir().unwrap();
-    let node = restore(place.path()).await;
+    let folder_path = tempfile::tempdir().unwrap();
+    let node = restore(folder_path.path()).await;
     let start = node.enforce(Revision(1), &[put_network(), put_identity(false)]);
     start.starting.unwrap().await.unwrap();
     let mut attaching = tokio::task::JoinSet::new();

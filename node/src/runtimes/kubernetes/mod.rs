@@ -32,11 +32,11 @@ const MOST_WATCHES: usize = 256;
 pub(super) struct Pods {
     filter: Arc<LabelFilter>,
     turns: Semaphore,
-    nodes: Mutex<HashMap<(Kubernetes, String), Followed<PodObject>>>,
-    namespaces: Mutex<HashMap<(Kubernetes, String), Followed<NamespaceObject>>>,
+    nodes: Mutex<HashMap<(Kubernetes, String), RunningWatch<PodObject>>>,
+    namespaces: Mutex<HashMap<(Kubernetes, String), RunningWatch<NamespaceObject>>>,
     changes: Arc<Mutex<Changes>>,
     /// Called when there are changes.
-    tell: Arc<dyn Fn() + Send + Sync>,
+    notify: Arc<dyn Fn() + Send + Sync>,
     /// The namespaces that cannot be read, which was logged.
     unread: Mutex<HashSet<String>>,
 }
@@ -57,18 +57,18 @@ impl Changes {
 }
 
 /// A watch and its task, which ends when this is dropped.
-struct Followed<T> {
+struct RunningWatch<T> {
     watch: Arc<Watch<T>>,
     task: AbortHandle,
 }
 
-impl<T> Drop for Followed<T> {
+impl<T> Drop for RunningWatch<T> {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl<T: Object> Followed<T> {
+impl<T: Object> RunningWatch<T> {
     fn start(watch: Watch<T>) -> Self {
         let watch = Arc::new(watch);
         let task = tokio::spawn(watch.clone().follow()).abort_handle();
@@ -78,14 +78,14 @@ impl<T: Object> Followed<T> {
 
 impl Pods {
     /// Creates the set without pods. `notify` is called whenever there are changes.
-    pub(super) fn new(filter: Arc<LabelFilter>, tell: impl Fn() + Send + Sync + 'static) -> Self {
+    pub(super) fn new(filter: Arc<LabelFilter>, notify: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             filter,
             turns: Semaphore::new(AT_ONCE),
             nodes: Mutex::default(),
             namespaces: Mutex::default(),
             changes: Arc::default(),
-            tell: Arc::new(tell),
+            notify: Arc::new(notify),
             unread: Mutex::default(),
         }
     }
@@ -95,7 +95,7 @@ impl Pods {
     ///
     /// # Errors
     /// If the API does not answer, or does not let us ask.
-    pub(super) async fn look(&self, pod: &Pod) -> Result<Option<ContainerFacts>> {
+    pub(super) async fn facts_of(&self, pod: &Pod) -> Result<Option<ContainerFacts>> {
         let (namespace, name) = (check_name(&pod.namespace)?, check_name(&pod.name)?);
         let object = match self.watched(pod) {
             Some(object) => object,
@@ -124,15 +124,15 @@ impl Pods {
         let key = key(&pod.namespace, &pod.name);
         let nodes = self.nodes.lock();
         let mut own = nodes.iter().filter(|((api, _), _)| *api == pod.api);
-        own.find_map(|(_, followed)| followed.watch.get(&key))
+        own.find_map(|(_, running)| running.watch.get(&key))
     }
 
     /// Returns the namespace of a pod. One that cannot be read gives no labels.
     async fn namespace(&self, pod: &Pod) -> Result<Option<Arc<NamespaceObject>>> {
         let known = {
             let namespaces = self.namespaces.lock();
-            let followed = namespaces.get(&(pod.api.clone(), pod.namespace.clone()));
-            followed.filter(|own| own.watch.is_listed()).map(|own| own.watch.get(&pod.namespace))
+            let running = namespaces.get(&(pod.api.clone(), pod.namespace.clone()));
+            running.filter(|own| own.watch.is_listed()).map(|own| own.watch.get(&pod.namespace))
         };
         if let Some(known) = known {
             return Ok(known);
@@ -158,33 +158,33 @@ impl Pods {
         let mut nodes = self.nodes.lock();
         let at = (pod.api.clone(), node.to_owned());
         if check_name(node).is_ok() && nodes.len() < MOST_WATCHES && !nodes.contains_key(&at) {
-            let (changes, tell) = (self.changes.clone(), self.tell.clone());
+            let (changes, notify) = (self.changes.clone(), self.notify.clone());
             let changed = move |keys: &[String]| {
                 changes.lock().pods.extend(keys.iter().cloned());
-                tell();
+                notify();
             };
             let selector = format!("fieldSelector=spec.nodeName%3D{node}");
             let watch = Watch::new(pod.api.clone(), "/api/v1/pods".into(), selector, changed);
-            nodes.insert(at, Followed::start(watch));
+            nodes.insert(at, RunningWatch::start(watch));
         }
         drop(nodes);
         let mut namespaces = self.namespaces.lock();
         let at = (pod.api.clone(), pod.namespace.clone());
         let unread = self.unread.lock().contains(&pod.namespace);
         if !unread && namespaces.len() < MOST_WATCHES && !namespaces.contains_key(&at) {
-            let (changes, tell) = (self.changes.clone(), self.tell.clone());
+            let (changes, notify) = (self.changes.clone(), self.notify.clone());
             let changed = move |keys: &[String]| {
                 changes.lock().namespaces.extend(keys.iter().cloned());
-                tell();
+                notify();
             };
             let selector = format!("fieldSelector=metadata.name%3D{}", pod.namespace);
             let watch = Watch::new(pod.api.clone(), "/api/v1/namespaces".into(), selector, changed);
-            namespaces.insert(at, Followed::start(watch));
+            namespaces.insert(at, RunningWatch::start(watch));
         }
     }
 
     /// Returns the changes since the last call.
-    pub(super) fn take_changes(&self) -> Changes {
+    pub(super) fn drain_changes(&self) -> Changes {
         std::mem::take(&mut *self.changes.lock())
     }
 

@@ -317,22 +317,22 @@ impl PodObject {
         let mut said = labels.clone();
         let declared = annotations.get_key_value(meshward_types::accept::LABEL);
         said.extend(declared.map(|(key, value)| (key.clone(), value.clone())));
-        let taken = filter.take(&said)?;
+        let selected = filter.select(&said)?;
         let account = self.spec.service_account_name.as_str();
         let own = [(NAMESPACE, pod.namespace.as_str()), (ACCOUNT, account)];
         let own = own.iter().filter(|(_, value)| !value.is_empty());
         let mut texts: Vec<String> = own.map(|(key, value)| format!("{key}={value}")).collect();
-        let below = namespace.map(|of| filter.take_below(OF_NAMESPACE, &of.metadata.labels));
+        let below = namespace.map(|of| filter.select_below(OF_NAMESPACE, &of.metadata.labels));
         texts.extend(below.unwrap_or_default().into_iter().take(MAX_OF_NAMESPACE));
         let own = Labels::parse_each(texts.iter().map(String::as_str))
             .map_err(|error| error.to_string())?;
-        found.labels = taken.labels.with_all(&own).map_err(|error| error.to_string())?;
-        (found.accepts, found.left_out) = (taken.accepts, taken.left_out);
+        found.labels = selected.labels.with_all(&own).map_err(|error| error.to_string())?;
+        (found.accepts, found.left_out) = (selected.accepts, selected.left_out);
         Ok(())
     }
 }
 
-/// The most labels that are taken of a namespace.
+/// The most labels that are selected of a namespace.
 const MAX_OF_NAMESPACE: usize = 32;
 
 /// The digest of how a container is set up.

@@ -33,7 +33,7 @@ pub(super) trait Object: DeserializeOwned + PartialEq + Send + Sync + 'static {
 }
 
 /// A function that is given the keys of objects.
-type Tell = dyn Fn(&[String]) + Send + Sync;
+type OnChange = dyn Fn(&[String]) + Send + Sync;
 
 /// The objects of a watched kind.
 pub(super) struct Known<T> {
@@ -55,7 +55,7 @@ pub(super) struct Watch<T> {
     selector: String,
     known: Mutex<Known<T>>,
     /// Called with the keys of changed objects.
-    changed: Box<Tell>,
+    changed: Box<OnChange>,
 }
 
 #[derive(Deserialize)]
@@ -195,7 +195,7 @@ impl<T: Object> Watch<T> {
         while let Some(chunk) = answer.chunk().await.context("the watch broke off")? {
             for line in lines.push(&chunk)? {
                 let event = serde_json::from_slice(&line).context("an event cannot be read")?;
-                if let Some(end) = self.take(event, version)? {
+                if let Some(end) = self.apply(event, version)? {
                     return Ok(end);
                 }
                 pause.reset();
@@ -205,7 +205,7 @@ impl<T: Object> Watch<T> {
     }
 
     /// Applies an event of the watch. Returns its end if the event ends it.
-    fn take(&self, event: Event, version: &mut String) -> Result<Option<End>, ApiError> {
+    fn apply(&self, event: Event, version: &mut String) -> Result<Option<End>, ApiError> {
         let Event { kind, object } = event;
         if kind == "ERROR" {
             return match object["code"].as_u64() {

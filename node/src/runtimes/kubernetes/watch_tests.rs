@@ -299,13 +299,13 @@ impl Fixture {
     async fn wait_for(&self, key: &str, value: Option<&str>) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let found = self.pods.look(&self.pod).await.unwrap().unwrap();
+            let found = self.pods.facts_of(&self.pod).await.unwrap().unwrap();
             if found.labels.get(key) == value {
                 return;
             }
             let told = tokio::time::timeout_at(deadline, self.told.notified()).await;
             assert!(told.is_ok(), "{key} is {:?}, not {value:?}", found.labels.get(key));
-            let changes = self.pods.take_changes();
+            let changes = self.pods.drain_changes();
             assert!(changes.concern(&self.pod) || changes.pods.is_empty());
         }
     }
@@ -346,7 +346,7 @@ async fn labels_of_a_pod_and_of_its_namespace_are_followed_without_asking_again(
     own.server.put("pods/shop/web-7f", later);
     own.told.notified().await;
     own.wait_until(|| own.pods.watched(&own.pod).is_some_and(|object| object.uid() == "u2")).await;
-    assert!(own.pods.look(&own.pod).await.unwrap().is_none());
+    assert!(own.pods.facts_of(&own.pod).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -412,20 +412,20 @@ async fn an_api_that_is_away_is_asked_less_and_less_often() {
 #[tokio::test]
 async fn the_api_is_asked_over_tls_with_a_token() {
     let own = Fixture::new();
-    assert!(own.pods.look(&own.pod).await.unwrap().is_some());
+    assert!(own.pods.facts_of(&own.pod).await.unwrap().is_some());
     let other = Fixture::new();
     fs::write(&other.pod.api.token_file, "other").unwrap();
-    let error = format!("{:#}", other.pods.look(&other.pod).await.unwrap_err());
+    let error = format!("{:#}", other.pods.facts_of(&other.pod).await.unwrap_err());
     assert!(error.contains("403") && error.contains("`get`, `list` and `watch`"), "{error}");
     let strange = Fixture::new();
     let elsewhere = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(&strange.pod.api.ca_file, elsewhere.cert.pem()).unwrap();
     assert!(
-        strange.pods.look(&strange.pod).await.is_err(),
+        strange.pods.facts_of(&strange.pod).await.is_err(),
         "a server that the CA has not signed is not asked"
     );
     for name in ["../secrets/x", "", "a/b", "A b", "x?watch=true"] {
         let pod = Pod { name: name.into(), ..own.pod.clone() };
-        assert!(own.pods.look(&pod).await.is_err(), "{name}");
+        assert!(own.pods.facts_of(&pod).await.is_err(), "{name}");
     }
 }

@@ -1,7 +1,7 @@
-//! Permits for TCP connections: a budget of descriptors, shared so that strangers take none from
-//! members and operators, and no stranger takes those of another.
+//! Permits for TCP connections: a budget of descriptors, shared so that strangers cannot use up
+//! those of members and operators, nor one stranger those of another.
 
-use crate::sources::{KnownSources, OpenLimit, blocks};
+use crate::sources::{KnownSources, OpenLimit, SourceBlock, blocks};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 /// The permits of a listener.
 #[derive(Debug)]
-pub struct Places {
+pub struct ConnectionPermits {
     strangers: OpenLimit,
     /// The number of permits for authenticated peers.
     trusted: usize,
@@ -24,12 +24,21 @@ pub struct Places {
     table: Mutex<Table>,
 }
 
+/// The numbers of connections that hold permits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PermitCounts {
+    /// Connections of strangers.
+    pub strangers: usize,
+    /// Connections of authenticated peers.
+    pub trusted: usize,
+}
+
 #[derive(Debug, Default)]
 struct Table {
     /// The connections of strangers, by age.
     strangers: BTreeMap<u64, Arc<State>>,
     /// The number of strangers' connections by address and by prefix.
-    counts: HashMap<(IpAddr, bool), usize>,
+    counts: HashMap<SourceBlock, usize>,
     /// The number of authenticated connections by their owner.
     trusted: HashMap<String, usize>,
     trusted_total: usize,
@@ -46,7 +55,7 @@ struct State {
     evicted: Notify,
 }
 
-impl Places {
+impl ConnectionPermits {
     /// Creates permits: `strangers` limits those of strangers, `trusted` those of authenticated
     /// peers.
     pub fn new(strangers: OpenLimit, trusted: usize, known: Arc<KnownSources>) -> Arc<Self> {
@@ -56,7 +65,7 @@ impl Places {
     /// Reserves a permit for a connection. If none is left, the oldest connection is evicted of
     /// whoever has too many: the address, the prefix, or all strangers. Returns `None` if nothing
     /// can be evicted; the new connection is to be closed then.
-    pub fn take(self: &Arc<Self>, source: IpAddr) -> Option<Arc<Place>> {
+    pub fn acquire(self: &Arc<Self>, source: IpAddr) -> Option<Arc<ConnectionPermit>> {
         let known = source.to_canonical().is_loopback() || self.known.contains(source);
         let mut table = self.table.lock();
         if !self.make_room(&mut table, source, known) {
@@ -72,16 +81,16 @@ impl Places {
             evicted: Notify::new(),
         });
         table.strangers.insert(number, state.clone());
-        for key in keys(source) {
+        for key in blocks(source) {
             *table.counts.entry(key).or_default() += 1;
         }
-        Some(Arc::new(Place { of: self.clone(), state, owner: Mutex::new(None) }))
+        Some(Arc::new(ConnectionPermit { of: self.clone(), state, owner: Mutex::new(None) }))
     }
 
     fn make_room(&self, table: &mut Table, source: IpAddr, known: bool) -> bool {
-        let [address, prefix] = keys(source);
+        let [address, prefix] = blocks(source);
         let count = |table: &Table, key| table.counts.get(&key).copied().unwrap_or(0);
-        let is_of = |own: (IpAddr, bool)| move |state: &State| keys(state.source).contains(&own);
+        let is_of = |own: SourceBlock| move |state: &State| blocks(state.source).contains(&own);
         let room = if source.to_canonical().is_loopback() {
             self.strangers.total
         } else {
@@ -102,9 +111,9 @@ impl Places {
     }
 
     /// Returns the number of connections of strangers, and of authenticated peers.
-    pub fn count(&self) -> (usize, usize) {
+    pub fn count(&self) -> PermitCounts {
         let table = self.table.lock();
-        (table.strangers.len(), table.trusted_total)
+        PermitCounts { strangers: table.strangers.len(), trusted: table.trusted_total }
     }
 }
 
@@ -125,7 +134,7 @@ impl Table {
         if self.strangers.remove(&state.number).is_none() {
             return;
         }
-        for key in keys(state.source) {
+        for key in blocks(state.source) {
             if let Some(count) = self.counts.get_mut(&key) {
                 *count -= 1;
                 if *count == 0 {
@@ -136,21 +145,16 @@ impl Table {
     }
 }
 
-fn keys(source: IpAddr) -> [(IpAddr, bool); 2] {
-    let [address, prefix] = blocks(source);
-    [(address, false), (prefix, true)]
-}
-
 /// The permit of one connection. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct Place {
-    of: Arc<Places>,
+pub struct ConnectionPermit {
+    of: Arc<ConnectionPermits>,
     state: Arc<State>,
     /// The peer that has authenticated on the connection.
     owner: Mutex<Option<String>>,
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Notes that a peer has authenticated on the connection, so that strangers no longer evict it.
     /// One peer gets at most a quarter of these permits; beyond it, its connections count as
     /// strangers'.
@@ -184,7 +188,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut table = self.of.table.lock();
         table.forget(&self.state);
@@ -203,55 +207,60 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn places() -> Arc<Places> {
+    fn permits() -> Arc<ConnectionPermits> {
         let strangers = OpenLimit { per_address: 2, per_prefix: 3, total: 4 };
-        Places::new(strangers, 4, Arc::new(KnownSources::new(10)))
+        ConnectionPermits::new(strangers, 4, Arc::new(KnownSources::new(10)))
     }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    fn is_evicted(place: &Place) -> bool {
-        place.state.is_evicted.load(Ordering::Acquire)
+    fn is_evicted(permit: &ConnectionPermit) -> bool {
+        permit.state.is_evicted.load(Ordering::Acquire)
     }
 
     #[test]
     fn who_has_too_many_loses_its_own_oldest() {
-        let places = places();
-        let first: Vec<_> = (0..3).map(|_| places.take(ip("192.0.2.1")).unwrap()).collect();
+        let permits = permits();
+        let first: Vec<_> = (0..3).map(|_| permits.acquire(ip("192.0.2.1")).unwrap()).collect();
         assert!(is_evicted(&first[0]) && !is_evicted(&first[1]));
-        let second = places.take(ip("192.0.2.2")).unwrap();
-        let third = places.take(ip("192.0.2.3")).unwrap();
+        let second = permits.acquire(ip("192.0.2.2")).unwrap();
+        let third = permits.acquire(ip("192.0.2.3")).unwrap();
         assert!(is_evicted(&first[1]), "of the prefix the oldest");
-        let other = places.take(ip("198.51.100.1")).unwrap();
-        let more = places.take(ip("203.0.113.1")).unwrap();
+        let other = permits.acquire(ip("198.51.100.1")).unwrap();
+        let more = permits.acquire(ip("203.0.113.1")).unwrap();
         assert!(
             is_evicted(&first[2])
-                && [&second, &third, &other, &more].iter().all(|place| !is_evicted(place))
+                && [&second, &third, &other, &more].iter().all(|permit| !is_evicted(permit))
         );
         drop((first, second, third, other, more));
-        assert_eq!((places.count(), places.table.lock().counts.len()), ((0, 0), 0));
+        assert_eq!(permits.count(), PermitCounts::default());
+        assert_eq!(permits.table.lock().counts.len(), 0);
     }
 
     #[test]
     fn strangers_drive_out_nobody_who_has_authenticated() {
-        let places = places();
-        let member = places.take(ip("192.0.2.1")).unwrap();
+        let permits = permits();
+        let member = permits.acquire(ip("192.0.2.1")).unwrap();
         member.trust("node:a");
-        let before = places.take(ip("192.0.2.1")).unwrap();
+        let before = permits.acquire(ip("192.0.2.1")).unwrap();
         let strangers: Vec<_> =
-            (0..50).map(|at| places.take(ip(&format!("10.{at}.0.1"))).unwrap()).collect();
+            (0..50).map(|at| permits.acquire(ip(&format!("10.{at}.0.1"))).unwrap()).collect();
         assert!(
             !is_evicted(&member) && !is_evicted(&before),
             "nor who comes from where a member did"
         );
-        assert!(strangers[..46].iter().all(|place| is_evicted(place)));
-        assert_eq!(places.count().1, 1);
-        let greedy: Vec<_> = strangers[47..].iter().map(|place| place.trust("user:b")).collect();
-        assert_eq!((greedy.len(), places.count().1), (3, 2), "one credential gets a quarter");
+        assert!(strangers[..46].iter().all(|permit| is_evicted(permit)));
+        assert_eq!(permits.count().trusted, 1);
+        let greedy: Vec<_> = strangers[47..].iter().map(|permit| permit.trust("user:b")).collect();
+        assert_eq!(
+            (greedy.len(), permits.count().trusted),
+            (3, 2),
+            "one credential gets a quarter"
+        );
         drop(strangers);
         drop(member);
-        assert_eq!(places.count(), (1, 0));
+        assert_eq!(permits.count(), PermitCounts { strangers: 1, trusted: 0 });
     }
 }
