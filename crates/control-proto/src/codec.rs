@@ -28,6 +28,9 @@ pub enum BadFrame {
 }
 
 /// Encodes a message after its length.
+///
+/// # Panics
+/// Never: encoding plain data into memory cannot fail.
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
     // Encoding plain data into memory cannot fail.
     let mut frame = postcard::to_extend(message, vec![0; 4]).expect("messages encode into memory");
@@ -45,6 +48,9 @@ pub struct EncodedChanges {
 
 impl EncodedChanges {
     /// Encodes changes.
+    ///
+    /// # Panics
+    /// Never: encoding plain data into memory cannot fail.
     pub fn of(changes: &[Change]) -> Self {
         let bytes = changes.iter().fold(Vec::new(), |bytes, change| {
             // Encoding plain data into memory cannot fail.
@@ -61,6 +67,9 @@ impl EncodedChanges {
 
 /// Encodes the message [`FromCoordinator::Update`](crate::FromCoordinator::Update) from changes
 /// that are already encoded, after its length.
+///
+/// # Panics
+/// Never: encoding numbers into memory cannot fail.
 pub fn encode_update(revision: Revision, parts: &[EncodedChanges], urgent: bool) -> Vec<u8> {
     // The number of the enum's variant in postcard, then its fields in their order; a list follows
     // its length.
@@ -71,7 +80,9 @@ pub fn encode_update(revision: Revision, parts: &[EncodedChanges], urgent: bool)
     frame.extend([0; 4]);
     let mut frame =
         postcard::to_extend(&(UPDATE, revision, count), frame).expect("numbers encode into memory");
-    parts.iter().for_each(|part| frame.extend_from_slice(&part.bytes));
+    for part in parts {
+        frame.extend_from_slice(&part.bytes);
+    }
     frame.push(urgent.into());
     let length = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&length.to_le_bytes());
@@ -79,6 +90,9 @@ pub fn encode_update(revision: Revision, parts: &[EncodedChanges], urgent: bool)
 }
 
 /// Reads the length of a body.
+///
+/// # Errors
+/// [`BadFrame::TooLong`] if it exceeds the limit, in bytes.
 pub fn body_length(head: [u8; 4], limit: usize) -> Result<usize, BadFrame> {
     let got = u32::from_le_bytes(head) as usize;
     if got > limit {
@@ -88,11 +102,17 @@ pub fn body_length(head: [u8; 4], limit: usize) -> Result<usize, BadFrame> {
 }
 
 /// Decodes a body.
+///
+/// # Errors
+/// [`BadFrame::Malformed`] if it is not a message of this type.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, BadFrame> {
     Ok(postcard::from_bytes(body)?)
 }
 
 /// Returns the encoded size of a value, in bytes.
+///
+/// # Panics
+/// Never: plain data has a size.
 pub fn encoded_size(of: &impl Serialize) -> usize {
     // Counting the bytes of plain data cannot fail.
     postcard::experimental::serialized_size(of).expect("plain data has a size")

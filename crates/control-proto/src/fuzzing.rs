@@ -111,7 +111,9 @@ fn whole_batch(mut bytes: Bytes<'_>) {
         pieces.reverse();
     }
     let mut assembler = BatchAssembler::default();
-    pieces.iter().for_each(|piece| assembler.add(piece));
+    for piece in &pieces {
+        assembler.add(piece);
+    }
     let runs = assembler.drain_complete();
     assert!(runs.iter().all(|run| run.from == from && run.network == network && run.size == size));
     assert_eq!(runs.into_iter().flat_map(|run| run.messages).collect::<Vec<_>>(), messages);

@@ -45,6 +45,7 @@ pub struct EndpointReport {
 impl WorkloadReport {
     /// Returns the report without those of its signatures that would make it too long for a
     /// message.
+    #[must_use]
     pub fn fitted(mut self) -> Self {
         while !self.signatures.is_empty() && encoded_size(&self) > PART_BYTES {
             self.signatures.pop();

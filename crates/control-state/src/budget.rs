@@ -1,4 +1,4 @@
-//! The budget of a node: what it may have of the coordinator, and what it has.
+//! The budget of a node: limits of what it uses of the coordinator, and its usage.
 
 use meshward_control_proto::{WorkloadReport, encoded_size};
 use meshward_types::WorkloadId;
@@ -8,24 +8,25 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-/// The most that one node may take: the `[nodes]` table. A node that wants more hears which of
-/// these stands against it.
+/// The limits of each node: the `[nodes]` table of the configuration. A node that exceeds one gets
+/// an error that names it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeBudget {
-    /// Workloads.
+    /// The number of workloads.
     pub workloads: usize,
-    /// Addresses and prefixes of these, all together.
+    /// The number of addresses and prefixes of all workloads together.
     pub addresses: usize,
-    /// Sets of labels among these: each is an identity to policy.
+    /// The number of different label sets, each of which is an identity.
     pub label_sets: usize,
-    /// What it says of its workloads, in KiB.
+    /// The size of the reports of its workloads, in KiB.
     pub reported_kib: usize,
-    /// Messages that change something, a second; twenty times as many at once. Those beyond wait.
+    /// The rate of messages that change something, per second, with bursts of twenty times as many.
+    /// Further ones wait.
     pub changes_per_second: f64,
-    /// Sessions that it may begin, a minute.
+    /// The rate of new sessions, per minute.
     pub sessions_per_minute: f64,
-    /// Bytes of its messages that wait to be worked on, in KiB.
+    /// The size of its messages that wait for processing, in KiB.
     pub waiting_kib: usize,
 }
 
@@ -43,7 +44,7 @@ impl Default for NodeBudget {
     }
 }
 
-/// What a node's workloads take, kept while its session lasts. A session begins with all of them.
+/// The usage of a node's workloads during a session, which begins with a report of all of them.
 #[derive(Debug, Default)]
 pub struct Usage {
     workloads: HashMap<WorkloadId, Share>,
@@ -52,7 +53,7 @@ pub struct Usage {
     hasher: RandomState,
 }
 
-/// What one workload takes, or all of them.
+/// The usage of one workload, or of all.
 #[derive(Debug, Default, Clone, Copy)]
 struct Share {
     addresses: usize,
@@ -61,10 +62,10 @@ struct Share {
 }
 
 impl Usage {
-    /// Takes a report into account: instead of what was said before of the same workload.
+    /// Counts a report, in place of an earlier one of the same workload.
     ///
     /// # Errors
-    /// Which budget stands against it; then the workload counts for nothing.
+    /// Names the limit that it exceeds. Then the workload is not counted.
     pub fn add(&mut self, report: &WorkloadReport, budget: &NodeBudget) -> Result<(), String> {
         self.remove(&report.id);
         let share = Share {
@@ -98,7 +99,7 @@ impl Usage {
         Ok(())
     }
 
-    /// Forgets a workload.
+    /// Removes a workload.
     pub fn remove(&mut self, id: &WorkloadId) {
         let Some(share) = self.workloads.remove(id) else { return };
         self.total.addresses -= share.addresses;
@@ -140,20 +141,20 @@ mod tests {
         ) {
             let budget = NodeBudget { workloads: 8, addresses: 14, label_sets: 3, reported_kib: 1, ..Default::default() };
             let mut usage = Usage::default();
-            let mut held: HashMap<u32, WorkloadReport> = HashMap::new();
+            let mut counted: HashMap<u32, WorkloadReport> = HashMap::new();
             for (id, label, addresses, starts) in steps {
                 let report = report(id, label, addresses);
-                held.remove(&id);
+                counted.remove(&id);
                 match starts {
                     true => if usage.add(&report, &budget).is_ok() {
-                        held.insert(id, report);
+                        counted.insert(id, report);
                     },
                     false => usage.remove(&report.id),
                 }
-                let labels: std::collections::HashSet<_> = held.values().map(|report| report.labels.to_string()).collect();
-                let all: usize = held.values().map(|report| report.addresses.len()).sum();
-                prop_assert!(held.len() <= 8 && labels.len() <= 3 && all <= 14);
-                prop_assert_eq!((usage.workloads.len(), usage.label_sets.len(), usage.total.addresses), (held.len(), labels.len(), all));
+                let labels: std::collections::HashSet<_> = counted.values().map(|report| report.labels.to_string()).collect();
+                let all: usize = counted.values().map(|report| report.addresses.len()).sum();
+                prop_assert!(counted.len() <= 8 && labels.len() <= 3 && all <= 14);
+                prop_assert_eq!((usage.workloads.len(), usage.label_sets.len(), usage.total.addresses), (counted.len(), labels.len(), all));
             }
         }
     }

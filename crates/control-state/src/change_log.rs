@@ -1,5 +1,5 @@
-//! The change log: which entries of which lists each of the last revisions has touched. It is
-//! bounded; whoever is too far behind lists anew.
+//! The change log: the entries of the API's lists that each of the last revisions has changed. It is
+//! bounded: a reader that is too far behind reads the whole list. It is in memory only.
 
 use crate::{
     records::{ApprovalRecord, Mutation, Record, RecordKey, WorkloadRef},
@@ -8,61 +8,74 @@ use crate::{
 use meshward_types::Revision;
 use std::collections::{BTreeSet, VecDeque};
 
-/// The most touched entries that are remembered: some ten megabytes.
+/// The largest number of changed entries in the log: some ten megabytes.
 const MAX_TOUCHED: usize = 100_000;
 
 /// A list of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListKind {
+    /// `/v1/audit`, by revision.
     Audit,
+    /// `/v1/credentials`, by name.
     Credentials,
+    /// `/v1/devices`, by network and name.
     Devices,
+    /// `/v1/links`.
     Links,
+    /// `/v1/networks`, by name.
     Networks,
+    /// `/v1/nodes`, by name.
     Nodes,
+    /// `/v1/policies`, by network.
     Policies,
+    /// `/v1/quarantines`, by id.
     Quarantines,
+    /// `/v1/relays`, by name.
     Relays,
+    /// `/v1/routes`, by network, node and prefix.
     Routes,
+    /// `/v1/tokens`, by id.
     Tokens,
+    /// `/v1/workloads`, by id.
     Workloads,
 }
 
-/// What a revision has touched of a list.
+/// A change of a list by a revision.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
-    /// One entry: it is new, has changed, or is gone.
+    /// The entry with this key was added, changed or removed.
     Entry(ListKind, String),
-    /// Any entries may have changed; none is new or gone for it.
+    /// Any entries may have changed, but none was added or removed.
     Any(ListKind),
 }
 
-/// The entries of one list that some revisions have touched.
+/// The changes of one list by several revisions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Since {
     /// The newest of these revisions.
     pub revision: Revision,
+    /// The keys of entries that were added, changed or removed.
     pub keys: BTreeSet<String>,
-    /// Whether any other entries may have changed.
+    /// `true` if any other entries may have changed.
     pub any: bool,
 }
 
-/// The entries of lists that the last revisions have touched, bounded by [`MAX_TOUCHED`].
+/// The changes of lists by the last revisions, bounded by [`MAX_TOUCHED`].
 #[derive(Debug, Default)]
 pub struct ChangeLog {
-    /// What came after this revision is remembered.
+    /// The revision after which the log begins.
     after: Revision,
     revisions: VecDeque<(Revision, Vec<Touched>)>,
     touched: usize,
 }
 
 impl ChangeLog {
-    /// A log that begins after a revision.
+    /// Makes a log that begins after a revision.
     pub fn starting_after(revision: Revision) -> Self {
         Self { after: revision, ..Self::default() }
     }
 
-    /// Appends what a revision has touched.
+    /// Appends the changes of a revision.
     pub fn append(&mut self, revision: Revision, touched: BTreeSet<Touched>) {
         self.touched += touched.len() + 1;
         self.revisions.push_back((revision, touched.into_iter().collect()));
@@ -73,8 +86,8 @@ impl ChangeLog {
         }
     }
 
-    /// Returns what was touched of a list after a revision; `None` if that is not remembered any
-    /// more, or yet to come.
+    /// Returns the changes of a list after a revision; `None` if the log begins later, or the revision
+    /// is in the future.
     pub fn since(&self, kind: ListKind, revision: Revision) -> Option<Since> {
         let newest = self.revisions.back().map_or(self.after, |(newest, _)| *newest);
         if revision < self.after || revision > newest {
@@ -100,7 +113,7 @@ impl ChangeLog {
     }
 }
 
-/// What mutations touch, seen before they are applied.
+/// Returns the changes of lists by mutations that are not applied yet.
 pub fn touched(before: &World, mutations: &[Mutation]) -> BTreeSet<Touched> {
     let mut touched = BTreeSet::new();
     for mutation in mutations {
@@ -117,7 +130,7 @@ pub fn touched(before: &World, mutations: &[Mutation]) -> BTreeSet<Touched> {
                 entry(ListKind::Policies, name.to_string());
             }
             RecordKey::Node(name) | RecordKey::ApprovedNode(name) => {
-                entry(ListKind::Nodes, name.to_string())
+                entry(ListKind::Nodes, name.to_string());
             }
             RecordKey::Relay(name) => entry(ListKind::Relays, name.to_string()),
             RecordKey::Approval(ApprovalRecord { network, node, prefix }) => {
@@ -136,14 +149,13 @@ pub fn touched(before: &World, mutations: &[Mutation]) -> BTreeSet<Touched> {
                     Mutation::Put(record) => WorkloadRef::of(record),
                     Mutation::Delete(_) => None,
                 };
-                for standing in new.into_iter().chain(before.workload(id)) {
-                    let (network, node) = (standing.network(), standing.node());
+                for workload in new.into_iter().chain(before.workload(id)) {
+                    let (network, node) = (workload.network(), workload.node());
                     entry(ListKind::Nodes, node.to_string());
-                    entry(ListKind::Devices, format!("{network}/{}", standing.name()));
-                    let prefixes = standing.prefixes().iter();
-                    prefixes.for_each(|prefix| {
-                        entry(ListKind::Routes, format!("{network}/{node}/{prefix}"))
-                    });
+                    entry(ListKind::Devices, format!("{network}/{}", workload.name()));
+                    for prefix in workload.prefixes() {
+                        entry(ListKind::Routes, format!("{network}/{node}/{prefix}"));
+                    }
                 }
             }
             RecordKey::Identity(_) | RecordKey::Image(_) => {}

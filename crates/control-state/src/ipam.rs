@@ -1,10 +1,10 @@
-//! Addresses: a block of each network for each node.
+//! IP address management: each node gets a block of each network's prefixes.
 
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 
-/// The length of a node's block, where the operator gives none: room for 256 nodes where the prefix
-/// is wide enough, and for some workloads on each where it is not.
+/// Returns the prefix length of a node's block if the operator sets none: /24 and /64 where the prefix
+/// is wide enough, otherwise blocks for 16 (IPv4) or 256 (IPv6) nodes.
 pub fn default_block(prefix: IpNet) -> u8 {
     let length = prefix.prefix_len();
     match prefix {
@@ -14,7 +14,10 @@ pub fn default_block(prefix: IpNet) -> u8 {
     }
 }
 
-/// Why prefixes or a block length cannot be used.
+/// Refuses prefixes and block lengths that cannot be used.
+///
+/// # Errors
+/// The reason, in words.
 pub fn check(prefix: IpNet, block: u8) -> Result<(), String> {
     if prefix != prefix.trunc() {
         return Err(format!("{prefix} has host bits set; the network is {}", prefix.trunc()));
@@ -48,15 +51,15 @@ pub fn check(prefix: IpNet, block: u8) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether two prefixes share an address.
+/// Returns `true` if two prefixes share an address.
 pub fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
-/// The lowest block of `prefix` that is not taken.
-pub fn free_block(prefix: IpNet, length: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
+/// Returns the lowest block of `prefix` that is not assigned; `None` if all are.
+pub fn free_block(prefix: IpNet, length: u8, assigned: &BTreeSet<IpNet>) -> Option<IpNet> {
     let mut blocks = prefix.subnets(length).ok()?;
-    blocks.find(|block| !taken.contains(block))
+    blocks.find(|block| !assigned.contains(block))
 }
 
 #[cfg(test)]
@@ -69,13 +72,13 @@ mod tests {
 
     #[test]
     fn blocks_are_given_out_lowest_first_until_none_is_left() {
-        let mut taken = BTreeSet::new();
+        let mut assigned = BTreeSet::new();
         for expected in ["10.42.0.0/25", "10.42.0.128/25"] {
-            let block = free_block(net("10.42.0.0/24"), 25, &taken).unwrap();
+            let block = free_block(net("10.42.0.0/24"), 25, &assigned).unwrap();
             assert_eq!(block, net(expected));
-            taken.insert(block);
+            assigned.insert(block);
         }
-        assert_eq!(free_block(net("10.42.0.0/24"), 25, &taken), None);
+        assert_eq!(free_block(net("10.42.0.0/24"), 25, &assigned), None);
     }
 
     #[test]

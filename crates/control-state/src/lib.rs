@@ -1,5 +1,5 @@
 //! The state of the control plane, and how it changes: the records, the world that follows from
-//! them, the plans of changes, and the deltas that nodes and relays are told. Pure: no I/O, no
+//! them, the plans of changes, and the deltas that nodes and relays get. Pure: no I/O, no
 //! thread, no clock, no random number; time and randomness are parameters.
 #![forbid(unsafe_code)]
 

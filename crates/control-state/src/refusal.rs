@@ -1,44 +1,44 @@
-//! Refusals: why a request was not carried out.
+//! Refusals: the reasons for which requests fail.
 
-/// The reason for which a request was not carried out.
+/// The reason for which a request fails. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// What was asked makes no sense as it stands.
+    /// The request is malformed or contradicts itself.
     #[error("{0}")]
     Invalid(String),
-    /// What was named is not there.
+    /// Something that the request names does not exist.
     #[error("{0}")]
     Missing(String),
-    /// It clashes with what is there.
+    /// The request conflicts with what exists.
     #[error("{0}")]
     Conflict(String),
-    /// It is not what the caller takes it to be any more.
+    /// The resource is in another state than the one that the caller expects.
     #[error("{0}")]
     Changed(String),
-    /// The caller's credential does not reach that far.
+    /// The caller's credential does not allow it.
     #[error("{0}")]
     Forbidden(String),
-    /// The mesh has changed while it was worked out.
+    /// The mesh has changed while the plan was made.
     #[error("the mesh has changed while this was worked out; send it again")]
     Stale,
-    /// The caller asks for too much at once.
+    /// The caller exceeds a limit for now.
     #[error("{reason}")]
     Busy {
-        /// What stands against it.
+        /// The limit, in words.
         reason: String,
-        /// After how many seconds it may be tried again.
+        /// The time after which the caller may try again, in seconds.
         retry_after: u64,
     },
-    /// Our own failure; nothing was changed.
+    /// The coordinator failed.
     #[error("{0}")]
     Failed(String),
-    /// There is no room to write it down; nothing was changed.
+    /// The coordinator's disk is full.
     #[error("{0}")]
     Full(String),
-    /// One of these, because of one field of what was asked.
+    /// One of the others, because of one field of the body.
     #[error("{refusal}")]
     About {
-        /// The field of the API's body.
+        /// The field.
         field: &'static str,
         /// The reason.
         refusal: Box<Self>,
@@ -46,7 +46,8 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Names the field of the request that is the reason.
+    /// Names the field of the body that is the reason.
+    #[must_use]
     pub fn about(self, field: &'static str) -> Self {
         Self::About { field, refusal: Box::new(self) }
     }

@@ -51,17 +51,20 @@ impl Acl {
     }
 
     /// Adds ranges that pass only because the policy observes them.
+    #[must_use]
     pub fn with_observed(self, observed: Vec<AclEntry>) -> Self {
         Self { observed: merged(observed), ..self }
     }
 
     /// Adds ranges that pass while the destination is quarantined.
+    #[must_use]
     pub fn with_forensics(self, forensic: Vec<AclEntry>) -> Self {
         Self { forensic: merged(forensic), ..self }
     }
 
     /// Sets the answers to denied packets: a reset or ICMP error for those in `rejected`, silence
     /// for those in `dropped`, `otherwise` for the rest.
+    #[must_use]
     pub fn with_answers(
         self,
         rejected: Vec<AclEntry>,
@@ -98,6 +101,7 @@ impl Acl {
     }
 
     /// Returns the part of this ACL that lies within `ports`.
+    #[must_use]
     pub fn within(&self, ports: &[PortSpec]) -> Self {
         let cut = |entries: &[AclEntry]| {
             let pieces = entries.iter().flat_map(|entry| {

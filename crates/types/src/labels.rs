@@ -102,6 +102,9 @@ impl fmt::Debug for LabelKey {
 
 /// Checks a label's value: at most 256 printable characters, none of which has a meaning in
 /// selectors.
+///
+/// # Errors
+/// [`BadLabel::Value`].
 pub fn check_value(text: &str) -> Result<(), BadLabel> {
     let bad = |c: char| c.is_control() || ",=()\"'".contains(c);
     if text.chars().count() > MAX_VALUE || text.chars().any(bad) {
@@ -148,12 +151,16 @@ impl Labels {
     }
 
     /// Removes the label with a key.
+    #[must_use]
     pub fn without(mut self, key: &LabelKey) -> Self {
         Arc::make_mut(&mut self.0).remove(key);
         self
     }
 
     /// Adds a verified fact below [`RESERVED_PREFIX`].
+    ///
+    /// # Errors
+    /// [`BadLabel`] if the fact cannot be a key, or the value cannot be a label's.
     pub fn with_fact(mut self, fact: &str, value: &str) -> Result<Self, BadLabel> {
         check_value(value)?;
         let key: LabelKey = format!("{RESERVED_PREFIX}{fact}").parse()?;
@@ -162,6 +169,9 @@ impl Labels {
     }
 
     /// Refuses labels that only Meshward may set.
+    ///
+    /// # Errors
+    /// [`BadLabel::Reserved`].
     pub fn check_unreserved(&self) -> Result<(), BadLabel> {
         match self.0.keys().find(|key| key.is_reserved()) {
             Some(key) => Err(BadLabel::Reserved(key.to_string())),
@@ -170,6 +180,9 @@ impl Labels {
     }
 
     /// Parses `key=value` texts; of a key that comes twice, the last value counts.
+    ///
+    /// # Errors
+    /// [`BadLabel`] of the first text that is malformed.
     pub fn parse_each<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Self, BadLabel> {
         let mut labels = BTreeMap::new();
         for text in texts {

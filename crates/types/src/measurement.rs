@@ -3,7 +3,10 @@
 
 use crate::bounded::printable;
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr};
+use std::{
+    fmt::{self, Write},
+    str::FromStr,
+};
 
 /// The largest number of signatures of one image that are checked.
 pub const MAX_SIGNATURES: usize = 16;
@@ -42,7 +45,12 @@ impl Sha256 {
 
     /// Returns the hexadecimal digits without `sha256:`.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut digits = String::with_capacity(2 * self.0.len());
+        for byte in self.0 {
+            // Writing to a string cannot fail.
+            let _ = write!(digits, "{byte:02x}");
+        }
+        digits
     }
 }
 

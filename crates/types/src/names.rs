@@ -129,6 +129,7 @@ pub struct Revision(pub u64);
 
 impl Revision {
     /// Returns the revision after this one.
+    #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }

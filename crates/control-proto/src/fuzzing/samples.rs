@@ -77,7 +77,7 @@ fn changes() -> Vec<Change> {
                 blocks: vec![],
                 mtu: 1420,
                 admission: true,
-                conduct: Default::default(),
+                conduct: Conduct::default(),
             }),
         ),
         put(
@@ -118,13 +118,18 @@ fn tagged(tag: u8, message: &impl Serialize) -> Vec<u8> {
 }
 
 pub(super) fn control() -> Vec<Vec<u8>> {
+    [from_node(), from_coordinator(), questions_and_answers(), joining(), relay_links()].concat()
+}
+
+/// Messages from a node.
+fn from_node() -> Vec<Vec<u8>> {
     let network: NetworkName = name("shop");
     let hello = FromNode::Hello {
         version: "0.1.0".into(),
         instance: InstanceId([7; 16]),
         clock: 1_700_000_000,
         revision: Revision(7),
-        digest: Default::default(),
+        digest: view::Digest::default(),
     };
     let has = FromNode::Inventory {
         endpoints: vec![endpoint()],
@@ -139,6 +144,42 @@ pub(super) fn control() -> Vec<Vec<u8>> {
         distinct_ports: 8,
         distinct_addresses: 7,
     };
+    vec![
+        tagged(0, &hello),
+        tagged(0, &has),
+        tagged(0, &FromNode::Endpoint(endpoint())),
+        tagged(0, &FromNode::Started(workload())),
+        tagged(0, &FromNode::Fired(fired)),
+        tagged(0, &FromNode::Renew { csr: vec![1, 2, 3] }),
+        tagged(0, &FromNode::Leave),
+    ]
+}
+
+/// Messages from the coordinator to a node.
+fn from_coordinator() -> Vec<Vec<u8>> {
+    let network: NetworkName = name("shop");
+    let relay = RelaySpec {
+        number: RelayNumber(2),
+        name: name("relay"),
+        addresses: vec!["relay.example:7443".into()],
+        stun_port: 3478,
+    };
+    vec![
+        tagged(
+            1,
+            &FromCoordinator::Update { revision: Revision(8), changes: changes(), urgent: true },
+        ),
+        tagged(1, &FromCoordinator::Relays(vec![relay])),
+        tagged(
+            1,
+            &FromCoordinator::RotateKeys { networks: vec![network.clone()], keep_old_seconds: 60 },
+        ),
+    ]
+}
+
+/// Requests of the coordinator, and a node's answers.
+fn questions_and_answers() -> Vec<Vec<u8>> {
+    let network: NetworkName = name("shop");
     let count = Count { packets: 1, bytes: 2, denied: 3, observed: 4 };
     let order = DeviceOrder {
         network: network.clone(),
@@ -160,44 +201,7 @@ pub(super) fn control() -> Vec<Vec<u8>> {
         port: 53,
         passed: true,
     };
-    let relay = RelaySpec {
-        number: RelayNumber(2),
-        name: name("relay"),
-        addresses: vec!["relay.example:7443".into()],
-        stun_port: 3478,
-    };
-    let secret = JoinToken::new(Fingerprint([1; 32]), [2; 24]).secret();
-    let join = JoinRequest {
-        secret,
-        name: name("rack"),
-        kind: MemberKind::Node,
-        labels: name("site=a"),
-        csr: vec![0x30, 0x82],
-        clock: 1_700_000_000,
-        forget_after: None,
-    };
-    let accepted = JoinReply::Accepted {
-        certificate: vec![0x30],
-        mesh: "0123456789ab".into(),
-        site: Some("a".into()),
-    };
     vec![
-        tagged(0, &hello),
-        tagged(0, &has),
-        tagged(0, &FromNode::Endpoint(endpoint())),
-        tagged(0, &FromNode::Started(workload())),
-        tagged(0, &FromNode::Fired(fired)),
-        tagged(0, &FromNode::Renew { csr: vec![1, 2, 3] }),
-        tagged(0, &FromNode::Leave),
-        tagged(
-            1,
-            &FromCoordinator::Update { revision: Revision(8), changes: changes(), urgent: true },
-        ),
-        tagged(1, &FromCoordinator::Relays(vec![relay])),
-        tagged(
-            1,
-            &FromCoordinator::RotateKeys { networks: vec![network.clone()], keep_old_seconds: 60 },
-        ),
         tagged(
             2,
             &Question::Cuts(network.clone(), vec![(IdentityId(1), IdentityId(2), Acl::default())]),
@@ -214,8 +218,32 @@ pub(super) fn control() -> Vec<Vec<u8>> {
         ),
         tagged(3, &Answer::Flows(vec![flow])),
         tagged(3, &Answer::Device(Ok(device))),
-        tagged(4, &join),
-        tagged(5, &accepted),
+    ]
+}
+
+/// Messages of joining.
+fn joining() -> Vec<Vec<u8>> {
+    let secret = JoinToken::new(Fingerprint([1; 32]), [2; 24]).secret();
+    let join = JoinRequest {
+        secret,
+        name: name("rack"),
+        kind: MemberKind::Node,
+        labels: name("site=a"),
+        csr: vec![0x30, 0x82],
+        clock: 1_700_000_000,
+        forget_after: None,
+    };
+    let accepted = JoinReply::Accepted {
+        certificate: vec![0x30],
+        mesh: "0123456789ab".into(),
+        site: Some("a".into()),
+    };
+    vec![tagged(4, &join), tagged(5, &accepted)]
+}
+
+/// Messages of relays' links.
+fn relay_links() -> Vec<Vec<u8>> {
+    vec![
         tagged(
             6,
             &FromRelay::Hello {

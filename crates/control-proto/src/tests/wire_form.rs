@@ -12,7 +12,14 @@ use meshward_types::{
     *,
 };
 use serde::Serialize;
-use std::{collections::BTreeSet, fmt::Debug, fmt::Write, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    any::type_name,
+    collections::BTreeSet,
+    fmt::{Debug, Write},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 /// The messages that [`all`] makes, in their wire form: a name and hexadecimal digits a line.
 const WIRE: &str = include_str!("../testdata/version-2.txt");
@@ -33,21 +40,18 @@ fn every_message_is_encoded_as_the_version_says_byte_for_byte() {
     assert_eq!(written.lines().count(), WIRE.lines().count());
 }
 
-#[test]
-fn the_messages_of_the_file_are_of_every_kind() {
-    fn check<T: Serialize>(messages: &[T], kind: fn(&T) -> u8) {
-        for message in messages {
-            assert_eq!(encode(message)[4], kind(message), "variants are numbered in their order");
-        }
-        let kinds: BTreeSet<u8> = messages.iter().map(kind).collect();
-        assert!(
-            kinds.iter().copied().eq(0..kinds.len() as u8),
-            "{kinds:?} of {}",
-            type_name::<T>()
-        );
+/// Checks that there are messages of every kind, and that kinds are encoded by their numbers. A new
+/// kind has no number in the tests: add it to the samples, too.
+fn check<T: Serialize>(messages: &[T], kind: fn(&T) -> u8) {
+    for message in messages {
+        assert_eq!(encode(message)[4], kind(message), "variants are numbered in their order");
     }
-    use std::any::type_name;
-    // A new kind of message has no arm here: add it to the samples, too.
+    let kinds: BTreeSet<u8> = messages.iter().map(kind).collect();
+    assert!(kinds.iter().copied().eq(0..kinds.len() as u8), "{kinds:?} of {}", type_name::<T>());
+}
+
+#[test]
+fn the_messages_of_sessions_are_of_every_kind() {
     check(&from_node(), |message| match message {
         FromNode::Hello { .. } => 0,
         FromNode::Inventory { .. } => 1,
@@ -74,6 +78,10 @@ fn the_messages_of_the_file_are_of_every_kind() {
         FromCoordinator::RotateKeys { .. } => 8,
         FromCoordinator::RefusedEndpoint { .. } => 9,
     });
+}
+
+#[test]
+fn the_questions_and_answers_are_of_every_kind() {
     check(&questions(), |question| match question {
         Question::Alive => 0,
         Question::Links => 1,
@@ -90,6 +98,10 @@ fn the_messages_of_the_file_are_of_every_kind() {
         Answer::Device(_) => 4,
         Answer::Removed(_) => 5,
     });
+}
+
+#[test]
+fn the_messages_of_joining_and_relays_are_of_every_kind() {
     check(&join_replies(), |reply| match reply {
         JoinReply::Accepted { .. } => 0,
         JoinReply::Refused(_) => 1,
@@ -106,6 +118,10 @@ fn the_messages_of_the_file_are_of_every_kind() {
         ToRelay::Session(..) => 4,
         ToRelay::Renewed { .. } => 5,
     });
+}
+
+#[test]
+fn the_changes_and_resources_are_of_every_kind() {
     check(&changes(), |change| match change {
         Change::Put(..) => 0,
         Change::Drop(_) => 1,
@@ -160,12 +176,17 @@ fn all() -> String {
 }
 
 fn append<T: Serialize>(text: &mut String, name: &str, messages: &[T]) {
-    messages.iter().for_each(|message| line(text, name, &encode(message)));
+    for message in messages {
+        line(text, name, &encode(message));
+    }
 }
 
 fn line(text: &mut String, name: &str, bytes: &[u8]) {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    writeln!(text, "{name} {digits}").unwrap();
+    write!(text, "{name} ").unwrap();
+    for byte in bytes {
+        write!(text, "{byte:02x}").unwrap();
+    }
+    text.push('\n');
 }
 
 fn of<T: FromStr<Err: Debug>>(text: &str) -> T {

@@ -174,6 +174,9 @@ pub struct Hash128([u8; 16]);
 
 impl Hash128 {
     /// Returns the hash of the wire form of a key and its resource.
+    ///
+    /// # Panics
+    /// Never: encoding plain data into memory cannot fail.
     pub fn of(key: &ResourceKey, resource: &Resource) -> Self {
         // Encoding plain data into memory cannot fail.
         let bytes = postcard::to_stdvec(&(key, resource)).expect("resources encode into memory");

@@ -131,7 +131,7 @@ fn every_resource_survives_the_wire() {
         alone: true,
         seconds: None,
     };
-    let everyone = TriggerSpec { watch: Default::default(), ..trigger.clone() };
+    let everyone = TriggerSpec { watch: meshward_types::Selector::default(), ..trigger.clone() };
     let entry = AclEntry { protocol: Protocol::Tcp, ports: PortRange::ALL };
     let acl = Acl::new(vec![entry]).with_observed(vec![entry]).with_forensics(vec![entry]);
     let workload = WorkloadSpec {

@@ -55,7 +55,7 @@ struct Case {
 }
 
 /// Calls a function with the world, under its lock. The function has to be short.
-pub type WithWorld<'a> = &'a dyn Fn(&mut dyn FnMut(&World));
+type WithWorld<'a> = &'a dyn Fn(&mut dyn FnMut(&World));
 
 /// Evaluates a policy for all workloads of a network.
 pub fn preview_admission(

@@ -1,4 +1,4 @@
-//! Credentials for the API, and what they may do.
+//! Credentials for the API, and their rights.
 
 use super::networks::find;
 use crate::{
@@ -13,12 +13,15 @@ use time::OffsetDateTime;
 
 /// The longest lifetime, in seconds: ten years.
 const MOST_LIFETIME: u64 = 10 * 365 * 24 * 3600;
-/// For how many seconds a credential that has expired is still listed, and its bearer told that it
-/// has.
+/// The time for which an expired credential is still listed, and its bearer gets an error that says
+/// so, in seconds.
 const KEPT_EXPIRED: i64 = 30 * 24 * 3600;
 
-/// Makes a credential. It takes the place of one of its name that has expired; those that expired
-/// long ago are forgotten.
+/// Creates a credential, in place of an expired one of the same name. Deletes those that expired long
+/// ago.
+///
+/// # Errors
+/// Names the field of the body that is wrong, or the credential that has the name.
 pub fn create(
     world: &World,
     wanted: &CreateCredential,
@@ -47,7 +50,7 @@ pub fn create(
     Ok(plan)
 }
 
-/// When a lifetime that begins now is over, in seconds since 1970.
+/// Returns the end of a lifetime that begins now, in seconds since the Unix epoch.
 fn expiry(lifetime: Option<u64>, now: i64) -> Result<Option<i64>, Refusal> {
     match lifetime {
         None => Ok(None),
@@ -61,7 +64,11 @@ fn expiry(lifetime: Option<u64>, now: i64) -> Result<Option<i64>, Refusal> {
     }
 }
 
-/// Changes what a credential may do. One admin is left in any case.
+/// Changes the rights of a credential.
+///
+/// # Errors
+/// [`Refusal::Missing`] if it does not exist, [`Refusal::Conflict`] if no admin would be left, or the
+/// field of the body that is wrong.
 pub fn change(
     world: &World,
     name: &str,
@@ -115,7 +122,7 @@ fn as_things_are(refusal: Refusal) -> Refusal {
     }
 }
 
-/// Whether a role goes with networks, and these are there.
+/// Refuses networks for a role that has none, and networks that do not exist.
 fn check_reach(world: &World, role: Role, networks: &[NetworkName]) -> Result<(), Refusal> {
     if role == Role::Owner && networks.is_empty() {
         let text = "an owner owns at least one network; name it (`--network NAME`)";
@@ -153,7 +160,7 @@ fn keep_an_admin(world: &World, leaving: &CredentialRecord) -> Result<(), Refusa
     )))
 }
 
-/// Makes a credential that is known to be fine.
+/// Makes the plan of a credential that was checked.
 pub fn add(wanted: &CreateCredential, secret: &str, expires: Option<i64>) -> Plan<Credential> {
     let record = CredentialRecord {
         name: wanted.name.clone(),
@@ -172,7 +179,10 @@ pub fn add(wanted: &CreateCredential, secret: &str, expires: Option<i64>) -> Pla
     )
 }
 
-/// Forgets a credential. The last admin's stays.
+/// Deletes a credential.
+///
+/// # Errors
+/// [`Refusal::Missing`] if it does not exist, [`Refusal::Conflict`] if it is the last admin's.
 pub fn revoke(world: &World, name: &str) -> Result<Plan<()>, Refusal> {
     keep_an_admin(world, find_credential(world, name)?)?;
     Ok(Plan::new(
@@ -182,7 +192,7 @@ pub fn revoke(world: &World, name: &str) -> Result<Plan<()>, Refusal> {
     ))
 }
 
-/// A credential as the API shows it.
+/// Returns a credential in the form of the API.
 pub fn describe(record: &CredentialRecord) -> Credential {
     Credential {
         name: record.name.clone(),
@@ -192,12 +202,12 @@ pub fn describe(record: &CredentialRecord) -> Credential {
     }
 }
 
-/// A time in seconds since 1970, as the API shows it (RFC 3339).
+/// Returns a time in seconds since the Unix epoch in the form of the API (RFC 3339).
 pub fn shown_time(at: i64) -> String {
     timestamp(OffsetDateTime::from_unix_timestamp(at).unwrap_or(OffsetDateTime::UNIX_EPOCH))
 }
 
-/// A role as people call it.
+/// Returns the name of a role.
 pub fn role_name(role: Role) -> &'static str {
     match role {
         Role::Viewer => "viewer",
@@ -207,7 +217,8 @@ pub fn role_name(role: Role) -> &'static str {
     }
 }
 
-/// Whether something that is limited to `networks` may be done in one.
+/// Returns `true` if rights that are limited to `networks` cover a network; without any, they cover
+/// all.
 pub fn covers(networks: &[NetworkName], network: &NetworkName) -> bool {
     networks.is_empty() || networks.contains(network)
 }

@@ -198,7 +198,7 @@ pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Re
         return Ok(Plan::nothing(()));
     }
     check_certificate_key(world, name, key)?;
-    node.key = key.to_owned();
+    key.clone_into(&mut node.key);
     Ok(Plan::new(
         format!("node {name} has a new certificate key"),
         vec![Mutation::Put(Record::Node(node))],

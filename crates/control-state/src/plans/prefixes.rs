@@ -4,8 +4,12 @@ use crate::{Refusal, world::World};
 use ipnet::IpNet;
 use meshward_types::NetworkName;
 
-/// Whether a prefix may be behind a gateway of a network: nothing of the network itself may.
-pub fn check_prefix(world: &World, network: &NetworkName, prefix: &IpNet) -> Result<(), Refusal> {
+/// Refuses a prefix behind a gateway that overlaps with the network itself.
+pub(super) fn check_prefix(
+    world: &World,
+    network: &NetworkName,
+    prefix: &IpNet,
+) -> Result<(), Refusal> {
     let Some(network) = world.networks.get(network) else { return Ok(()) };
     let overlaps = |own: &&IpNet| own.contains(prefix) || prefix.contains(*own);
     match network.record.prefixes.iter().find(overlaps) {

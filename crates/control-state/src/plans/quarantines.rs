@@ -1,4 +1,4 @@
-//! Quarantines: cutting every link of a workload, now.
+//! Quarantines: cutting every link of workloads at once.
 
 use super::{credentials::covers, networks::find};
 use crate::{
@@ -12,24 +12,30 @@ use meshward_types::{NetworkName, Selector, WorkloadId, selector::Requirement};
 use std::{collections::BTreeSet, fmt::Write};
 use time::OffsetDateTime;
 
-/// The longest that a quarantine with an end may last, in seconds.
+/// The longest duration of a quarantine, in seconds.
 const MAX_SECONDS: u64 = 365 * 24 * 3600;
 
-/// How many letters of a label may be wrong for another one to be proposed.
+/// The largest edit distance at which another label is proposed.
 const MOST_WRONG: usize = 3;
 
-/// Who imposes or ends a quarantine, and when.
+/// The author of a quarantine or a release, and the time.
 pub struct Hand<'a> {
     /// `user:NAME` or `trigger:NAME`.
     pub by: &'a str,
-    /// Where they may; empty: everywhere.
+    /// The networks in which the author may do it; empty for all.
     pub networks: &'a [NetworkName],
-    /// Whether they are an admin, who may let in whom the policy does not name.
+    /// `true` for an admin, who may let in workloads that the policy does not name.
     pub admin: bool,
+    /// The time.
     pub now: OffsetDateTime,
 }
 
-/// Isolates what `wanted` names, from now on and for those that start later.
+/// Isolates the workloads of a target, those that start later included. `id` is the id of a new
+/// quarantine. The outcome has the workloads that it isolates now.
+///
+/// # Errors
+/// [`Refusal::Forbidden`] if the author may not do it; [`Refusal::Invalid`] if the target is malformed
+/// or selects no workload; [`Refusal::Missing`] if it does not exist.
 pub fn impose(
     world: &World,
     id: &str,
@@ -43,7 +49,7 @@ pub fn impose(
         return Err(Refusal::Invalid("a quarantine can last from one second to 365 days".into()));
     }
     check_forensics(world, wanted, hand)?;
-    let workloads = isolated_by(world, target);
+    let workloads = workloads_of(world, target);
     if workloads.is_empty() && !wanted.even_if_none {
         return Err(Refusal::Invalid(selects_nothing(world, target)));
     }
@@ -85,7 +91,10 @@ pub fn impose(
     Ok(Plan::new(action, vec![Mutation::Put(Record::Quarantine(record))], workloads))
 }
 
-/// Ends the quarantine of what `target` names.
+/// Ends the quarantine with exactly this target. The outcome has the workloads that it isolated.
+///
+/// # Errors
+/// [`Refusal::Missing`] if there is none, [`Refusal::Forbidden`] if the author may not do it.
 pub fn release(
     world: &World,
     target: &QuarantineTarget,
@@ -106,12 +115,12 @@ pub fn release(
     Ok(Plan::new(
         format!("released {}", describe(target)),
         vec![Mutation::Delete(RecordKey::Quarantine(standing.id.clone()))],
-        isolated_by(world, target),
+        workloads_of(world, target),
     ))
 }
 
-/// Whether somebody else than an admin may let anybody in: only whom the policies name that it
-/// concerns.
+/// Refuses `allow_from` of an author who is no admin, unless the policy names somebody under
+/// `forensics`.
 fn check_forensics(world: &World, wanted: &Impose, hand: &Hand) -> Result<(), Refusal> {
     if hand.admin || wanted.allow_from.is_none() {
         return Ok(());
@@ -153,8 +162,8 @@ fn no_workload(id: &WorkloadId) -> Refusal {
     Refusal::Missing(format!("there is no workload `{id}`; `meshctl workloads` shows them"))
 }
 
-/// Whether the hand reaches as far as the target. What is outside of the scope is answered as what
-/// is not there: nobody learns by asking what there is elsewhere.
+/// Refuses a target outside the author's networks. It gets the same answer as one that does not exist,
+/// so that nobody learns by asking what exists elsewhere.
 fn check_scope(world: &World, target: &TargetRecord, hand: &Hand) -> Result<(), Refusal> {
     if hand.networks.is_empty() {
         return Ok(());
@@ -177,7 +186,7 @@ fn check_scope(world: &World, target: &TargetRecord, hand: &Hand) -> Result<(), 
     }
 }
 
-/// What to say of a target that no workload fits, with what may have been meant.
+/// Returns the error for a target that selects no workload, with a proposal.
 fn selects_nothing(world: &World, target: &TargetRecord) -> String {
     let mut text = format!("{} selects no workload now", describe(target));
     let meant = target.selector.as_ref().and_then(|selector| likely(world, target, selector));
@@ -189,7 +198,7 @@ fn selects_nothing(world: &World, target: &TargetRecord) -> String {
         (`even_if_none`)"
 }
 
-/// The requirement that is nearest to one which no workload fulfils.
+/// Returns the requirement that is nearest to one which no workload fulfils.
 fn likely(world: &World, target: &TargetRecord, selector: &Selector) -> Option<String> {
     let networks = world.networks.values();
     let networks = networks
@@ -204,7 +213,7 @@ fn likely(world: &World, target: &TargetRecord, selector: &Selector) -> Option<S
         Requirement::Exists => vec![(key.as_str(), "")],
         Requirement::Not(_) | Requirement::Missing => vec![],
     });
-    let unknown = wanted.filter(|(key, value)| {
+    let mut unknown = wanted.filter(|(key, value)| {
         !labels.iter().any(|known| known.0 == *key && (value.is_empty() || known.1 == *value))
     });
     let nearest = |(key, value): (&str, &str)| {
@@ -221,10 +230,10 @@ fn likely(world: &World, target: &TargetRecord, selector: &Selector) -> Option<S
             .filter(|(distance, _)| *distance <= MOST_WRONG.min(given.len() / 2))
             .map(|(_, known)| known)
     };
-    unknown.filter_map(nearest).next().map(|meant| format!("`{meant}`"))
+    unknown.find_map(nearest).map(|meant| format!("`{meant}`"))
 }
 
-fn isolated_by(world: &World, target: &TargetRecord) -> Vec<WorkloadId> {
+fn workloads_of(world: &World, target: &TargetRecord) -> Vec<WorkloadId> {
     world.targeted(target).into_iter().map(|workload| workload.id.clone()).collect()
 }
 

@@ -1,4 +1,4 @@
-//! Relays: joining, builder where they are, leaving.
+//! Relays: joining, addresses and removal.
 
 use super::{
     nodes,
@@ -12,13 +12,16 @@ use crate::{
 use meshward_control_proto::JoinRequest;
 use meshward_types::{NodeName, relay::RelayNumber};
 
-/// The most relays of a mesh: every node measures how far each is.
+/// The largest number of relays of a mesh: every node measures the latency of each.
 const MOST_RELAYS: usize = 64;
-/// The most addresses of a relay.
+/// The largest number of addresses of a relay.
 const MOST_ADDRESSES: usize = 8;
 
-/// Makes a machine a relay, and spends one use of its token. Asked again with the same key and
-/// name, it answers the same.
+/// Makes a machine a relay, and spends one use of its token. A machine that asks again with the same
+/// key and name gets the same answer. The outcome is its site.
+///
+/// # Errors
+/// Says what is wrong with the token or the request.
 pub fn join(
     world: &World,
     request: &JoinRequest,
@@ -56,6 +59,9 @@ pub fn join(
 }
 
 /// Removes a relay.
+///
+/// # Errors
+/// [`Refusal::Missing`] if it does not exist.
 pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if !world.relays.contains_key(name) {
         return Err(Refusal::Missing(format!(
@@ -69,7 +75,10 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     ))
 }
 
-/// Notes where a relay is.
+/// Stores the addresses of a relay and its port for STUN.
+///
+/// # Errors
+/// [`Refusal::Missing`] if it was removed, [`Refusal::Invalid`] if an address is malformed.
 pub fn set_addresses(
     world: &World,
     name: &NodeName,
@@ -85,7 +94,10 @@ pub fn set_addresses(
     })
 }
 
-/// Notes the key of a renewed certificate.
+/// Stores the key of a renewed certificate.
+///
+/// # Errors
+/// [`Refusal::Missing`] if it was removed, [`Refusal::Conflict`] if another member has the key.
 pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Refusal> {
     nodes::check_certificate_key(world, name, key)?;
     change(world, name, "has a new certificate key", |relay| key.clone_into(&mut relay.key))

@@ -16,25 +16,25 @@ use time::OffsetDateTime;
 
 const MAX_USES: u32 = 100_000;
 const MAX_TTL: u64 = 365 * 24 * 3600;
-/// An ephemeral node that is not seen for so many seconds may be restarting.
+/// The shortest time after which an ephemeral node is removed, in seconds: it may be restarting.
 const SOONEST_FORGOTTEN: u64 = 10;
-/// For how many seconds a token that has expired is still listed, and known to whoever comes with
-/// it.
+/// The time for which an expired token is still listed, and machines that join with it get an error
+/// that says so, in seconds.
 const KEPT_EXPIRED: i64 = 24 * 3600;
 
 /// Random numbers for a join token.
 #[derive(Debug, Clone)]
 pub struct TokenSeed {
-    /// The token's id: of 64 bits by chance, in hexadecimal.
+    /// The token's id: 64 random bits in hexadecimal.
     pub id: String,
     /// The secret.
     pub secret: [u8; SECRET],
 }
 
-/// A new join token and what is kept of it.
+/// Makes a join token and its record.
 ///
 /// # Errors
-/// If a limit makes no sense.
+/// Names the field of the body that is wrong.
 pub fn make(
     ca: Fingerprint,
     wanted: &CreateToken,
@@ -83,10 +83,10 @@ pub fn make(
     Ok((token, record))
 }
 
-/// Whether an ephemeral node may be forgotten after this time.
+/// Refuses a time after which an ephemeral node is removed.
 ///
 /// # Errors
-/// If it is too short for a restart, or longer than a year.
+/// [`Refusal::Invalid`] if it is too short for a restart, or longer than a year.
 pub fn check_forget_after(seconds: Option<u64>) -> Result<(), Refusal> {
     match seconds {
         Some(seconds) if !(SOONEST_FORGOTTEN..=MAX_TTL).contains(&seconds) => {
@@ -99,7 +99,10 @@ pub fn check_forget_after(seconds: Option<u64>) -> Result<(), Refusal> {
     }
 }
 
-/// Keeps a token, and forgets those that expired more than a day ago.
+/// Stores a token, and deletes those that expired more than a day ago.
+///
+/// # Errors
+/// Those of the checks of the body.
 pub fn create(world: &World, record: &TokenRecord, now: i64) -> Result<Plan<()>, Refusal> {
     if let Some(missing) = record.networks.iter().find(|name| !world.networks.contains_key(name)) {
         return Err(Refusal::Missing(format!(
@@ -124,7 +127,10 @@ pub fn create(world: &World, record: &TokenRecord, now: i64) -> Result<Plan<()>,
     ))
 }
 
-/// Forgets a token.
+/// Deletes a token.
+///
+/// # Errors
+/// [`Refusal::Missing`] if it does not exist.
 pub fn revoke(world: &World, id: &str) -> Result<Plan<()>, Refusal> {
     if !world.tokens.contains_key(id) {
         return Err(Refusal::Missing(format!(
@@ -149,18 +155,18 @@ fn find<'a>(world: &'a World, secret: &str) -> Result<&'a TokenRecord, Refusal> 
     })
 }
 
-/// Whether there is a token behind a secret, good or not.
+/// Refuses a secret that belongs to no token, valid or not.
 ///
 /// # Errors
-/// If there is none.
+/// [`Refusal`] if there is none.
 pub fn check_known(world: &World, secret: &str) -> Result<(), Refusal> {
     find(world, secret).map(drop)
 }
 
-/// Finds the token behind a secret, if a machine may still join with it as what it says.
+/// Finds the token of a secret, if a machine may join with it.
 ///
 /// # Errors
-/// Which of the token's limits stands against it.
+/// Names the token's limit that forbids it.
 fn redeem<'a>(
     world: &'a World,
     secret: &str,
@@ -200,19 +206,19 @@ fn redeem<'a>(
     Ok(token)
 }
 
-/// What a request to join comes to.
+/// The result of a request to join.
 pub enum Joining<'a> {
     /// The machine is a member already, at this site: its first answer may have been lost, and it
     /// spends nothing.
     Again(Option<String>),
-    /// It becomes one, by this token.
+    /// The machine becomes a member, by this token.
     New(&'a TokenRecord),
 }
 
-/// Looks at a request to join. `known`: the key and the site of the member that has the name.
+/// Checks a request to join. `known` has the key and the site of the member with this name.
 ///
 /// # Errors
-/// If the token is not good for it, or another machine has the name.
+/// Says why the token does not allow it, or that another machine has the name.
 pub fn join<'a>(
     world: &'a World,
     request: &JoinRequest,
@@ -237,14 +243,14 @@ pub fn join<'a>(
     )))
 }
 
-/// Spends one use of a token.
+/// Returns the mutation that spends one use of a token.
 pub fn spend(token: &TokenRecord) -> Mutation {
     let mut token = token.clone();
     token.uses_left -= 1;
     Mutation::Put(Record::Token(token))
 }
 
-/// A token as the API shows it.
+/// Returns a token in the form of the API.
 pub fn describe(record: &TokenRecord) -> Token {
     let expires =
         OffsetDateTime::from_unix_timestamp(record.expires).unwrap_or(OffsetDateTime::UNIX_EPOCH);

@@ -1,4 +1,4 @@
-//! A workload as it stands: admitted, or refused.
+//! References to the records of workloads, admitted or refused.
 
 use super::{
     forms::NoSignatures,
@@ -11,17 +11,17 @@ use meshward_types::{
 };
 use std::net::IpAddr;
 
-/// A workload as it stands.
+/// A reference to a workload's record.
 #[derive(Debug, Clone, Copy)]
 pub enum WorkloadRef<'a> {
-    /// It is let in.
+    /// An admitted workload.
     Admitted(&'a WorkloadRecord),
-    /// It is not.
+    /// A refused workload.
     Refused(&'a RefusedRecord),
 }
 
 impl<'a> WorkloadRef<'a> {
-    /// The workload of a record, if it is one of a workload.
+    /// Returns the workload of a record; `None` for a record of another kind.
     pub fn of(record: &'a Record) -> Option<Self> {
         match record {
             Record::Workload(record) => Some(Self::Admitted(record)),
@@ -30,6 +30,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns `true` if the record is the same.
     pub fn is(&self, record: &Record) -> bool {
         match (self, record) {
             (Self::Admitted(own), Record::Workload(other)) => *own == other,
@@ -38,6 +39,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the workload's id.
     pub fn id(&self) -> &'a WorkloadId {
         match self {
             Self::Admitted(record) => &record.id,
@@ -45,6 +47,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the network.
     pub fn network(&self) -> &'a NetworkName {
         match self {
             Self::Admitted(record) => &record.network,
@@ -52,6 +55,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the node that runs it.
     pub fn node(&self) -> &'a NodeName {
         match self {
             Self::Admitted(record) => &record.node,
@@ -59,6 +63,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the name that people use for it.
     pub fn name(&self) -> &'a WorkloadName {
         match self {
             Self::Admitted(record) => &record.name,
@@ -66,6 +71,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the addresses.
     pub fn addresses(&self) -> &'a [IpAddr] {
         match self {
             Self::Admitted(record) => &record.addresses,
@@ -81,7 +87,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
-    /// Its WireGuard key, if it is a device.
+    /// Returns the WireGuard key of a device.
     pub fn device(&self) -> Option<PublicKey> {
         match self {
             Self::Admitted(record) => record.device,
@@ -89,6 +95,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the labels that its owner declares.
     pub fn labels(&self) -> &'a Labels {
         match self {
             Self::Admitted(record) => &record.declared,
@@ -96,6 +103,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the node's measurement.
     pub fn measurement(&self) -> Option<&'a Measurement> {
         match self {
             Self::Admitted(record) => record.measurement.as_deref(),
@@ -103,6 +111,7 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the prefixes behind it.
     pub fn prefixes(&self) -> &'a [IpNet] {
         match self {
             Self::Admitted(record) => &record.prefixes,

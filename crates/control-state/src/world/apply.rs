@@ -126,6 +126,10 @@ impl World {
         }
     }
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "a method of one lifetime is not a function of any"
+    )]
     fn put_network(&mut self, record: NetworkRecord, deltas: &mut Deltas) {
         let name = record.name.clone();
         match self.networks.get_mut(&name) {
@@ -244,6 +248,10 @@ impl World {
         }
     }
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "a method of one lifetime is not a function of any"
+    )]
     fn delete(&mut self, key: &RecordKey, policies: &PolicyUpdates, deltas: &mut Deltas) {
         match key {
             RecordKey::Network(name) => {

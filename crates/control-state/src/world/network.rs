@@ -82,7 +82,7 @@ pub struct NetworkState {
 
 /// The workloads of an identity, shared with readers without a lock: they are copied when they change
 /// meanwhile.
-pub type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
+pub(super) type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
 
 #[derive(Debug, Default)]
 struct Running {

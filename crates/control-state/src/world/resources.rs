@@ -15,23 +15,23 @@ use std::sync::Arc;
 
 /// Derives the resources of a network.
 #[derive(Clone, Copy)]
-pub struct NetworkResources<'a> {
+pub(super) struct NetworkResources<'a> {
     /// The network.
-    pub network: &'a NetworkState,
+    pub(super) network: &'a NetworkState,
     /// The nodes of the mesh.
-    pub nodes: &'a Nodes,
+    pub(super) nodes: &'a Nodes,
     /// The quarantines in force.
-    pub quarantines: &'a Quarantines,
+    pub(super) quarantines: &'a Quarantines,
 }
 
 impl NetworkResources<'_> {
     /// Returns the network's name.
-    pub fn name(&self) -> &NetworkName {
+    pub(super) fn name(&self) -> &NetworkName {
         &self.network.record.name
     }
 
     /// Returns the network as a node gets it; `None` if the node does not serve it.
-    pub fn own_network(&self, node: u32) -> Option<(ResourceKey, Resource)> {
+    pub(super) fn own_network(&self, node: u32) -> Option<(ResourceKey, Resource)> {
         let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
         let record = &self.network.record;
         let admission = !self.network.links.policy().admission.is_empty();
@@ -47,7 +47,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns the triggers, which every node of the network gets.
-    pub fn triggers(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
+    pub(super) fn triggers(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
         let name = self.name().clone();
         self.network.links.policy().triggers.iter().map(move |trigger| {
             let spec = TriggerSpec::new(
@@ -68,7 +68,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns a node as a peer; `None` while it has no endpoint.
-    pub fn peer(&self, node: u32) -> Option<(ResourceKey, Resource)> {
+    pub(super) fn peer(&self, node: u32) -> Option<(ResourceKey, Resource)> {
         let record = self.nodes.record(node)?;
         let (endpoint, prefixes) =
             (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
@@ -81,7 +81,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns an identity; `None` if it has no workload.
-    pub fn identity(&self, id: IdentityId) -> Option<(ResourceKey, Resource)> {
+    pub(super) fn identity(&self, id: IdentityId) -> Option<(ResourceKey, Resource)> {
         let labels = self.network.links.labels(id)?;
         let state = self.quarantines.state_of_labels(self.name(), labels);
         let accepts = self.network.links.accepts(id).to_vec();
@@ -95,7 +95,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns an admitted workload.
-    pub fn workload(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
+    pub(super) fn workload(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
         workload_resource(record, self.quarantines.state_of(&record.id))
     }
 
@@ -104,7 +104,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns a link.
-    pub fn link(
+    pub(super) fn link(
         &self,
         from: IdentityId,
         to: IdentityId,
@@ -147,7 +147,7 @@ impl NetworkResources<'_> {
 }
 
 /// Returns the resource of a refused workload.
-pub fn refused_resource(record: &RefusedRecord) -> (ResourceKey, Resource) {
+pub(super) fn refused_resource(record: &RefusedRecord) -> (ResourceKey, Resource) {
     let ReportRecord { network, id, .. } = &record.report;
     (ResourceKey::Refused(network.clone(), id.clone()), Resource::Refused(record.reason()))
 }

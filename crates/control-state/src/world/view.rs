@@ -148,7 +148,9 @@ fn digest_in(all: &NetworkResources, node: u32) -> Digest {
         links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
     let mut digest: Digest =
         resources.map(|(key, resource)| Hash128::of(&key, &resource)).collect();
-    met.iter().for_each(|identity| digest.join(network.digest_of(*identity)));
+    for identity in &met {
+        digest.join(network.digest_of(*identity));
+    }
     let mut peers = network.meeting(node);
     peers.remove(node);
     // Nodes meet each other: both ends of a link have it.

@@ -78,10 +78,14 @@ proptest! {
             kept.swap(0, 1);
         }
         let (mut assembler, mut out) = (BatchAssembler::default(), vec![]);
-        kept.iter().for_each(|frame| assembler.add(frame));
+        for frame in &kept {
+            assembler.add(frame);
+        }
         out.extend(assembler.drain_complete());
         // The next batch shows that the missing frames are lost.
-        MessageBatch { to, network, number: 2, messages: &[9; 10], size: 10 }.frames(1200).for_each(|frame| assembler.add(&frame));
+        for frame in (MessageBatch { to, network, number: 2, messages: &[9; 10], size: 10 }).frames(1200) {
+            assembler.add(&frame);
+        }
         out.extend(assembler.drain_complete());
         let mut got = messages(&out);
         prop_assert_eq!(got.pop(), Some(vec![9; 10]));

@@ -1,4 +1,4 @@
-//! The links by which two policies differ, and those of one moment.
+//! The links by which two policies differ, and a snapshot of links.
 
 use super::basis::Basis;
 use crate::{Refusal, records::PolicyRecord, world::NetworkState};
@@ -7,11 +7,11 @@ use meshward_policy::{Bounds, LinkInputs, Policy, PolicyStep};
 use meshward_types::{Acl, IdentityId, NetworkName, PortSpec};
 use std::sync::Arc;
 
-/// The most links that are listed as opened or closed in one network; how many there are besides is
-/// said.
+/// The largest number of links that are listed as opened or closed in one network. The others are
+/// counted.
 const MAX_LISTED: usize = 10_000;
 
-/// The links that open and those that close; one that does both stands in both.
+/// The links that open and those that close. A link that does both is in both lists.
 #[derive(Default)]
 pub(super) struct Changes {
     pub(super) opened: Vec<LinkChange>,
@@ -52,14 +52,17 @@ pub(super) fn changes(inputs: &LinkInputs, step: &PolicyStep) -> Changes {
     found
 }
 
-/// Whether everything that `inner` allows is allowed by `outer`.
+/// Returns `true` if `outer` allows everything that `inner` allows.
 fn covers_all(outer: &Acl, inner: &Acl) -> bool {
     inner.entries().iter().all(|entry| {
         outer.allows_all(PortSpec { protocol: Some(entry.protocol), ports: entry.ports })
     })
 }
 
-/// The links between two policies of a network, among the workloads of now.
+/// Returns the links by which two policies of a network differ, among its current workloads.
+///
+/// # Errors
+/// [`Refusal::Missing`] if there is no such network, [`Refusal::Invalid`] if a policy is too large.
 pub fn difference(
     basis: &Basis,
     name: &NetworkName,
@@ -76,7 +79,7 @@ pub fn difference(
     Ok(PolicyDifference { network: name.clone(), opened, closed, more_opened, more_closed })
 }
 
-/// The links of a network, to be worked on beside it.
+/// A snapshot of a network's links, shared with the world.
 pub struct Snapshot {
     network: NetworkName,
     inputs: LinkInputs,
@@ -84,7 +87,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Of now: some counters for each link.
+    /// Takes a snapshot, at the cost of a reference count for each link.
     pub fn of(network: &NetworkState) -> Self {
         let links = network.links.all().map(|(from, to, acl)| (from, to, acl.clone()));
         Self {
@@ -94,19 +97,19 @@ impl Snapshot {
         }
     }
 
-    /// The network.
+    /// Returns the network.
     pub fn network(&self) -> &NetworkName {
         &self.network
     }
 
-    /// The links.
+    /// Returns the links.
     pub fn links(&self) -> impl Iterator<Item = ((IdentityId, IdentityId), Link)> {
         self.pairs.iter().filter_map(|(from, to, acl)| {
             Some(((*from, *to), Link { acl: Acl::clone(acl), ..self.pair(*from, *to)? }))
         })
     }
 
-    /// A pair of identities that are there, without a link.
+    /// Returns an empty link between two identities; `None` if one of them has no workload.
     pub fn pair(&self, from: IdentityId, to: IdentityId) -> Option<Link> {
         Some(Link {
             network: self.network.clone(),

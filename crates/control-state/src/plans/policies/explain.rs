@@ -1,4 +1,4 @@
-//! Which rule decides, now or in the past.
+//! Explanations: the rule that decides, now or in the past.
 
 use super::basis::Basis;
 use crate::{
@@ -13,14 +13,14 @@ use meshward_types::{
 };
 use std::sync::Arc;
 
-/// The most pairs that one explanation covers.
+/// The largest number of pairs of identities in one explanation.
 const MAX_PAIRS: usize = 400;
 
 /// The policies and quarantines of a revision.
 pub struct Past(pub Vec<Record>);
 
 impl Past {
-    /// The policy that a network had.
+    /// Returns the policy of a network.
     pub fn policy(&self, name: &NetworkName) -> Option<&PolicyRecord> {
         self.0.iter().find_map(|record| match record {
             Record::Policy(policy) if policy.network == *name => Some(policy),
@@ -44,7 +44,7 @@ fn selects(quarantine: &QuarantineRecord, network: &NetworkName, labels: &Labels
     selected && target.network.as_ref().is_none_or(|own| own == network)
 }
 
-/// What an explanation rests on.
+/// The policies and quarantines by which pairs are explained.
 struct Explaining<'a> {
     basis: &'a Basis,
     name: &'a NetworkName,
@@ -52,8 +52,11 @@ struct Explaining<'a> {
     past: Option<&'a Past>,
 }
 
-/// Says which rule decides between two selectors; by the policies and quarantines of `past`, if
-/// there is one.
+/// Explains which rules decide between two selectors, by the policies and quarantines of now or of
+/// `past`.
+///
+/// # Errors
+/// [`Refusal::Missing`] and [`Refusal::Invalid`] if the network or the labels are not known.
 pub fn explain(
     basis: &Basis,
     query: &ExplainQuery,
@@ -93,7 +96,7 @@ struct Party {
     live: bool,
 }
 
-/// The live identities that a selector selects; where there is none, the labels that it spells out.
+/// Returns the live identities that a selector selects, or the exact labels that it has.
 fn parties(
     inputs: &LinkInputs,
     name: &NetworkName,
@@ -123,7 +126,8 @@ fn parties(
 }
 
 impl Explaining<'_> {
-    fn held(&self, labels: &Labels) -> Option<&QuarantineRecord> {
+    /// Returns the quarantine that isolates workloads with these labels.
+    fn quarantine(&self, labels: &Labels) -> Option<&QuarantineRecord> {
         match self.past {
             Some(past) => past.quarantine_of(self.name, labels),
             None => self
@@ -134,7 +138,7 @@ impl Explaining<'_> {
         }
     }
 
-    /// What a quarantine lets pass from one to another that it holds.
+    /// Returns what a quarantine lets pass to workloads that it isolates.
     fn let_in(&self, quarantine: &QuarantineRecord, from: &Party, to: &Party) -> Option<Acl> {
         let rule = Rule {
             name: format!("quarantine {}", quarantine.id),
@@ -151,9 +155,9 @@ impl Explaining<'_> {
         Some(Acl::new(acl.forensic().to_vec()))
     }
 
-    /// What the sender of something that is denied is told.
+    /// Returns the answer to the sender of a denied packet.
     fn on_deny(&self, from: &Party, to: &Party, port: PortSpec) -> OnDeny {
-        if self.held(&from.labels).is_some() {
+        if self.quarantine(&from.labels).is_some() {
             return self.policy.on_quarantine;
         }
         let acl = compile(&self.policy, &from.labels, &to.labels, &to.accepts);
@@ -162,10 +166,11 @@ impl Explaining<'_> {
 
     fn verdict(&self, from: &Party, to: &Party, port: PortSpec) -> Explanation {
         let policy = &self.policy;
-        let held = [from, to].into_iter().find_map(|end| Some((self.held(&end.labels)?, end)));
-        let (verdict, because) = match (held, port.protocol) {
+        let isolated =
+            [from, to].into_iter().find_map(|end| Some((self.quarantine(&end.labels)?, end)));
+        let (verdict, because) = match (isolated, port.protocol) {
             (Some((quarantine, end)), _) => {
-                let forensic = self.held(&from.labels).is_none()
+                let forensic = self.quarantine(&from.labels).is_none()
                     && self.let_in(quarantine, from, to).is_some_and(|acl| acl.allows_all(port));
                 let text = format!("quarantine {} holds {}", quarantine.id, end.labels);
                 match forensic {

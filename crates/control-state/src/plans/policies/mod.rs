@@ -1,8 +1,7 @@
-//! Policies: read, checked by their own tests, compared with what is there, applied.
+//! Policies: parsed, checked by their own tests, compared with those in force, applied.
 //!
-//! What takes long rests on a [`Basis`], which costs next to nothing to take and does not change
-//! any more: it is worked out beside the world, and [`plan`] makes of it what is parsed, if the
-//! basis is still that of the world.
+//! The long computations use a [`Basis`], an immutable snapshot that is cheap to take, without the
+//! world's lock. [`plan`] makes a plan of their results if the world still has the same basis.
 
 mod basis;
 mod difference;
@@ -39,64 +38,65 @@ use std::{
     sync::Arc,
 };
 
-/// The most links that close of which it is asked how many flows they have.
+/// The largest number of closing links whose live flows nodes are asked to count.
 const MAX_CLOSING: usize = 100_000;
-/// The most failed tests that are listed.
+/// The largest number of failed tests that are listed.
 const MAX_FAILURES: usize = 100;
 
-/// What is to become the policy of networks.
+/// A submission of policies.
 #[derive(Debug, Clone, Default)]
 pub struct Submission {
+    /// The files.
     pub files: Arc<Vec<PolicyFile>>,
-    /// Whether networks that no file names lose theirs.
+    /// `true` if networks that no file names lose their policies.
     pub prune: bool,
-    /// What part of the policy of one network the files take the place of; none: all of the
+    /// The part of one network's policy that the files replace; `None` for the whole policies of the
     /// networks that they name.
     pub scope: Option<PolicyScope>,
-    /// Instead of the files: a network, and the policy that it had.
+    /// A rollback instead of files: a network and its former policy.
     pub back: Option<(NetworkName, Option<PolicyRecord>)>,
-    /// In which networks the author may say this; empty: in all.
+    /// The networks whose policy the author may change; empty for all.
     pub networks: Vec<NetworkName>,
-    /// Whether the author may change guardrails.
+    /// `true` if the author may change guardrails.
     pub guardrails: bool,
-    /// Whether both ends of every TCP connection that is not allowed any more get a reset.
+    /// `true` if both ends of every TCP connection that is no longer allowed get a reset.
     pub reset: bool,
 }
 
-/// What a submission would change.
+/// The effects of a submission.
 #[derive(Default)]
 pub struct Applied {
+    /// The effect on each network.
     pub results: Vec<PolicyResult>,
-    /// The links that close wholly or in part, as they would be: whose flows these are would be
-    /// cut.
+    /// The links that close, wholly or in part, with their new ACLs: some of their flows are cut.
     pub closing: Vec<(NetworkName, Closing)>,
-    /// What is suspicious, if that was asked for.
+    /// Suspicious rules, in dry runs.
     pub findings: Vec<Finding>,
 }
 
-/// Links of a network, each with what it would let pass.
+/// Links of a network with their new ACLs.
 pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
 
-/// A submission that was read, and what it changes on the basis that it was worked out on.
+/// A submission that was parsed, and its effects on a basis.
 pub struct Prepared {
     read: Reading,
     networks: Vec<PreparedNetwork>,
 }
 
-/// A submission that was read: the policy's own tests have passed.
+/// A submission that was parsed, and whose own tests have passed.
 #[derive(Clone)]
 struct Reading {
     /// All files that policies were read from.
     files: Arc<Vec<PolicyFile>>,
     parsed: Arc<Vec<ParsedPolicy>>,
-    /// With a scope: the files of the network that it was read beside.
+    /// With a scope: the other files of the network, which were parsed together with it.
     beside: Option<Arc<Vec<PolicyFile>>>,
 }
 
-/// What becomes of one network.
+/// The effects on one network.
 struct PreparedNetwork {
     name: NetworkName,
-    /// Its policy; default deny if there are no files any more.
+    /// The new policy; default deny if there are no files.
     policy: Arc<Policy>,
     files: Arc<Vec<PolicyFile>>,
     is_new: bool,
@@ -105,13 +105,19 @@ struct PreparedNetwork {
     result: PolicyResult,
 }
 
-/// Checks policies and works out what they change, all at once.
+/// Plans a submission at once.
+///
+/// # Errors
+/// Those of [`prepare`].
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
     plan(world, &prepare(&Basis::of(world), wanted, None)?, wanted, &BTreeMap::new(), None)
 }
 
-/// Reads policies, runs their tests and works out what they change. `before`: what came out of the
-/// same on an earlier basis.
+/// Parses a submission, runs its tests and computes its effects on a basis. `before` is the result on
+/// an earlier basis, which saves parsing.
+///
+/// # Errors
+/// Says what is wrong with the policies, or which of them the author may not change.
 pub fn prepare(
     basis: &Basis,
     wanted: &Submission,
@@ -205,7 +211,7 @@ impl Reading {
         Err(Refusal::Invalid(text))
     }
 
-    /// Whether it would be read alike on a basis.
+    /// Returns `true` if parsing on a basis gives the same result.
     fn is_of(&self, basis: &Basis, wanted: &Submission) -> bool {
         match (&wanted.scope, &self.beside) {
             (Some(scope), Some(beside)) => basis
@@ -217,7 +223,7 @@ impl Reading {
     }
 }
 
-/// Works out what another policy changes in a network; none: it loses its policy.
+/// Computes the effects of a new policy on a network; without one, the network loses its policy.
 fn prepare_network(
     basis: &Basis,
     wanted: &Submission,
@@ -263,7 +269,7 @@ fn prepare_network(
     })
 }
 
-/// A policy, with who may still reach what is quarantined.
+/// Returns a policy with the rules of quarantines that let workloads reach isolated ones.
 fn with_let_in(policy: &Arc<Policy>, let_in: &[LetIn]) -> Arc<Policy> {
     match let_in.is_empty() {
         true => policy.clone(),
@@ -271,12 +277,11 @@ fn with_let_in(policy: &Arc<Policy>, let_in: &[LetIn]) -> Arc<Policy> {
     }
 }
 
-/// What a submission writes: all of its networks, or none. `precomputed`: what was found of the
-/// workloads of networks beside the world; `touched`: the workloads that may have changed since, if
-/// that is known.
+/// Plans a submission: all of its networks, or none. `precomputed` has verdicts of admission, and
+/// `touched` the workloads that may have changed since they were computed, if that is known.
 ///
 /// # Errors
-/// [`Refusal::Stale`] if the world has another basis by now.
+/// [`Refusal::Stale`] if the world has another basis now.
 pub fn plan(
     world: &World,
     prepared: &Prepared,
@@ -311,7 +316,7 @@ pub fn plan(
 }
 
 impl PreparedNetwork {
-    /// The change of the network's policy record.
+    /// Returns the change of the network's policy record.
     fn mutation(&self, world: &World, network: &NetworkState, wanted: &Submission) -> Mutation {
         if self.files.is_empty() {
             return Mutation::Delete(RecordKey::Policy(self.name.clone()));
@@ -328,8 +333,7 @@ impl PreparedNetwork {
 }
 
 impl Prepared {
-    /// The same as a dry run: what would be changed, and what is suspicious. `judged`: what becomes
-    /// of the workloads.
+    /// Returns the effects of a dry run, with suspicious rules. `judged` has the previews of admission.
     pub fn foresee(
         &self,
         basis: &Basis,
@@ -346,7 +350,7 @@ impl Prepared {
         applied
     }
 
-    /// The networks whose workloads are to be judged anew, with the policies by which.
+    /// Returns the networks whose admission changes, with their new policies.
     pub fn judges(&self, basis: &Basis) -> Vec<(NetworkName, Arc<Policy>)> {
         let judges = |part: &&PreparedNetwork| {
             let before = basis.networks.get(&part.name).map(|network| network.inputs.policy());
@@ -360,7 +364,7 @@ impl Prepared {
     }
 }
 
-/// What would be the policy of a network if the files took the place of a part of it.
+/// Returns the files of a network's policy, with a part of them replaced.
 fn beside_the_rest(
     basis: &Basis,
     wanted: &Submission,
@@ -391,8 +395,7 @@ fn beside_the_rest(
     Ok(files)
 }
 
-/// Refuses files that speak of other networks than that of the scope. Those that stay may: they are
-/// the policy of these, too.
+/// Refuses files about other networks than that of the scope. Files that stay may be about others.
 fn check_scope(
     own: &NetworkPolicy,
     files: &[PolicyFile],
@@ -416,7 +419,7 @@ fn at(place: &str, refusal: Refusal) -> Refusal {
     }
 }
 
-/// Which network a mutation of a policy is about.
+/// Returns the network of a mutation of a policy record.
 fn network_of(mutation: &Mutation) -> Option<&str> {
     match mutation {
         Mutation::Put(Record::Policy(record)) => Some(record.network.as_str()),
@@ -425,7 +428,7 @@ fn network_of(mutation: &Mutation) -> Option<&str> {
     }
 }
 
-/// Refuses networks in which the credential has no say, whether or not they are there.
+/// Refuses networks that the credential does not cover, whether or not they exist.
 fn check_reach(wanted: &Submission, name: &NetworkName) -> Result<(), Refusal> {
     match covers(&wanted.networks, name) {
         true => Ok(()),
@@ -479,7 +482,7 @@ fn test_failures(parsed: &ParsedPolicy, budget: &Budget) -> Result<Vec<String>, 
     Ok(failures.into_iter().map(place).collect())
 }
 
-/// What is suspicious in policies, beside the workloads that there are.
+/// Returns suspicious rules of policies, by themselves and among the current workloads.
 fn findings(basis: &Basis, all: &[ParsedPolicy]) -> Vec<Finding> {
     let mut problems = Vec::new();
     for parsed in all {

@@ -21,7 +21,7 @@ use crate::{
     world::{Deltas, World},
 };
 use ::time::OffsetDateTime;
-use meshward_api_types::{CreateNetwork, CreateToken, Impose, QuarantineTarget};
+use meshward_api_types::{CreateNetwork, CreateToken, Impose, QuarantineTarget, Role};
 use meshward_control_proto::{
     EndpointReport, Fired, JoinRequest, MemberKind, Resource, ResourceKey, View, ViewReplica,
     WorkloadReport,
@@ -159,7 +159,7 @@ fn request(name: &str, secret: &str) -> JoinRequest {
         secret: secret.into(),
         name: name.parse().unwrap(),
         kind: MemberKind::Node,
-        labels: Default::default(),
+        labels: meshward_types::Labels::default(),
         csr: vec![],
         clock: 0,
         forget_after: None,
@@ -318,7 +318,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
+fn make(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
     let name = |node: &u8| -> NodeName { format!("node-{node}").parse().unwrap() };
     match step {
         Step::Join(node) => mesh.join(name(node).as_str(), &any_token()),
@@ -364,21 +364,32 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
             }
             Ok(())
         }
-        Step::Move(node, port) => {
-            let public_key = PublicKey([*node; 32]);
-            let moved = EndpointReport {
-                relays: vec![],
-                network: shop(),
-                public_key,
-                port: *port,
-                advertised: vec![],
-                reflexive: vec![],
-                interfaces: vec![],
-            };
-            let (reports, logged) = ([moved], BTreeSet::new());
-            let plan = set_endpoints(&mesh.world, &name(node), &claims(&reports, &logged));
-            mesh.commit(plan).map(drop)
-        }
+        Step::Move(node, port) => move_endpoint(mesh, *node, *port),
+        rules => change_rules(mesh, rules),
+    }
+}
+
+fn move_endpoint(mesh: &mut Mesh, node: u8, port: u16) -> Result<(), Refusal> {
+    let name: NodeName = format!("node-{node}").parse().unwrap();
+    let public_key = PublicKey([node; 32]);
+    let moved = EndpointReport {
+        relays: vec![],
+        network: shop(),
+        public_key,
+        port,
+        advertised: vec![],
+        reflexive: vec![],
+        interfaces: vec![],
+    };
+    let (reports, logged) = ([moved], BTreeSet::new());
+    let plan = set_endpoints(&mesh.world, &name, &claims(&reports, &logged));
+    mesh.commit(plan).map(drop)
+}
+
+/// Makes a step that changes the policy, quarantines, or the labels of triggers.
+fn change_rules(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
+    let name = |node: &u8| -> NodeName { format!("node-{node}").parse().unwrap() };
+    match step {
         Step::Policy(at) => {
             let plan = apply(&mesh.world, POLICIES[*at]);
             mesh.commit(plan).map(drop)
@@ -427,6 +438,7 @@ fn take(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
                 quarantines::impose(&mesh.world, &workload, &impose(target, *id == 0), &hand());
             mesh.commit(plan).map(drop)
         }
+        other => panic!("{other:?} changes no rules"),
     }
 }
 
@@ -443,11 +455,11 @@ fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(),
         };
         match (key, resource) {
             (ResourceKey::Link(_, from, to), _) => {
-                prop_assert!(own.contains(from) || own.contains(to))
+                prop_assert!(own.contains(from) || own.contains(to));
             }
             (ResourceKey::Identity(_, identity), _) => prop_assert!(linked(identity)),
             (_, Resource::Workload(spec)) => {
-                prop_assert!(spec.node == *node || linked(&spec.identity))
+                prop_assert!(spec.node == *node || linked(&spec.identity));
             }
             (ResourceKey::Peer(_, peer), _) => {
                 let mut theirs = world.workloads_on(peer);
@@ -502,11 +514,13 @@ proptest! {
     ) {
         let mut mesh = Mesh { journal: Some(ChangeLog::starting_after(Revision(0))), ..Mesh::default() };
         mesh.network("shop", &["10.42.0.0/24"]).unwrap();
-        before.iter().for_each(|step| drop(take(&mut mesh, step)));
+        for step in &before {
+            drop(make(&mut mesh, step));
+        }
         let policy = Arc::new(Policy::parse(POLICIES[next]).unwrap());
         let (mesh, steps) = (RefCell::new(mesh), RefCell::new(meanwhile.iter()));
         let go_on = |steps: usize, some: &mut dyn Iterator<Item = &Step>| {
-            some.take(steps).for_each(|step| drop(take(&mut mesh.borrow_mut(), step)));
+            some.take(steps).for_each(|step| drop(make(&mut mesh.borrow_mut(), step)));
         };
         let look = |look: &mut dyn FnMut(&World)| {
             look(&mesh.borrow().world);
@@ -535,7 +549,7 @@ proptest! {
         let mut mesh = Mesh::default();
         mesh.network("shop", &["10.42.0.0/24"]).unwrap();
         for step in &steps {
-            let Ok(()) = take(&mut mesh, step) else { continue };
+            let Ok(()) = make(&mut mesh, step) else { continue };
             for (node, held) in &mesh.held {
                 let view = mesh.world.view_of(node);
                 prop_assert_eq!(&held.resources, &view.resources, "{} after {:?}", node, step);
@@ -748,13 +762,13 @@ fn a_trigger_acts_on_its_nodes_own_workloads_and_for_its_time() {
     };
     let plan = triggers::fire(&mesh.world, &other, &seen, "x", time(NOW)).unwrap();
     assert!(plan.mutations.is_empty(), "a node has no say about another's workload");
-    take(&mut mesh, &Step::Fire(0, 1)).unwrap();
+    make(&mut mesh, &Step::Fire(0, 1)).unwrap();
     let labels = |mesh: &Mesh| {
         mesh.world.workloads().next().map(|(_, labels, _)| labels.to_string()).unwrap()
     };
     assert!(labels(&mesh).contains("suspect=yes"), "{}", labels(&mesh));
     // The node comes back and says what its owner declared: what the trigger gave stays.
-    take(&mut mesh, &Step::Reconcile(0, vec![(1, "web")])).unwrap();
+    make(&mut mesh, &Step::Reconcile(0, vec![(1, "web")])).unwrap();
     assert!(labels(&mesh).contains("suspect=yes"));
     assert!(triggers::expire(&mesh.world, time(NOW + 9)).mutations.is_empty());
     let plan = triggers::expire(&mesh.world, time(NOW + 10));
@@ -792,7 +806,6 @@ fn the_last_admin_stays() {
         networks: vec![],
         lifetime_seconds: None,
     };
-    use meshward_api_types::Role;
     let plan = credentials::create(&mesh.world, &wanted("a", Role::Admin), "s", NOW);
     mesh.commit(plan).unwrap();
     assert!(

@@ -1,7 +1,11 @@
 //! A key and a prefix have one owner, whatever is claimed and withdrawn: who had it first keeps it.
 
 use super::*;
-use crate::{plans::routes, world::KeyOwner};
+use crate::{
+    plans::routes,
+    records::EndpointRecord,
+    world::{KeyOwner, NetworkState},
+};
 use ::ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair},
@@ -114,11 +118,11 @@ fn keys(world: &World) -> Result<BTreeMap<PublicKey, (NodeName, String)>, TestCa
     let mut all: BTreeMap<PublicKey, (NodeName, String)> = BTreeMap::new();
     let endpoints = world.nodes.values().flat_map(|node| {
         let owner = KeyOwner::Node(node.name.clone()).to_string();
-        let keys = node.endpoints.values().flat_map(|endpoint| endpoint.keys());
+        let keys = node.endpoints.values().flat_map(EndpointRecord::keys);
         keys.map(move |key| (key, (node.name.clone(), owner.clone())))
     });
     let devices =
-        world.networks.values().flat_map(|network| network.all_workloads()).filter_map(|known| {
+        world.networks.values().flat_map(NetworkState::all_workloads).filter_map(|known| {
             let owner = KeyOwner::Device(known.id().clone()).to_string();
             Some((known.device()?, (known.node().clone(), owner)))
         });
@@ -133,7 +137,7 @@ fn keys(world: &World) -> Result<BTreeMap<PublicKey, (NodeName, String)>, TestCa
 
 /// The routes that are let in, by prefix and node.
 fn routes_let_in(world: &World) -> BTreeMap<(ipnet::IpNet, NodeName), String> {
-    let all = world.networks.values().flat_map(|network| network.all_workloads());
+    let all = world.networks.values().flat_map(NetworkState::all_workloads);
     let admitted = all.filter(|known| matches!(known, WorkloadRef::Admitted(_)));
     admitted
         .flat_map(|known| {

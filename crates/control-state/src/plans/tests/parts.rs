@@ -51,8 +51,12 @@ fn a_node_and_its_routes_can_be_approved_before_it_joins() {
         Err(Refusal::About { field: "node", .. })
     ));
 
-    mesh.commit(nodes::approve(&mesh.world, &name, &ApproveNode { labels: Default::default() }))
-        .unwrap();
+    mesh.commit(nodes::approve(
+        &mesh.world,
+        &name,
+        &ApproveNode { labels: meshward_types::Labels::default() },
+    ))
+    .unwrap();
     let approved = mesh.commit(routes::approve(&mesh.world, &route, &[])).unwrap();
     assert_eq!(approved.state, RouteState::NotAdvertised);
     mesh.join("n1", &CreateToken { needs_approval: true, ..any_token() }).unwrap();
@@ -282,7 +286,7 @@ fn submit(
     let scope =
         PolicyScope { network: shop(), only: own(only), except: own(except), only_new: false };
     let wanted = Submission {
-        files: files.to_vec().into(),
+        files: Arc::new(files.clone()),
         scope: Some(scope.clone()),
         guardrails: true,
         ..Submission::default()
