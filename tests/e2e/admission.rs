@@ -60,10 +60,10 @@ fn only_an_image_that_the_right_key_has_signed_may_talk() {
     registry.sign("shop/web", "1", &shop.key).unwrap();
     let web = host.start("web", &["app=web"], &[&right]);
     assert_eq!(page(&host.api.netns, web.v4(), PATIENCE).as_deref(), Some("web\n"));
-    let labels = &host.workload("web").unwrap()["labels"];
-    assert_eq!(labels["meshward/image.signed-by"], "release");
-    assert_eq!(labels["meshward/image.repo"], "localhost:5000/shop/web");
-    assert_eq!(labels["meshward/site"], "host");
+    let labels = host.workload("web").unwrap().labels;
+    assert_eq!(labels.get("meshward/image.signed-by"), Some("release"));
+    assert_eq!(labels.get("meshward/image.repo"), Some("localhost:5000/shop/web"));
+    assert_eq!(labels.get("meshward/site"), Some("host"));
 
     let unsigned = shop.push("unsigned");
     let wrong = shop.push("wrong");
@@ -104,7 +104,7 @@ fn a_signature_that_comes_later_and_a_rule_that_changes_count() {
     host.wait_refused("web");
     registry.sign("shop/web", "1", &shop.key).unwrap();
     let begun = std::time::Instant::now();
-    while host.workload("web").unwrap()["refused"][0].is_string() {
+    while !host.workload("web").unwrap().refused.is_empty() {
         assert!(begun.elapsed() < LOOKED_AGAIN, "the signature is found");
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -124,11 +124,8 @@ fn a_signature_that_comes_later_and_a_rule_that_changes_count() {
     host.mesh.meshctl(&["policy", "apply", &next]).unwrap();
     host.wait_refused("web");
     assert!(!stream.flows(SILENCE), "an established connection is cut");
-    let links = host.mesh.read(&["links"]).unwrap()["items"].clone();
-    let open = |link: &serde_json::Value| {
-        link["acl"]["allowed"].as_array().is_none_or(|acl| !acl.is_empty())
-    };
-    assert!(!links.as_array().unwrap().iter().any(open), "{links}");
+    let links = host.mesh.links().unwrap().items;
+    assert!(links.iter().all(|link| link.acl.entries().is_empty()), "{links:?}");
     let back = host.mesh.apply(&signed(&shop.key)).unwrap();
     assert!(back.contains("lets in web ("), "{back}");
     assert!(stream.flows(PATIENCE), "and goes on when it is let in again");
@@ -182,8 +179,7 @@ fn privileges_and_set_up_are_judged() {
     }
     host.start("web", &["app=web"], &[]);
     // Set up just like this, and in no other way.
-    let config =
-        host.workload("web").unwrap()["measurement"]["config"].as_str().unwrap().to_owned();
+    let config = host.workload("web").unwrap().measurement.unwrap().config;
     let fixed = format!(
         "{RULES}admission: [{{ name: fixed, for: {{ app: web }}, config: ['{config}'] }}]\n"
     );
@@ -199,13 +195,14 @@ fn labels_can_change_while_a_workload_runs() {
     let host = Host::new(RULES);
     let web = host.start("web", &["app=web"], &[]);
     assert!(page(&host.api.netns, web.v4(), PATIENCE).is_some());
-    let id = host.workload("web").unwrap()["id"].as_str().unwrap().to_owned();
+    let id = host.workload("web").unwrap().id.to_string();
     let said = host.node.meshctl(&["label", &id, "app=old", "tier=x"]).unwrap();
     assert!(said.contains("app=old,tier=x"), "{said}");
-    host.mesh.wait(|| host.workload("web").unwrap()["labels"]["app"] == "old").unwrap();
+    let is = |app: &str| host.workload("web").unwrap().labels.get("app") == Some(app);
+    host.mesh.wait(|| is("old")).unwrap();
     assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());
     host.node.meshctl(&["label", &id, "app=web", "tier-"]).unwrap();
-    host.mesh.wait(|| host.workload("web").unwrap()["labels"]["app"] == "web").unwrap();
+    host.mesh.wait(|| is("web")).unwrap();
     assert!(page(&host.api.netns, web.v4(), PATIENCE).is_some());
     let error = host.node.meshctl(&["label", &id, "meshward/site=aws"]).unwrap_err().to_string();
     assert!(error.contains("cannot be set by hand"), "{error}");
@@ -259,13 +256,8 @@ fn what_shares_the_namespace_of_a_container_has_to_be_what_that_has_to_be() {
     // Signed like the workload itself: nothing changes.
     join("twin", &right);
     let names = || -> Vec<String> {
-        let sharing = host.workload("web").unwrap()["measurement"]["sharing"].clone();
-        sharing
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|other| other["name"].as_str().unwrap().to_owned())
-            .collect()
+        let measured = host.workload("web").unwrap().measurement.unwrap();
+        measured.sharing.into_iter().map(|other| other.name).collect()
     };
     host.mesh.wait(|| names() == ["twin"]).unwrap();
     assert!(stream.flows(PATIENCE));

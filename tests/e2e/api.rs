@@ -1,7 +1,13 @@
 //! The coordinator's HTTP API, as programs of others meet it.
 
 use crate::support::{PATIENCE, allow, mesh};
+use meshward_api_types as api;
 use meshward_lab::Mesh;
+use meshward_types::Revision;
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -42,18 +48,19 @@ impl Answer {
         self.headers.get(name).map(String::as_str)
     }
 
-    pub(crate) fn json(&self) -> Value {
+    /// Reads the body.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> T {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// What is said of a refusal, which must be a whole problem document.
     pub(crate) fn problem(&self) -> String {
         assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
-        let problem = self.json();
-        assert_eq!(problem["status"], self.status, "{self:?}");
-        assert!(problem["type"].as_str().unwrap().starts_with("urn:meshward:problem:"), "{self:?}");
-        assert!(!problem["title"].as_str().unwrap().is_empty(), "{self:?}");
-        problem["detail"].as_str().unwrap().to_owned()
+        let problem: api::Problem = self.read();
+        assert_eq!(problem.status, self.status, "{self:?}");
+        assert!(problem.kind.starts_with("urn:meshward:problem:"), "{self:?}");
+        assert!(!problem.title.is_empty(), "{self:?}");
+        problem.detail
     }
 }
 
@@ -64,11 +71,10 @@ impl<'a> Api<'a> {
 
     /// With the credential of a context.
     pub(crate) fn with(mesh: &'a Mesh, context: &str) -> Self {
-        let context: Value = serde_json::from_str(context).unwrap();
-        let text = |name: &str| context[name].as_str().unwrap().to_owned();
+        let context: api::Context = serde_json::from_str(context).unwrap();
         let ca = mesh.folder().join("api-ca.pem");
-        std::fs::write(&ca, text("ca")).unwrap();
-        Self { mesh, ca, server: text("server"), token: text("token") }
+        std::fs::write(&ca, context.ca).unwrap();
+        Self { mesh, ca, server: context.server, token: context.token }
     }
 
     fn curl(&self, method: &str, path: &str, headers: &[&str]) -> Command {
@@ -134,10 +140,16 @@ impl<'a> Api<'a> {
         )
     }
 
-    pub(crate) fn get(&self, path: &str) -> Value {
+    /// Reads what is at a path.
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> T {
         let answer = self.call("GET", path, &[], None);
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
-        answer.json()
+        answer.read()
+    }
+
+    /// Reads the first page of a list.
+    pub(crate) fn list<T: DeserializeOwned>(&self, path: &str) -> Vec<T> {
+        self.get::<api::Page<T>>(path).items
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
@@ -162,6 +174,12 @@ struct Watch {
     lines: mpsc::Receiver<String>,
 }
 
+/// The event that says that all of a revision was said.
+#[derive(Deserialize)]
+struct Synced {
+    revision: Revision,
+}
+
 impl Watch {
     /// The next event: its name and data.
     fn next(&self) -> (String, Value) {
@@ -178,15 +196,16 @@ impl Watch {
 
     /// The entries until all of a revision is said: what was put and what is gone, and the
     /// revision.
-    fn synced(&self) -> (Vec<(String, String)>, u64) {
+    fn synced(&self) -> (Vec<(String, String)>, Revision) {
         let mut seen = Vec::new();
         loop {
-            match self.next() {
-                (name, data) if name == "synced" => {
-                    return (seen, data["revision"].as_u64().unwrap());
-                }
-                (name, data) => seen.push((name, data["key"].as_str().unwrap().to_owned())),
+            let (name, data) = self.next();
+            if name == "synced" {
+                let Synced { revision } = serde_json::from_value(data).unwrap();
+                return (seen, revision);
             }
+            let change: api::Change<IgnoredAny> = serde_json::from_value(data).unwrap();
+            seen.push((name, change.key));
         }
     }
 }
@@ -320,11 +339,7 @@ fn every_refusal_is_a_problem_document() {
     assert_eq!((answer.status, answer.problem().is_empty()), (413, false));
     let answer = api.as_stranger("POST", "/v1/networks", &headers[..1], Some(b"{}"));
     assert_eq!((answer.status, answer.problem().contains("content-type")), (415, true));
-    assert_eq!(
-        api.get("/v1/networks")["items"].as_array().unwrap().len(),
-        1,
-        "nothing of that was done"
-    );
+    assert_eq!(api.list::<api::Network>("/v1/networks").len(), 1, "nothing of that was done");
 }
 
 #[test]
@@ -341,7 +356,7 @@ fn a_write_overwrites_the_state_that_was_read_and_no_other() {
     assert_eq!(submit("tcp/1", &before).status, 200);
     let answer = submit("tcp/2", &before);
     assert!(answer.status == 412 && answer.problem().contains(&tag(policy)), "{answer:?}");
-    assert!(api.get(policy)["files"][0]["text"].as_str().unwrap().contains("tcp/1"));
+    assert!(api.get::<api::Policy>(policy).files[0].text.contains("tcp/1"));
     assert_eq!(submit("tcp/3", &format!("\"other\", {}", tag(policy))).status, 200);
     let node = |labels: Value, tag: &str| {
         let wanted = json!({ "labels": labels });
@@ -374,7 +389,7 @@ fn what_comes_again_under_one_key_is_done_once() {
     let other = make("a", 2);
     assert!(other.status == 409 && other.problem().contains("another request"), "{other:?}");
     assert_eq!(make("b", 1).status, 201);
-    assert_eq!(api.get("/v1/tokens")["items"].as_array().unwrap().len(), 2);
+    assert_eq!(api.list::<api::Token>("/v1/tokens").len(), 2);
     assert_eq!(make("c", 0).status, 422);
     assert_eq!(make("c", 1).status, 201, "a refusal leaves the key free");
     assert_eq!(make("spaces are none", 1).status, 400);
@@ -389,27 +404,26 @@ fn lists_come_in_pages_with_filters_and_each_entry_by_itself() {
     let api = Api::of(&mesh);
     let (mut found, mut path) = (Vec::new(), "/v1/workloads?limit=2".to_owned());
     loop {
-        let page = api.get(&path);
-        let items = page["items"].as_array().unwrap();
-        assert!(items.len() <= 2);
-        found.extend(items.iter().map(|item| item["id"].as_str().unwrap().to_owned()));
-        let Some(next) = page["next"].as_str() else { break };
+        let page: api::Page<api::Workload> = api.get(&path);
+        assert!(page.items.len() <= 2);
+        found.extend(page.items.into_iter().map(|workload| workload.id));
+        let Some(next) = page.next else { break };
         path = format!("/v1/workloads?limit=2&cursor={next}");
     }
     assert_eq!(found.len(), own.len());
     assert!(found.is_sorted());
-    let count = |path: &str| api.get(path)["items"].as_array().unwrap().len();
+    let count = |path: &str| api.list::<IgnoredAny>(path).len();
     assert_eq!(count("/v1/workloads?selector=app%3Dweb"), 2);
     assert_eq!(count("/v1/workloads?selector=app%20in%20(web,api)&quarantined=true"), 0);
     assert_eq!(count("/v1/nodes?connected=true"), 1);
     assert_eq!(count("/v1/audit?actor=user:admin&limit=1"), 1);
-    let log = api.get("/v1/audit?limit=2");
-    let older = api.get(&format!("/v1/audit?cursor={}", log["next"].as_str().unwrap()));
-    assert!(older["items"][0]["revision"].as_u64() < log["items"][1]["revision"].as_u64());
-    let one = api.get(&format!("/v1/workloads/{}", found[0]));
-    assert_eq!(one["id"].as_str().unwrap(), found[0]);
+    let log: api::Page<api::AuditEntry> = api.get("/v1/audit?limit=2");
+    let older = api.list::<api::AuditEntry>(&format!("/v1/audit?cursor={}", log.next.unwrap()));
+    assert!(older[0].revision < log.items[1].revision);
+    let one: api::Workload = api.get(&format!("/v1/workloads/{}", found[0]));
+    assert_eq!(one.id, found[0]);
     let dry = api.call("DELETE", "/v1/nodes/cloud?dry_run=true", &[], None);
-    assert_eq!((dry.json()["name"].as_str(), count("/v1/nodes")), (Some("cloud"), 1));
+    assert_eq!((dry.read::<api::Node>().name.as_str(), count("/v1/nodes")), ("cloud", 1));
 }
 
 #[test]
@@ -440,8 +454,8 @@ fn a_watch_tells_what_changes_and_goes_on_from_a_revision() {
     seen.sort();
     assert_eq!(seen, [said("gone", &web.id), said("put", &second.id)]);
     // With the credential, what it watches ends.
-    let made = api.post("/v1/credentials", &json!({ "name": "eyes", "role": "viewer" })).json();
-    let eyes = Api { token: made["token"].as_str().unwrap().to_owned(), ..Api::of(&mesh) };
+    let made = api.post("/v1/credentials", &json!({ "name": "eyes", "role": "viewer" }));
+    let eyes = Api { token: made.read::<api::CreatedCredential>().token, ..Api::of(&mesh) };
     let watch = eyes.watch("/v1/networks?watch=1");
     assert_eq!(watch.synced().0, [said("put", "shop")]);
     assert_eq!(api.call("DELETE", "/v1/credentials/eyes", &[], None).status, 200);
@@ -456,32 +470,33 @@ fn a_credential_of_one_network_is_told_nothing_of_another() {
     mesh.meshctl(&["network", "create", "lab", "--cidr", "10.77.0.0/16"]).unwrap();
     let web = node.attach("shop", "app=web").unwrap();
     let api = Api::of(&mesh);
-    mesh.wait(|| api.get("/v1/nodes/cloud")["blocks"].as_array().unwrap().len() == 2).unwrap();
+    mesh.wait(|| api.get::<api::Node>("/v1/nodes/cloud").blocks.len() == 2).unwrap();
     let wanted = json!({ "name": "eyes", "role": "viewer", "networks": ["lab"] });
-    let made = api.post("/v1/credentials", &wanted).json();
-    let eyes = Api { token: made["token"].as_str().unwrap().to_owned(), ..Api::of(&mesh) };
-    let narrow = |node: &Value| {
-        assert_eq!(node["workloads"], 0, "{node}");
-        let blocks = node["blocks"].as_array().unwrap();
-        assert!(blocks.len() == 1 && blocks[0]["network"] == "lab", "{node}");
+    let made = api.post("/v1/credentials", &wanted);
+    let eyes = Api { token: made.read::<api::CreatedCredential>().token, ..Api::of(&mesh) };
+    let narrow = |node: &api::Node| {
+        assert_eq!(node.workloads, 0, "{node:?}");
+        assert!(node.blocks.len() == 1 && node.blocks[0].network.as_str() == "lab", "{node:?}");
     };
-    assert_eq!(api.get("/v1/nodes/cloud")["workloads"], 1);
+    assert_eq!(api.get::<api::Node>("/v1/nodes/cloud").workloads, 1);
     narrow(&eyes.get("/v1/nodes/cloud"));
-    narrow(&eyes.get("/v1/nodes")["items"][0]);
-    narrow(&eyes.watch("/v1/nodes?watch=1").next().1["item"]);
-    let status = eyes.get("/v1/status");
-    assert_eq!((&status["networks"], &status["workloads"]), (&json!(1), &json!(0)));
+    narrow(&eyes.list("/v1/nodes")[0]);
+    let (_, change) = eyes.watch("/v1/nodes?watch=1").next();
+    narrow(&serde_json::from_value::<api::Change<_>>(change).unwrap().item.unwrap());
+    let status: api::Status = eyes.get("/v1/status");
+    assert_eq!((status.networks, status.workloads), (1, 0));
     let workload = eyes.call("GET", &format!("/v1/workloads/{}", web.id), &[], None);
     assert_eq!(workload.status, 404, "{workload:?}");
     // The names of what is gone elsewhere are told by no watch.
-    let revision = api.get("/v1/networks")["revision"].as_u64().unwrap();
+    let api::Page::<api::Network> { revision, .. } = api.get("/v1/networks");
     let path = format!("/v1/networks?watch=1&revision={revision}");
     mesh.meshctl(&["network", "create", "secret", "--cidr", "10.78.0.0/16"]).unwrap();
     mesh.meshctl(&["network", "delete", "secret"]).unwrap();
     assert_eq!(api.watch(&path).synced().0, [said("gone", "secret")]);
     let (name, problem) = eyes.watch(&path).next();
-    assert!(name == "problem" && problem["status"] == 410, "{name}: {problem}");
     assert!(!problem.to_string().contains("secret"), "{problem}");
+    let problem: api::Problem = serde_json::from_value(problem).unwrap();
+    assert!(name == "problem" && problem.status == 410, "{name}: {problem:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Life without the coordinator, and after a node daemon's sudden end.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};
-use meshward_api_types::local::State;
+use meshward_api_types::{Network, local::State};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -13,7 +13,7 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _echo = Echo::start(&shop.api.netns, 8080);
     let stream = Stream::start(&shop.web.netns, shop.api.v4(), 8080);
-    let before = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
+    let before = shop.mesh.revision().unwrap();
     shop.mesh.coordinator.kill();
     assert!(stream.flows(PATIENCE), "established connections go on");
     assert!(
@@ -44,7 +44,7 @@ fn without_the_coordinator_traffic_goes_on_and_workloads_start_and_stop() {
     shop.mesh.wait(|| shop.mesh.workloads().unwrap().len() == 3).unwrap();
     assert!(stream.flows(PATIENCE), "its return cuts nothing");
     assert!(tcp_echoes(&second.netns, shop.api.v4(), 8080, 64, PATIENCE));
-    let after = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
+    let after = shop.mesh.revision().unwrap();
     assert!(after > before, "revisions go on: {before}, {after}");
     let policy = shop.mesh.meshctl(&["policy", "get", "shop"]).unwrap();
     assert_eq!(policy, allow("tcp/8080"), "nothing was lost");
@@ -65,9 +65,9 @@ fn a_workload_starts_at_once_after_the_coordinators_sudden_end() {
 fn nodes_catch_up_by_deltas_after_the_coordinators_return() {
     let mut shop = Shop::new(&allow("tcp/8080"));
     let _many: Vec<_> = (0..10).map(|_| shop.nodes[1].attach("shop", "app=api").unwrap()).collect();
-    let revision = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
+    let revision = shop.mesh.revision().unwrap();
     shop.mesh
-        .wait(|| shop.nodes[0].status().is_ok_and(|status| status.revision.0 == revision))
+        .wait(|| shop.nodes[0].status().is_ok_and(|status| status.revision == revision))
         .unwrap();
     shop.nodes[0].kill();
     let pending = shop.mesh.apply(&allow("tcp/9090")).unwrap_err().to_string();
@@ -143,7 +143,7 @@ fn what_the_coordinator_acknowledged_survives_its_sudden_end() {
             mesh.restart_coordinator().unwrap();
         }
     }
-    assert_eq!(mesh.read(&["network", "list"]).unwrap().as_array().unwrap().len(), 21);
+    assert_eq!(mesh.list::<Network>("networks").unwrap().len(), 21);
 }
 
 #[test]
@@ -163,13 +163,8 @@ fn a_stuck_node_delays_nobody_and_catches_up() {
     assert!(!stream.flows(SILENCE), "the others enforce it");
     kill(stuck, Signal::SIGCONT).unwrap();
     let enforces = || {
-        let nodes = shop.mesh.read(&["nodes"]).unwrap();
-        let newest = shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].clone();
-        nodes
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|node| node["name"] == "cloud" && node["enforced"] == newest)
+        let newest = shop.mesh.revision().unwrap();
+        shop.mesh.node_named("cloud").unwrap().enforced == Some(newest)
     };
     shop.mesh.wait(enforces).unwrap();
 }

@@ -1,6 +1,7 @@
 //! What a user meets: answers, mistakes and what they are told.
 
 use crate::support::{Shop, allow, mesh};
+use meshward_api_types::Context;
 use meshward_lab::{Mesh, output};
 use meshward_netns::Netns;
 use std::{
@@ -100,7 +101,7 @@ fn an_unreachable_coordinator_is_a_failure_with_exit_code_1() {
 #[test]
 fn a_dry_run_changes_nothing() {
     let shop = Shop::new("network: shop");
-    let revision = || shop.mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap();
+    let revision = || shop.mesh.revision().unwrap();
     let before = revision();
     let file = shop.mesh.folder().join("dry.yaml");
     std::fs::write(&file, allow("tcp/8080")).unwrap();
@@ -220,12 +221,10 @@ fn both_daemons_serve_metrics() {
 #[test]
 fn the_api_refuses_strangers_and_nonsense_with_a_sentence() {
     let mesh = mesh();
-    let context: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(mesh.context()).unwrap()).unwrap();
+    let Context { server, ca: certificate, token, .. } = mesh.read_context().unwrap();
     let ca = mesh.folder().join("ca.pem");
-    std::fs::write(&ca, context["ca"].as_str().unwrap()).unwrap();
-    let server = context["server"].as_str().unwrap();
-    let good = format!("authorization: Bearer {}", context["token"].as_str().unwrap());
+    std::fs::write(&ca, certificate).unwrap();
+    let good = format!("authorization: Bearer {token}");
     let call = |path: &str, headers: &[&str], body: Option<&str>| {
         let mut curl = Command::new("curl");
         curl.arg("--silent").arg("--cacert").arg(&ca).args(["--write-out", " %{http_code}"]);

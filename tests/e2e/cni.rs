@@ -36,15 +36,14 @@ fn docker_podman_and_a_process_talk_as_policy_says() {
         .unwrap();
     host.wait_let_in("podman");
     let workload = host.workload("podman").unwrap();
-    assert_eq!(workload["measurement"]["runtime"], "podman");
-    let address =
-        |at: usize| workload["addresses"][at].as_str().unwrap().parse::<IpAddr>().unwrap();
+    assert_eq!(workload.measurement.unwrap().runtime, "podman");
+    let addresses = workload.addresses;
     let pid = podman.run(&["inspect", "-f", "{{.State.Pid}}", "podman"]).unwrap();
     let inside = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
     let _echo = Echo::start(&host.api.netns, 7000);
 
     // Every pair, and both families.
-    for of in [address(0), address(1)] {
+    for of in [addresses[0], addresses[1]] {
         assert_eq!(page(&host.api.netns, of, PATIENCE).as_deref(), Some("podman\n"));
         assert_eq!(page(&docker.netns, of, PATIENCE).as_deref(), Some("podman\n"));
     }
@@ -54,7 +53,7 @@ fn docker_podman_and_a_process_talk_as_policy_says() {
     let shown = podman
         .run(&["inspect", "-f", "{{.NetworkSettings.Networks.shop.IPAddress}}", "podman"])
         .unwrap();
-    assert_eq!(shown, address(0).to_string());
+    assert_eq!(shown, addresses[0].to_string());
 
     // Nothing is left of one that is killed.
     podman.run(&["kill", "-s", "KILL", "podman"]).unwrap();
@@ -80,9 +79,8 @@ fn what_shares_the_namespace_of_a_container_of_podman_is_measured_with_it() {
         .unwrap();
     host.wait_let_in("web");
     let names = || -> Vec<String> {
-        let workload = host.workload("web").unwrap();
-        let sharing = workload["measurement"]["sharing"].as_array().unwrap().iter();
-        sharing.map(|other| other["name"].as_str().unwrap().to_owned()).collect()
+        let measured = host.workload("web").unwrap().measurement.unwrap();
+        measured.sharing.into_iter().map(|other| other.name).collect()
     };
     assert_eq!(names(), Vec::<String>::new());
     podman
@@ -104,11 +102,11 @@ fn what_shares_the_namespace_of_a_container_of_podman_is_measured_with_it() {
     let rule = "admission: [{ name: ours, for: { app: web }, images: [registry.example/*] }]\n";
     host.mesh.apply(&format!("{POLICY}{rule}")).unwrap();
     host.wait_refused("web");
-    let why = host.workload("web").unwrap()["refused"].to_string();
+    let why = host.workload("web").unwrap().refused.join("; ");
     assert!(why.contains("ours: image ") && why.contains("ours: container debug ("), "{why}");
     podman.run(&["rm", "-f", "-t", "0", "debug"]).unwrap();
     host.mesh.wait(|| names().is_empty()).unwrap();
-    let why = host.workload("web").unwrap()["refused"].to_string();
+    let why = host.workload("web").unwrap().refused.join("; ");
     assert!(!why.contains("debug"), "{why}");
 }
 
@@ -494,15 +492,12 @@ admission:
     ];
     let config = runtime.config(&json!({ "kubernetes": api.config() })).to_string();
     let added = runtime.call_with(&environment, &config).unwrap();
-    let workload = || {
-        let all = runtime.mesh.read(&["workloads"]).unwrap();
-        all.as_array().unwrap().iter().find(|own| own["name"] == "web-0").cloned()
-    };
+    let workload = || runtime.mesh.workload_named("web-0").ok();
     let is = |env: &str, team: &str, refused: bool| {
         workload().is_some_and(|own| {
-            own["labels"]["env"] == env
-                && own["labels"]["io.kubernetes.namespace/team"] == team
-                && own["refused"].as_array().unwrap().is_empty() != refused
+            own.labels.get("env") == Some(env)
+                && own.labels.get("io.kubernetes.namespace/team") == Some(team)
+                && own.refused.is_empty() != refused
         })
     };
     runtime.mesh.wait(|| is("prod", "pay", false)).unwrap();
@@ -525,7 +520,7 @@ admission:
     api.put_namespace("front", &json!({ "team": "pay" }));
     put("prod", &[("web", &ours), ("proxy", &other)]);
     runtime.mesh.wait(|| is("prod", "pay", true)).unwrap();
-    let why = workload().unwrap()["refused"].to_string();
+    let why = workload().unwrap().refused.join("; ");
     assert!(why.contains("ours: container proxy (elsewhere.example/proxy@"), "{why}");
     assert!(!answers(SILENCE));
     put("dev", &[("web", &ours), ("proxy", &other)]);
@@ -566,8 +561,7 @@ fn labels_of_a_pod_that_changed_while_the_daemon_was_away_are_known_when_it_is_b
         )
         .unwrap();
     let is = |mesh: &Mesh, env: &str| {
-        let all = mesh.read(&["workloads"]).unwrap();
-        all.as_array().unwrap().iter().any(|own| own["labels"]["env"] == env)
+        mesh.workloads().unwrap().iter().any(|own| own.labels.get("env") == Some(env))
     };
     runtime.mesh.wait(|| is(&runtime.mesh, "prod")).unwrap();
     runtime.node.kill();

@@ -4,12 +4,16 @@ use crate::{
     nat::Pair,
     support::{Echo, PATIENCE, Shop, allow, mesh, tcp_echoes},
 };
+use meshward_api_types::{
+    AuditEntry, Credential, Policy,
+    diagnosis::{NatMapping, Netcheck, PathKind, Pong},
+};
 use meshward_lab::{Mesh, NatProfile, Node, Uplink, hex, output};
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     fs,
     io::Read,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     process::{Command, Output, Stdio},
     time::Duration,
 };
@@ -26,7 +30,16 @@ fn said(done: &Output) -> (String, String) {
     (text(&done.stdout), text(&done.stderr))
 }
 
-fn json(mesh: &Mesh, node: &Node, arguments: &[&str]) -> Value {
+/// The answers of one `meshctl ping`.
+#[derive(Debug, Deserialize)]
+struct PingReport {
+    sent: usize,
+    answered: usize,
+    pings: Vec<Pong>,
+}
+
+/// Runs `meshctl` as [`run`] does, and reads its JSON.
+fn read<T: DeserializeOwned>(mesh: &Mesh, node: &Node, arguments: &[&str]) -> T {
     let done = run(mesh, node, &[arguments, &["-o", "json"]].concat());
     serde_json::from_slice(&done.stdout)
         .unwrap_or_else(|error| panic!("{error}: {:?}", said(&done)))
@@ -37,15 +50,15 @@ fn a_ping_finds_the_way_to_a_node_or_workload_and_says_what_policy_says() {
     let shop = Shop::new(&allow("tcp/8080"));
     let (mesh, node) = (&shop.mesh, &shop.nodes[0]);
     // No session has come about yet: a ping begins one.
-    let found = json(mesh, node, &["ping", "rack", "-c", "3", "-i", "100ms"]);
-    assert_eq!((found["sent"].as_u64(), found["answered"].as_u64()), (Some(3), Some(3)), "{found}");
-    let last = &found["pings"][2];
-    assert_eq!(last["path"], "direct", "{last}");
+    let found: PingReport = read(mesh, node, &["ping", "rack", "-c", "3", "-i", "100ms"]);
+    assert_eq!((found.sent, found.answered), (3, 3), "{found:?}");
+    let last = &found.pings[2];
+    assert_eq!(last.path, PathKind::Direct, "{last:?}");
     // Whichever candidate has answered first.
     let site = &shop.nodes[1].site;
-    let address: SocketAddr = last["address"].as_str().unwrap().parse().unwrap();
-    assert!([IpAddr::from(site.v4), site.v6.into()].contains(&address.ip()), "{last}");
-    assert!((1..1_000_000).contains(&last["round_trip_us"].as_u64().unwrap()), "{last}");
+    let address = last.address.unwrap();
+    assert!([IpAddr::from(site.v4), site.v6.into()].contains(&address.ip()), "{last:?}");
+    assert!((1..1_000_000).contains(&last.round_trip_us.unwrap()), "{last:?}");
     // By name, which the coordinator knows; by id; by address.
     let by_address = shop.api.v4().to_string();
     let workloads = mesh.workloads().unwrap();
@@ -67,8 +80,8 @@ fn a_ping_finds_the_way_to_a_node_or_workload_and_says_what_policy_says() {
         "the node is there all the same: {out}"
     );
     // This node itself, nobody, and somebody who is not there any more.
-    let own = json(mesh, node, &["ping", "cloud"]);
-    assert_eq!(own["pings"][0]["path"], "local", "{own}");
+    let own: PingReport = read(mesh, node, &["ping", "cloud"]);
+    assert_eq!(own.pings[0].path, PathKind::Local, "{own:?}");
     let nobody = run(mesh, node, &["ping", "nobody"]);
     assert!(
         nobody.status.code() == Some(2) && said(&nobody).1.contains("`nobody`"),
@@ -82,7 +95,10 @@ fn a_ping_finds_the_way_to_a_node_or_workload_and_says_what_policy_says() {
 #[test]
 fn a_ping_of_a_node_that_is_down_has_no_answer_and_one_that_begins_anew_has() {
     let mut shop = Shop::new(&allow("tcp/8080"));
-    assert_eq!(json(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"])["answered"], 1);
+    let answered = |shop: &Shop| {
+        read::<PingReport>(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"]).answered == 1
+    };
+    assert!(answered(&shop));
     shop.nodes[1].kill();
     let done = run(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"]);
     assert!(
@@ -91,9 +107,7 @@ fn a_ping_of_a_node_that_is_down_has_no_answer_and_one_that_begins_anew_has() {
         said(&done)
     );
     shop.nodes[1].start().unwrap();
-    let answered =
-        || json(&shop.mesh, &shop.nodes[0], &["ping", "rack", "-c", "1"])["answered"] == 1;
-    shop.mesh.wait(answered).unwrap();
+    shop.mesh.wait(|| answered(&shop)).unwrap();
 }
 
 #[test]
@@ -111,14 +125,14 @@ fn a_ping_and_a_netcheck_show_nats_and_relays() {
         &["ping", "rack", "-c", "2", "-i", "200ms", "--until-direct"],
     );
     assert_eq!(direct.status.code(), Some(1), "{:?}", said(&direct));
-    let found = json(&pair.mesh, &pair.nodes[0], &["netcheck"]);
+    let found: Netcheck = read(&pair.mesh, &pair.nodes[0], &["netcheck"]);
     assert_eq!(
-        (&found["udp"], &found["nat"]["mapping"]),
-        (&Value::Bool(true), &"endpoint-dependent".into()),
-        "{found}"
+        (found.udp, found.nat.mapping),
+        (Some(true), NatMapping::EndpointDependent),
+        "{found:?}"
     );
-    let relays = found["relays"].as_array().unwrap();
-    assert!(relays.len() == 2 && relays.iter().all(|relay| relay["udp_us"].is_u64()), "{found}");
+    assert_eq!(found.relays.len(), 2, "{found:?}");
+    assert!(found.relays.iter().all(|relay| relay.udp_us.is_some()), "{found:?}");
     let (out, _) = said(&run(&pair.mesh, &pair.nodes[0], &["netcheck"]));
     assert!(out.contains("endpoint-dependent mapping") && out.contains("coordinator"), "{out}");
 }
@@ -133,16 +147,13 @@ fn one_server_shows_that_there_is_a_nat_and_not_its_mapping() {
         let (site, _) = mesh.internet.site_with_uplink(name, uplink).unwrap();
         let node = mesh.node_at(site).token(&mesh.token(&[]).unwrap()).start().unwrap();
         mesh.wait(|| node.is_connected()).unwrap();
-        let found = json(&mesh, &node, &["netcheck"]);
+        let found: Netcheck = read(&mesh, &node, &["netcheck"]);
         assert_eq!(
-            (&found["udp"], &found["nat"]["mapping"]),
-            (&Value::Bool(true), &"undetermined".into()),
-            "{found}"
+            (found.udp, found.nat.mapping),
+            (Some(true), NatMapping::Undetermined),
+            "{found:?}"
         );
-        assert!(
-            found["nat"]["preserves_port"].is_boolean() && found["ipv4"].is_string(),
-            "{found}"
-        );
+        assert!(found.nat.preserves_port.is_some() && found.ipv4.is_some(), "{found:?}");
         let (out, _) = said(&run(&mesh, &node, &["netcheck"]));
         assert!(out.contains("mapping unknown") && !out.contains("dependent"), "{out}");
     }
@@ -156,23 +167,13 @@ fn a_netcheck_says_where_udp_does_not_pass_and_where_there_is_no_nat() {
     let (site, _) = mesh.internet.site_with_uplink("walled", Uplink::TcpOnly).unwrap();
     let walled = mesh.node_at(site).token(&token).start().unwrap();
     mesh.wait(|| walled.is_connected()).unwrap();
-    let found = json(&mesh, &open, &["netcheck"]);
-    assert_eq!(
-        (&found["udp"], &found["nat"]["mapping"]),
-        (&Value::Bool(true), &"none".into()),
-        "{found}"
-    );
-    assert!(found["ipv4"].as_str().unwrap().starts_with(&open.site.v4.to_string()), "{found}");
-    let found = json(&mesh, &walled, &["netcheck"]);
-    assert_eq!(
-        (&found["udp"], &found["nat"]["mapping"]),
-        (&Value::Bool(false), &"unknown".into()),
-        "{found}"
-    );
-    assert!(
-        found["relays"][0]["udp_us"].is_null() && found["relays"][0]["tcp_us"].is_u64(),
-        "{found}"
-    );
+    let found: Netcheck = read(&mesh, &open, &["netcheck"]);
+    assert_eq!((found.udp, found.nat.mapping), (Some(true), NatMapping::None), "{found:?}");
+    assert_eq!(found.ipv4.unwrap().ip(), IpAddr::from(open.site.v4), "{found:?}");
+    let found: Netcheck = read(&mesh, &walled, &["netcheck"]);
+    assert_eq!((found.udp, found.nat.mapping), (Some(false), NatMapping::Unknown), "{found:?}");
+    let relay = &found.relays[0];
+    assert!(relay.udp_us.is_none() && relay.tcp_us.is_some(), "{found:?}");
     let (out, _) = said(&run(&mesh, &walled, &["netcheck"]));
     assert!(out.contains("blocked"), "{out}");
 }
@@ -184,8 +185,7 @@ fn a_bundle_has_what_helps_and_neither_tokens_nor_keys() {
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
     let (mesh, node) = (&shop.mesh, &shop.nodes[0]);
     let join = mesh.token(&[]).unwrap();
-    let context: Value = serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
-    let bearer = context["token"].as_str().unwrap().to_owned();
+    let bearer = mesh.read_context().unwrap().token;
     // A log that has what no log should have.
     let key = fs::read(node.data().join("node.key")).unwrap();
     let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIDqs\n-----END PRIVATE KEY-----";
@@ -269,8 +269,8 @@ fn the_audit_log_is_read_on_from_where_it_was_left() {
         .unwrap();
     }
     let lines = |arguments: &[&str]| -> Vec<u64> {
-        let read = mesh.read(&[&["audit"], arguments].concat()).unwrap();
-        read.as_array().unwrap().iter().map(|line| line["revision"].as_u64().unwrap()).collect()
+        let read: Vec<AuditEntry> = mesh.read_as(&[&["audit"], arguments].concat()).unwrap();
+        read.iter().map(|line| line.revision.0).collect()
     };
     let all = lines(&[]);
     assert!(all.len() >= 7 && all.is_sorted_by(|a, b| a > b), "{all:?}");
@@ -299,7 +299,7 @@ fn the_audit_log_is_read_on_from_where_it_was_left() {
     assert!(ended.success(), "it ends once nobody reads: {ended}");
     let revisions: Vec<u64> = text
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["revision"].as_u64().unwrap())
+        .map(|line| serde_json::from_str::<AuditEntry>(line).unwrap().revision.0)
         .collect();
     assert!(revisions[0] == all[0] && revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
 }
@@ -320,12 +320,12 @@ fn a_credential_with_a_lifetime_is_refused_once_it_is_over() {
         (done.status.code(), said(&done).1)
     };
     assert_eq!(nodes().0, Some(0));
-    let listed = mesh.read(&["credentials"]).unwrap();
+    let listed: Vec<Credential> = mesh.list("credentials").unwrap();
     let expires = |name: &str| {
-        let all = listed.as_array().unwrap();
-        all.iter().find(|credential| credential["name"] == name).unwrap()["expires"].clone()
+        let credential = listed.iter().find(|credential| credential.name == name).unwrap();
+        credential.expires.is_some()
     };
-    assert!(expires("ci").is_string() && expires("admin").is_null(), "{listed}");
+    assert!(expires("ci") && !expires("admin"), "{listed:?}");
     let over = || nodes().0 == Some(2);
     mesh.wait(over).unwrap();
     let (_, text) = nodes();
@@ -342,7 +342,10 @@ fn a_policy_is_overwritten_only_in_the_state_that_was_seen() {
         fs::write(&file, allow(ports)).unwrap();
         mesh.meshctl(&["policy", "apply", &file, "--if-revision", &revision.to_string()])
     };
-    let revision = || mesh.read(&["policy", "get", "shop"]).unwrap()["revision"].as_u64().unwrap();
+    let revision = || {
+        let policy: Policy = mesh.read_as(&["policy", "get", "shop"]).unwrap();
+        policy.revision.unwrap().0
+    };
     // There is none yet.
     apply("tcp/80", 0).unwrap();
     let first = revision();

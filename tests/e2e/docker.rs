@@ -2,6 +2,7 @@
 
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, mesh, tcp_echoes};
 use anyhow::Result;
+use meshward_api_types as api;
 use meshward_lab::{Docker, Mesh, Node, Workload};
 use meshward_netns::Netns;
 use serde_json::Value;
@@ -63,31 +64,25 @@ impl Host {
         let pid = self.docker.run(&["inspect", "-f", "{{.State.Pid}}", name]).unwrap();
         let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net"))).unwrap();
         let workload = self.workload(name).unwrap();
-        let addresses = workload["addresses"].as_array().unwrap().iter();
-        let addresses =
-            addresses.map(|address| address.as_str().unwrap().parse().unwrap()).collect();
-        Container { id, netns, addresses }
+        Container { id, netns, addresses: workload.addresses }
     }
 
     /// Waits until a workload is let in.
     pub(crate) fn wait_let_in(&self, name: &str) {
-        let let_in =
-            || self.workload(name).is_some_and(|own| own["refused"] == Value::Array(vec![]));
+        let let_in = || self.workload(name).is_some_and(|own| own.refused.is_empty());
         self.mesh.wait(let_in).unwrap();
     }
 
     /// Waits until a workload is refused, and gives why.
     pub(crate) fn wait_refused(&self, name: &str) -> String {
-        let why =
-            || Some(self.workload(name)?["refused"].as_array()?.first()?.as_str()?.to_owned());
+        let why = || self.workload(name)?.refused.into_iter().next();
         self.mesh.wait(|| why().is_some()).unwrap();
         why().unwrap()
     }
 
-    /// The workload as the coordinator has it.
-    pub(crate) fn workload(&self, name: &str) -> Option<Value> {
-        let all = self.mesh.read(&["workloads"]).ok()?;
-        all.as_array()?.iter().find(|workload| workload["name"] == name).cloned()
+    /// Returns the workload as the coordinator lists it.
+    pub(crate) fn workload(&self, name: &str) -> Option<api::Workload> {
+        self.mesh.workload_named(name).ok()
     }
 }
 
@@ -136,8 +131,8 @@ fn a_container_is_on_the_mesh_as_what_its_labels_say() {
     assert!(tcp_echoes(&web.netns, host.api.v4(), 7000, 100_000, PATIENCE));
     assert!(!tcp_echoes(&web.netns, host.api.v4(), 7001, 1, SILENCE), "what no rule allows");
     let workload = host.workload("web").unwrap();
-    assert_eq!(workload["labels"]["env"], "prod");
-    assert_eq!(workload["measurement"]["runtime"], "docker");
+    assert_eq!(workload.labels.get("env"), Some("prod"));
+    assert_eq!(workload.measurement.unwrap().runtime, "docker");
 
     // Two containers of one node are policed, too.
     let db = host.start("db", &["app=db"], &[]);
@@ -234,7 +229,7 @@ fn a_container_that_is_killed_is_gone_and_its_place_is_nobody_elses() {
     host.docker.run(&["rm", "web"]).unwrap();
     // Another one by the same name and labels is another workload.
     let again = host.start("web", &["app=web"], &[]);
-    assert_ne!(host.workload("web").unwrap()["id"], before["id"]);
+    assert_ne!(host.workload("web").unwrap().id, before.id);
     assert_eq!(page(&host.api.netns, again.v4(), PATIENCE).as_deref(), Some("box\n"));
     assert_ne!(web.v4(), again.v4(), "a freed address comes last");
 }
@@ -440,7 +435,7 @@ fn mistakes_with_docker_are_explained() {
     // A label that cannot be kept leaves the container closed, and says why.
     host.start_waiting("web", &["app=web", "meshward/site=aws"], &[]).unwrap();
     host.mesh.wait(|| host.workload("web").is_some()).unwrap();
-    let refused = host.workload("web").unwrap()["refused"].to_string();
+    let refused = host.workload("web").unwrap().refused.join("; ");
     assert!(refused.contains("cannot be set by hand"), "{refused}");
     let web = host.container("web", String::new());
     assert!(page(&host.api.netns, web.v4(), SILENCE).is_none());

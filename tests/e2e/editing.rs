@@ -1,6 +1,7 @@
 //! `meshctl policy edit`, with editors that are scripts.
 
 use crate::support::{Shop, allow};
+use meshward_api_types::{Policy, PolicyRevision};
 use meshward_lab::Mesh;
 use std::{
     fs,
@@ -52,15 +53,17 @@ fn policy(mesh: &Mesh, network: &str) -> String {
     mesh.meshctl(&["policy", "get", network]).unwrap()
 }
 
-fn newest(mesh: &Mesh) -> serde_json::Value {
-    mesh.read(&["policy", "log", "--network", "shop"]).unwrap()[0].clone()
+/// The policy of `shop` that was applied last.
+fn newest(mesh: &Mesh) -> PolicyRevision {
+    let log: Vec<PolicyRevision> = mesh.read_as(&["policy", "log", "--network", "shop"]).unwrap();
+    log.into_iter().next().unwrap()
 }
 
 #[test]
 fn what_is_saved_in_the_editor_is_the_policy_and_what_is_left_as_it_was_changes_nothing() {
     let shop = Shop::new(&allow("tcp/8080"));
     let mesh = &shop.mesh;
-    let was = newest(mesh);
+    let was = newest(mesh).revision;
     for script in [
         "true",
         "cat \"$1\" > \"$1.x\"; mv \"$1.x\" \"$1\"",
@@ -69,7 +72,7 @@ fn what_is_saved_in_the_editor_is_the_policy_and_what_is_left_as_it_was_changes_
     ] {
         let done = edit(mesh, script, &[]);
         assert!(done.code == 0 && done.said.contains("stays as it is"), "{script}: {}", done.said);
-        assert!(done.kept.is_none() && newest(mesh) == was, "{script}");
+        assert!(done.kept.is_none() && newest(mesh).revision == was, "{script}");
     }
     let done = edit(mesh, "sed -i s#tcp/8080#tcp/9090# \"$1\"", &["shop", "-m", "another port"]);
     assert!(
@@ -78,7 +81,8 @@ fn what_is_saved_in_the_editor_is_the_policy_and_what_is_left_as_it_was_changes_
         done.said
     );
     assert_eq!(policy(mesh, "shop"), allow("tcp/9090"));
-    assert_eq!((&newest(mesh)["why"], &newest(mesh)["files"]), (&"another port".into(), &1.into()));
+    let PolicyRevision { why, files, .. } = newest(mesh);
+    assert_eq!((why.as_deref(), files), (Some("another port"), 1));
 
     let done = edit(mesh, "sed -i s#tcp/9090#tcp/1# \"$1\"", &["shop", "--dry-run", "-o", "json"]);
     assert!(done.code == 0 && done.said.contains("\"tcp/1\""), "{}", done.said);
@@ -205,10 +209,10 @@ fn a_policy_of_several_files_stays_one_of_several_files_and_other_networks_keep_
         s/8080/9090/' \"$1\"";
     let done = edit(&mesh, script, &["shop"]);
     assert!(done.code == 0, "{}", done.said);
-    let files = mesh.read(&["policy", "get", "shop"]).unwrap()["files"].clone();
-    let text = |at: usize| files[at]["text"].as_str().unwrap().to_owned();
-    assert!(files[0]["name"].as_str().unwrap().ends_with("policies/a.yaml"), "{files}");
-    assert_eq!((text(0), text(1)), (allow("tcp/9090"), "network: shop\nmode: enforce\n".into()));
+    let Policy { files, .. } = mesh.read_as(&["policy", "get", "shop"]).unwrap();
+    assert!(files[0].name.ends_with("policies/a.yaml"), "{files:?}");
+    assert_eq!(files[0].text, allow("tcp/9090"));
+    assert_eq!(files[1].text, "network: shop\nmode: enforce\n");
     assert_eq!(policy(&mesh, "office"), other);
 
     // What was kept of several files is applied as one.

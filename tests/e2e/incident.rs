@@ -1,6 +1,7 @@
 //! A bad day: who enforces what, who does not, and working from another machine.
 
 use crate::support::{Shop, allow, mesh};
+use meshward_api_types::{Context, Quarantine, QuarantineResult};
 use meshward_lab::{Mesh, Node, Process, Site};
 use nix::{
     sys::signal::{Signal, kill},
@@ -37,12 +38,10 @@ fn what_is_not_enforced_everywhere_names_the_nodes_and_ends_with_1() {
     assert!(said.contains("its only peer enforces it at its end"), "{said}");
     // Said again while it stands, it is no better enforced.
     let (code, out, _) = tries(&shop.mesh, &["quarantine", "app=api", "-o", "json"]);
-    let result: Value = serde_json::from_str(&out).unwrap();
-    assert!(code == 1 && result["nodes_silent"][0]["node"] == "rack", "{out}");
-    assert!(
-        result["nodes_silent"][0]["peers_enforcing"] == 1 && result["nodes_enforcing"] == 1,
-        "{out}"
-    );
+    let result: QuarantineResult = serde_json::from_str(&out).unwrap();
+    let silent = &result.enforcement.nodes_silent[0];
+    assert!(code == 1 && silent.node.as_str() == "rack", "{out}");
+    assert!(silent.peers_enforcing == 1 && result.enforcement.nodes_enforcing == 1, "{out}");
     shop.nodes[1].kill();
     shop.mesh
         .wait(|| {
@@ -81,11 +80,8 @@ fn a_selector_that_fits_nothing_is_a_mistake_unless_it_is_on_purpose() {
         code == 2 && said.contains("--even-if-none") && !said.contains("did you mean"),
         "{code} {said}"
     );
-    assert_eq!(
-        shop.mesh.read(&["quarantines"]).unwrap(),
-        serde_json::json!([]),
-        "none of them stands"
-    );
+    let quarantines: Vec<Quarantine> = shop.mesh.list("quarantines").unwrap();
+    assert_eq!(quarantines, [], "none of them stands");
     let (code, out, _) = tries(&shop.mesh, &["quarantine", "team=nobody", "--even-if-none"]);
     assert!(code == 0 && out.contains("0 workloads are quarantined"), "{code} {out}");
     for bare in ["list", "ls"] {
@@ -155,23 +151,16 @@ fn a_context_is_good_on_another_machine_and_there_can_be_several() {
 #[test]
 fn the_operators_file_follows_the_names_of_the_coordinator() {
     let mut mesh = crate::support::mesh_with(&["--name", "mesh.example"]);
-    let read = |mesh: &Mesh| -> Value {
-        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap()
-    };
-    let before = read(&mesh);
-    assert_eq!(before["server"], "mesh.example:7443");
+    let before = mesh.read_context().unwrap();
+    assert_eq!(before.server, "mesh.example:7443");
     let address = format!("{}:7443", mesh.site.v4);
-    assert!(
-        before["more_servers"].as_array().unwrap().iter().any(|place| *place == *address),
-        "{before}"
-    );
+    assert!(before.more_servers.contains(&address), "{:?}", before.more_servers);
     mesh.coordinator.kill();
     // It was written by a coordinator of another name.
-    let mut other = before.clone();
-    other["server"] = "old.example:7443".into();
-    fs::write(mesh.context(), other.to_string()).unwrap();
+    let other = Context { server: "old.example:7443".into(), ..before.clone() };
+    fs::write(mesh.context(), serde_json::to_vec(&other).unwrap()).unwrap();
     mesh.restart_coordinator().unwrap();
-    assert_eq!(read(&mesh), before);
+    assert!(mesh.read_context().unwrap() == before);
 }
 
 fn at_node(node: &Node, arguments: &[&str]) -> (i32, String, String) {
@@ -181,9 +170,7 @@ fn at_node(node: &Node, arguments: &[&str]) -> (i32, String, String) {
 #[test]
 fn what_only_has_to_be_waited_for_is_waited_for() {
     let mut mesh = mesh();
-    let token = mesh.token(&["--site", "cloud"]).unwrap();
-    let site = mesh.internet.site("cloud").unwrap();
-    let mut node = mesh.node_at(site).token(&token).start().unwrap();
+    let mut node = mesh.node("cloud").start().unwrap();
     node.kill();
     let _ = fs::remove_file(node.socket());
     // Forgotten: what it serves is to be told anew.

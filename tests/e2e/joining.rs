@@ -1,6 +1,7 @@
 //! How machines become nodes, and how they do not.
 
 use crate::support::{mesh, mesh_with};
+use meshward_api_types::Token;
 use meshward_lab::{Binaries, Mesh};
 use std::{thread, time::Duration};
 
@@ -30,9 +31,8 @@ fn a_wrong_spent_expired_tampered_or_revoked_token_is_refused_with_the_reason() 
     let said = refusal(&mut mesh, "fourth", &tampered);
     assert!(said.contains("damaged"), "{said}");
 
-    let listed = mesh.read(&["token", "list"]).unwrap();
-    for token in listed.as_array().unwrap() {
-        mesh.meshctl(&["token", "revoke", token["id"].as_str().unwrap()]).unwrap();
+    for token in mesh.list::<Token>("tokens").unwrap() {
+        mesh.meshctl(&["token", "revoke", &token.id]).unwrap();
     }
     let said = refusal(&mut mesh, "fifth", &good);
     assert!(said.contains("unknown"), "{said}");

@@ -1,12 +1,19 @@
 //! Nodes that go: removed, by their own wish, or because they are not seen any more.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, mesh, tcp_echoes};
+use meshward_api_types::local::RemovedNode;
 use meshward_lab::output;
-use serde_json::Value;
+use serde::Deserialize;
 use std::{fs, process::Command, time::Duration};
 
 fn names(mesh: &meshward_lab::Mesh) -> Vec<String> {
     mesh.nodes().unwrap().iter().map(|node| node.name.to_string()).collect()
+}
+
+/// The part of `meshctl status` that is about a node which was removed.
+#[derive(Deserialize)]
+struct Status {
+    removed: RemovedNode,
 }
 
 /// Runs `meshward-node` on a node's machine.
@@ -40,8 +47,8 @@ fn a_removed_node_knows_it_closes_its_workloads_and_ends_with_3() {
     let shown = status("table");
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.status.code() == Some(1) && text.contains("was removed from mesh"), "{text}");
-    let value: Value = serde_json::from_slice(&status("json").stdout).unwrap();
-    assert_eq!(value["removed"]["node"], "rack");
+    let status: Status = serde_json::from_slice(&status("json").stdout).unwrap();
+    assert_eq!(status.removed.node.as_str(), "rack");
     // Started again, it knows it still.
     let mut again = node_command(&shop, 1, &["run"]);
     let done = shop.nodes[1].site.netns.run(|| again.output()).unwrap().unwrap();

@@ -1,6 +1,7 @@
 //! A disk that is full, and one that is lost.
 
 use crate::support::{Echo, PATIENCE, Shop, allow, mesh, tcp_echoes};
+use meshward_api_types::Quarantine;
 use meshward_lab::{Binaries, Internet, Mesh};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
@@ -86,8 +87,8 @@ fn a_full_disk_lets_a_quarantine_through_and_mends_itself() {
     mesh.coordinator.kill();
     mesh.restart_coordinator().unwrap();
     mesh.wait(|| node.is_connected()).unwrap();
-    let held = mesh.read(&["quarantines"]).unwrap();
-    assert_eq!(held.as_array().unwrap().len(), 1, "what was acknowledged is there: {held}");
+    let quarantines: Vec<Quarantine> = mesh.list("quarantines").unwrap();
+    assert_eq!(quarantines.len(), 1, "what was acknowledged is there: {quarantines:?}");
 
     fs::remove_file(filler).unwrap();
     mesh.wait(|| mesh.apply(&allow("tcp/82")).is_ok()).unwrap();
@@ -176,12 +177,9 @@ fn a_mesh_comes_back_from_a_backup_by_the_commands_of_the_document() {
 #[test]
 fn a_viewer_gets_no_backup() {
     let mesh = mesh();
-    let made = mesh.read(&["credential", "create", "viewer", "--role", "viewer"]).unwrap();
-    let mut context: serde_json::Value =
-        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
-    context["token"] = made["token"].clone();
     let file = mesh.folder().join("viewer.json");
-    fs::write(&file, context.to_string()).unwrap();
+    let context = mesh.meshctl(&["credential", "create", "viewer", "--role", "viewer"]).unwrap();
+    fs::write(&file, context).unwrap();
     let mut command = Command::new(mesh.binaries.path("meshctl"));
     command.arg("--context").arg(&file).arg("backup").arg(mesh.folder().join("stolen.db"));
     let said = meshward_lab::output(&mesh.site.netns, &mut command).unwrap_err().to_string();

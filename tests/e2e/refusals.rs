@@ -5,6 +5,7 @@ use crate::{
     gateways::{FAR, behind},
     support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, connect, echo_once},
 };
+use meshward_api_types::Quarantine;
 use meshward_lab::Workload;
 use meshward_netns::Netns;
 use std::{
@@ -153,8 +154,8 @@ fn a_quarantine_with_reset_is_noticed_at_both_ends() {
     // Nothing else is said to who is quarantined.
     assert_eq!(refusal(&shop.web.netns, shop.api.v4(), 8080), ErrorKind::TimedOut);
     assert_eq!(udp_refusal(&shop.web.netns, db.v4(), 5353), ErrorKind::WouldBlock);
-    let listed = shop.mesh.read(&["quarantine", "list"]).unwrap();
-    assert_eq!(listed[0]["reset"], true);
+    let quarantines: Vec<Quarantine> = shop.mesh.list("quarantines").unwrap();
+    assert!(quarantines[0].reset);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::{
     nat::Pair,
     support::{PATIENCE, Stream, mesh, tcp_echoes, udp_echoes},
 };
+use meshward_api_types as api;
 use meshward_lab::{NatProfile, Node, Relay, Uplink};
 use meshward_types::relay::RelayId;
 use std::{
@@ -33,8 +34,8 @@ fn a_relay_that_is_killed_under_load_is_replaced_by_another() {
     assert!(udp_echoes(&pair.web.netns, pair.api.v4(), 7000, 1380, PATIENCE));
     let stream = Stream::start(&pair.web.netns, pair.api.v4(), 7000);
     assert!(stream.flows(PATIENCE));
-    let shown = pair.mesh.read(&["relay", "list"]).unwrap();
-    let numbers = [0, 1].map(|at| shown[at]["number"].as_u64().unwrap() as u16);
+    let shown: Vec<api::Relay> = pair.mesh.list("relays").unwrap();
+    let numbers = [0, 1].map(|at| shown[at].number);
     // All but the last of three, the coordinator being one.
     for _ in 0..2 {
         let by = used(&pair.nodes[0]).unwrap();

@@ -159,8 +159,7 @@ fn super_packets_are_used_and_shown() {
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 8 << 20, PATIENCE));
     let offloads = shop.nodes[0].endpoint().unwrap().offloads;
     assert_eq!(offloads, ["tso", "uso", "udp-segment", "udp-gro"]);
-    let links = shop.mesh.read(&["links"]).unwrap();
-    let packets = links["items"][0]["packets"].as_u64().unwrap();
+    let packets = shop.mesh.links().unwrap().items[0].packets;
     assert!(
         packets >= 2 * (8 << 20) / 1420,
         "counters count the packets that super-packets stand for: {packets}"

@@ -1,6 +1,7 @@
 //! What operators do with policy all day: write, know before, know after, and who may.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, mesh, tcp_echoes};
+use meshward_api_types::{Links, PolicyRevision};
 use meshward_lab::Mesh;
 use std::{fs, path::PathBuf};
 
@@ -100,8 +101,10 @@ rules:
 fn every_revision_is_kept_and_can_be_explained_and_gone_back_to() {
     let shop = Shop::new(&allow("tcp/8080"));
     let mesh = &shop.mesh;
-    let revision =
-        || mesh.read(&["policy", "log"]).unwrap()[0]["revision"].as_u64().unwrap().to_string();
+    let revision = || {
+        let log: Vec<PolicyRevision> = mesh.read_as(&["policy", "log"]).unwrap();
+        log[0].revision.to_string()
+    };
     let first = revision();
     let file = mesh.folder().join("policy.yaml");
     fs::write(&file, allow("tcp/9090")).unwrap();
@@ -119,10 +122,10 @@ fn every_revision_is_kept_and_can_be_explained_and_gone_back_to() {
     assert!(explain(&[]).contains("denied"));
     assert!(explain(&["--at", &first]).contains("allowed"));
     mesh.meshctl(&["quarantine", "app=api", "-m", "looks odd"]).unwrap();
-    let held = mesh.read(&["status"]).unwrap()["mesh"]["revision"].to_string();
+    let quarantined = mesh.revision().unwrap().to_string();
     mesh.meshctl(&["release", "app=api"]).unwrap();
     assert!(
-        explain(&["--at", &held]).contains("quarantine"),
+        explain(&["--at", &quarantined]).contains("quarantine"),
         "a quarantine of the past counts for the past"
     );
     let _echo = Echo::start(&shop.api.netns, 8080);
@@ -207,13 +210,8 @@ fn what_would_be_denied_is_counted_and_passes_while_it_is_observed() {
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 9090, 64, PATIENCE), "no rule allows it");
     let observed = |mesh: &Mesh| {
-        let links = mesh.read(&["links", "--observed"]).unwrap();
-        links["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|link| link["observed"].as_u64().unwrap())
-            .sum::<u64>()
+        let links: Links = mesh.read_as(&["links", "--observed"]).unwrap();
+        links.items.iter().map(|link| link.observed).sum::<u64>()
     };
     let first = observed(&shop.mesh);
     assert!(first >= 4, "the packets of one connection: {first}");
@@ -246,16 +244,8 @@ fn a_suggestion_explains_what_was_seen_and_can_be_applied() {
     shop.mesh.apply(&suggested).unwrap();
     assert!(tcp_echoes(&shop.web.netns, shop.api.v4(), 8080, 64, PATIENCE));
     assert!(!tcp_echoes(&shop.web.netns, shop.api.v4(), 22, 64, SILENCE));
-    let links = shop.mesh.read(&["links"]).unwrap();
-    assert_eq!(
-        links["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|link| link["acl"]["allowed"][0].is_object())
-            .count(),
-        1
-    );
+    let links = shop.mesh.links().unwrap().items;
+    assert_eq!(links.iter().filter(|link| !link.acl.entries().is_empty()).count(), 1);
 }
 
 #[test]

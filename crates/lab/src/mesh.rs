@@ -144,6 +144,14 @@ impl Mesh {
         self.folder.path().join("coordinator/admin.json")
     }
 
+    /// Returns the operator's context: the coordinator's addresses, its CA and a credential.
+    ///
+    /// # Errors
+    /// If the coordinator has not written it yet.
+    pub fn read_context(&self) -> Result<api::Context> {
+        Ok(serde_json::from_slice(&fs::read(self.context())?)?)
+    }
+
     /// Returns a `meshctl` with the operator's credential; it is for the coordinator's site.
     pub fn meshctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.binaries.path("meshctl"));

@@ -133,13 +133,8 @@ fn a_node_whose_clock_is_wrong_says_so_and_does_not_renew_without_end() {
         assert!(count("no session with the coordinator") <= 8, "{step}: it backs off\n{printed}");
         let told = printed.lines().find(|line| line.contains("clock"));
         let told = told.map(ToOwned::to_owned).or_else(|| {
-            let nodes = shop.mesh.read(&["nodes"]).unwrap();
-            let own = nodes
-                .as_array()
-                .unwrap()
-                .iter()
-                .find(|own| own["name"] == node.site.name.as_str())?;
-            Some(own.to_string()).filter(|text| text.contains("clock"))
+            let own = shop.mesh.node_named(&node.site.name).ok()?;
+            Some(format!("{own:?}")).filter(|text| text.contains("clock"))
         });
         let told = told.unwrap_or_else(|| panic!("{step}: nobody speaks of the clock\n{printed}"));
         assert!(told.contains("clock"), "{told}");

@@ -2,6 +2,7 @@
 
 use super::witness::Witness;
 use crate::support::{Dice, Shop, allow};
+use meshward_api_types::Credential;
 use meshward_lab::{Node, Workload};
 use std::{
     collections::BTreeSet,
@@ -114,13 +115,8 @@ impl Victims {
         // Nodes may not have noticed yet that their sessions are gone.
         shop.mesh.wait(|| shop.mesh.meshctl(&["nodes"]).is_ok()).unwrap();
         shop.mesh.wait(|| shop.nodes.iter().all(Node::is_connected)).unwrap();
-        let listed = shop.mesh.read(&["credential", "list"]).unwrap();
-        let names: BTreeSet<String> = listed
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter_map(|one| Some(one["name"].as_str()?.to_owned()))
-            .collect();
+        let listed: Vec<Credential> = shop.mesh.list("credentials").unwrap();
+        let names: BTreeSet<String> = listed.into_iter().map(|one| one.name).collect();
         let lost: Vec<&String> = acknowledged.difference(&names).collect();
         assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
         let attached = shop.nodes[0].attached().unwrap();

@@ -4,6 +4,7 @@ use crate::{
     api::{Answer, Api},
     support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, resident, tcp_echoes},
 };
+use meshward_api_types::{AuditEntry, Node};
 use meshward_lab::Workload;
 use serde_json::{Value, json};
 use std::{fmt::Write, time::Duration};
@@ -63,15 +64,9 @@ impl Scene {
             "devices",
         ];
         let mut all: Vec<Value> =
-            lists.iter().map(|list| admin.get(&format!("/v1/{list}"))["items"].clone()).collect();
-        let nodes = admin.get("/v1/nodes")["items"].clone();
-        all.extend(
-            nodes
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|node| json!([node["name"], node["state"], node["labels"]])),
-        );
+            lists.iter().flat_map(|list| admin.list::<Value>(&format!("/v1/{list}"))).collect();
+        let nodes: Vec<Node> = admin.list("/v1/nodes");
+        all.extend(nodes.iter().map(|node| json!([node.name, node.state, node.labels])));
         all
     }
 
@@ -103,7 +98,7 @@ fn same_answer(
     let ask = |name: &str| {
         let answer: Answer =
             who.call(method, &path.replace("NAME", name), &[], body(name).as_ref());
-        let mut problem = answer.json();
+        let mut problem = answer.read::<Value>();
         for field in ["instance", "request_id", "trace"] {
             problem.as_object_mut().unwrap().remove(field);
         }
@@ -186,8 +181,8 @@ fn a_viewer_changes_nothing_and_reads_of_no_other_network() {
             }
         }
     });
-    let audit = Api::of(&scene.shop.mesh).get("/v1/audit?limit=1000")["items"].clone();
-    let own = audit.as_array().unwrap().iter().filter(|entry| entry["actor"] == "user:viewer");
+    let audit: Vec<AuditEntry> = Api::of(&scene.shop.mesh).list("/v1/audit?limit=1000");
+    let own = audit.iter().filter(|entry| entry.actor == "user:viewer");
     assert_eq!(own.count(), 0, "something was written");
     scene.unnoticed("a viewer's reads", &stream, || {
         assert!(

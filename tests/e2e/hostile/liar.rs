@@ -540,15 +540,12 @@ fn what_a_member_answers_about_others_is_not_taken() {
     session.hear(PATIENCE, update).unwrap();
     let mesh = &scene.shop.mesh;
     scene.unnoticed("false answers", &stream, || {
-        let links = mesh.read(&["links"]).unwrap();
-        for link in links.as_array().or(links["items"].as_array()).unwrap() {
-            let lies = [&link["packets"], &link["bytes"]]
-                .map(|count| count.as_u64().unwrap() > u64::MAX / 4);
-            let is_own =
-                [&link["from"], &link["to"]].iter().any(|end| end.to_string().contains("own"));
+        for link in mesh.links().unwrap().items {
+            let lies = [link.packets, link.bytes].map(|count| count > u64::MAX / 4);
+            let is_own = [&link.from, &link.to].iter().any(|end| end.to_string().contains("own"));
             assert!(
                 is_own || lies == [false; 2],
-                "what others' workloads have sent is not its to say: {link}"
+                "what others' workloads have sent is not its to say: {link:?}"
             );
         }
         let suggested = mesh.meshctl(&["policy", "suggest", "--network", "shop"]).unwrap();

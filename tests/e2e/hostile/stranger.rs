@@ -1,6 +1,7 @@
 //! Strangers at the coordinator's doors, and what members notice of them: nothing.
 
 use crate::support::{PATIENCE, mesh, mesh_with};
+use meshward_api_types::Context;
 use meshward_lab::{HandshakeFlood, Mesh, idle_connections};
 use meshward_netns::Netns;
 use std::{
@@ -120,13 +121,13 @@ fn an_answer_of_the_stun_server_is_never_longer_than_the_request() {
 fn wrong_tokens_are_refused_alike_limited_and_logged() {
     let mut mesh = mesh_with(&[]);
     let stranger = mesh.internet.site("stranger").unwrap();
-    let context: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(mesh.context()).unwrap()).unwrap();
     let wrong = mesh.folder().join("wrong.json");
-    let mut foreign = context.clone();
-    foreign["server"] = format!("{}:{API}", mesh.site.v4).into();
-    foreign["token"] = format!("mwa1_{}", "0".repeat(48)).into();
-    std::fs::write(&wrong, foreign.to_string()).unwrap();
+    let foreign = Context {
+        server: format!("{}:{API}", mesh.site.v4),
+        token: format!("mwa1_{}", "0".repeat(48)),
+        ..mesh.read_context().unwrap()
+    };
+    std::fs::write(&wrong, serde_json::to_vec(&foreign).unwrap()).unwrap();
     let ask = || {
         let mut command = std::process::Command::new(mesh.binaries.path("meshctl"));
         command.arg("--context").arg(&wrong).args(["nodes"]);

@@ -1,5 +1,7 @@
 use super::{Terraform, mesh, revision};
+use meshward_api_types::{Context, Credential, Network, NodeState, Token};
 use meshward_lab::{Mesh, output};
+use serde::de::IgnoredAny;
 use std::{
     fs,
     io::{Read, Write},
@@ -105,10 +107,7 @@ fn what_is_planned_is_made_changed_and_taken_away_by_one_call_each() {
     terraform.apply();
     assert_eq!(revision(&mesh) - before, ADDRESSES.len() as u64);
     assert_eq!(terraform.plan(), Vec::<String>::new(), "the second plan is empty");
-    assert_eq!(
-        mesh.read(&["network", "list"]).unwrap()[0]["prefixes"].as_array().unwrap().len(),
-        2
-    );
+    assert_eq!(mesh.list::<Network>("networks").unwrap()[0].prefixes.len(), 2);
     let said = mesh
         .meshctl(&["explain", "--from", "app=web", "--to", "app=api", "--port", "tcp/8080"])
         .unwrap();
@@ -122,22 +121,18 @@ fn what_is_planned_is_made_changed_and_taken_away_by_one_call_each() {
     terraform.apply();
     assert_eq!(revision(&mesh) - before, updated.len() as u64);
     assert_eq!(terraform.plan(), Vec::<String>::new());
-    let nodes = mesh.read(&["nodes"]).unwrap();
-    assert_eq!(
-        (&nodes[0]["labels"]["tier"], &nodes[0]["state"]),
-        (&"core".into(), &"expected".into())
-    );
+    let nodes = mesh.nodes().unwrap();
+    assert_eq!(nodes[0].labels.get("tier"), Some("core"));
+    assert_eq!(nodes[0].state, NodeState::Expected);
 
     terraform.write(&changed.replace("uses           = 3", "uses           = 4"));
     assert_eq!(terraform.plan(), ["meshward_join_token.rack replace"]);
 
     terraform.ok(&["destroy", "-auto-approve", "-no-color"]);
-    let left = ["network", "nodes", "token", "route"].map(|what| {
-        let arguments: &[&str] = if what == "nodes" { &["nodes"] } else { &[what, "list"] };
-        mesh.read(arguments).unwrap().as_array().unwrap().len()
-    });
-    assert_eq!(left, [0, 0, 0, 0]);
-    assert_eq!(mesh.read(&["credential", "list"]).unwrap().as_array().unwrap().len(), 1);
+    for noun in ["networks", "nodes", "tokens", "routes"] {
+        assert_eq!(mesh.list::<IgnoredAny>(noun).unwrap().len(), 0, "{noun}");
+    }
+    assert_eq!(mesh.list::<Credential>("credentials").unwrap().len(), 1);
 }
 
 #[test]
@@ -145,7 +140,7 @@ fn what_is_there_is_imported_and_read() {
     let mesh = mesh();
     let terraform = Terraform::new(&mesh, ALL);
     terraform.apply();
-    let token = mesh.read(&["token", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let token = mesh.list::<Token>("tokens").unwrap().remove(0).id;
     let state = terraform.folder.join("terraform.tfstate");
     fs::remove_file(&state).unwrap();
     let refused = terraform.errors(&["apply", "-auto-approve", "-json"]);
@@ -277,7 +272,7 @@ fn what_somebody_else_changes_is_seen_and_mended() {
         &["meshward_route.legacy create"],
     );
     drift(&|_| says(&["credential", "revoke", "ci"]), &["meshward_service_account.ci create"]);
-    let token = mesh.read(&["token", "list"]).unwrap()[0]["id"].as_str().unwrap().to_owned();
+    let token = mesh.list::<Token>("tokens").unwrap().remove(0).id;
     drift(&|_| says(&["token", "revoke", &token]), &["meshward_join_token.rack create"]);
     // Somebody's own policy takes the place of all of ours, admission included.
     drift(
@@ -320,7 +315,7 @@ fn what_somebody_else_has_changed_since_the_plan_is_not_overwritten() {
     assert_eq!(mesh.meshctl(&["policy", "get", "shop"]).unwrap(), theirs);
     terraform.apply();
     assert_eq!(terraform.plan(), Vec::<String>::new());
-    assert_eq!(mesh.read(&["nodes"]).unwrap()[0]["labels"]["tier"], "core");
+    assert_eq!(mesh.nodes().unwrap()[0].labels.get("tier"), Some("core"));
 }
 
 #[test]
@@ -342,12 +337,11 @@ resource "meshward_join_token" "t" {{
     let terraform = Terraform::new(&mesh, &with("lifetime = \"2h\"", "forget_after = \"600s\""));
     terraform.apply();
     assert_eq!(terraform.plan(), Vec::<String>::new());
-    let tokens = mesh.read(&["tokens"]).unwrap();
-    assert_eq!(tokens[0]["forget_after_seconds"], 600);
+    let tokens: Vec<Token> = mesh.list("tokens").unwrap();
+    assert_eq!(tokens[0].forget_after_seconds, Some(600));
     let expires = || {
-        let all = mesh.read(&["credentials"]).unwrap();
-        let ci = all.as_array().unwrap().iter().find(|one| one["name"] == "ci").unwrap();
-        ci["expires"].as_str().map(ToOwned::to_owned)
+        let mut all = mesh.list::<Credential>("credentials").unwrap().into_iter();
+        all.find(|one| one.name == "ci").unwrap().expires
     };
     let first = expires().unwrap();
 
@@ -432,12 +426,11 @@ resource "meshward_node" "n" {
 fn counted(mesh: &Mesh) -> (PathBuf, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let listener = mesh.site.netns.run(|| TcpListener::bind("127.0.0.1:0")).unwrap().unwrap();
-    let mut context: serde_json::Value =
-        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
-    let server = context["server"].as_str().unwrap().to_owned();
-    context["server"] = listener.local_addr().unwrap().to_string().into();
+    let context = mesh.read_context().unwrap();
+    let server = context.server.clone();
+    let context = Context { server: listener.local_addr().unwrap().to_string(), ..context };
     let file = mesh.folder().join("counted.json");
-    fs::write(&file, context.to_string()).unwrap();
+    fs::write(&file, serde_json::to_vec(&context).unwrap()).unwrap();
     let (seen, netns) = (calls.clone(), mesh.site.netns.clone());
     thread::spawn(move || {
         for stream in listener.incoming() {
@@ -509,16 +502,13 @@ resource "meshward_network" "n" {{
     };
     let terraform = Terraform::new(&mesh, &with(true));
     terraform.apply();
-    assert_eq!(mesh.read(&["token", "list"]).unwrap().as_array().unwrap().len(), 0);
+    assert_eq!(mesh.list::<Token>("tokens").unwrap().len(), 0);
     terraform.write(&with(false));
     terraform.ok(&["plan", "-no-color"]);
-    let left = mesh.read(&["token", "list"]).unwrap();
-    assert_eq!((left.as_array().unwrap().len(), &left[0]["site"]), (1, &"rack".into()));
+    let left: Vec<Token> = mesh.list("tokens").unwrap();
+    assert_eq!((left.len(), left[0].site.as_deref()), (1, Some("rack")));
     let state = fs::read_to_string(terraform.folder.join("terraform.tfstate")).unwrap();
-    assert!(
-        !state.contains("join_token") && !state.contains(left[0]["id"].as_str().unwrap()),
-        "{state}"
-    );
+    assert!(!state.contains("join_token") && !state.contains(&left[0].id), "{state}");
 }
 
 #[test]

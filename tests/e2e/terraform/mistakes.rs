@@ -1,4 +1,5 @@
 use super::{Terraform, mesh};
+use meshward_api_types::Network;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -183,7 +184,7 @@ tests:
         name: b, from: { app: web }, to: {}, allow: [tcp/1] }]\" }\n}\n";
     terraform.write(strict);
     terraform.errors(&["plan", "-json"])[0].is("shop.yaml:2", "files");
-    assert_eq!(mesh.read(&["network", "list"]).unwrap().as_array().unwrap().len(), 0);
+    assert_eq!(mesh.list::<Network>("networks").unwrap().len(), 0);
 }
 
 #[test]
@@ -242,7 +243,6 @@ fn what_the_coordinator_refuses_is_said_at_its_attribute_and_nothing_is_half_mad
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story of one configuration")]
 fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are_set() {
     let mut mesh = mesh();
     let viewer = mesh.folder().join("viewer.json");
@@ -251,11 +251,9 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
         mesh.meshctl(&["credential", "create", "viewer", "--role", "viewer"]).unwrap(),
     )
     .unwrap();
-    let context: serde_json::Value =
-        serde_json::from_slice(&fs::read(mesh.context()).unwrap()).unwrap();
+    let context = mesh.read_context().unwrap();
     let explicit = |server: &str, token: &str| {
-        let (ca, server, token) =
-            (&context["ca"], serde_json::json!(server), serde_json::json!(token));
+        let [ca, server, token] = [&context.ca, server, token].map(serde_json::Value::from);
         format!(
             r#"provider "meshward" {{
   server = {server}
@@ -265,7 +263,7 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
 {NETWORK}"#
         )
     };
-    let (server, token) = (context["server"].as_str().unwrap(), context["token"].as_str().unwrap());
+    let (server, token) = (&context.server, &context.token);
     let plan = ["plan", "-json"];
     {
         let terraform = Terraform::new(&mesh, NETWORK);
@@ -304,8 +302,8 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
     said[0].is("does meshward-coordinator run there?", "context");
     assert_eq!(terraform.state(), ["meshward_network.shop"]);
     mesh.restart_coordinator().unwrap();
-    let networks = mesh.read(&["network", "list"]).unwrap();
-    assert_eq!(networks[0]["prefixes"][0], "10.42.0.0/16");
+    let networks: Vec<Network> = mesh.list("networks").unwrap();
+    assert_eq!(networks[0].prefixes[0].to_string(), "10.42.0.0/16");
 }
 
 #[test]

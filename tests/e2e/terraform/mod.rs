@@ -185,5 +185,5 @@ fn messages(printed: &[u8]) -> Vec<Value> {
 
 /// The coordinator's revision: each change raises it by one.
 fn revision(mesh: &Mesh) -> u64 {
-    mesh.read(&["status"]).unwrap()["mesh"]["revision"].as_u64().unwrap()
+    mesh.revision().unwrap().0
 }

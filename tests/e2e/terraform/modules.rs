@@ -2,6 +2,7 @@
 //! `MESHWARD_REAL_PROVIDERS=1`.
 
 use super::{Terraform, mesh, modules};
+use meshward_api_types::Token;
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink, path::Path, process::Command};
 
@@ -256,7 +257,7 @@ fn one_root_module_spans_three_clouds_with_the_policy_of_the_demo() {
     let applied = mesh.meshctl(&["policy", "get", "shop"]).unwrap();
     let demo = fs::read_to_string(root.join("examples/shop/policy.yaml")).unwrap();
     assert!(applied.contains(demo.trim()), "{applied}");
-    assert_eq!(mesh.read(&["token", "list"]).unwrap().as_array().unwrap().len(), 3);
+    assert_eq!(mesh.list::<Token>("tokens").unwrap().len(), 3);
     terraform.ok(&["destroy", "-auto-approve", "-no-color"]);
     assert!(mesh.nodes().unwrap().is_empty());
 }
