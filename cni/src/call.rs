@@ -4,7 +4,7 @@ use crate::{
     NEWEST, VERSIONS,
     error::{Code, Error},
 };
-use meshward_api_types::local::{DEFAULT_SOCKET, Declared, Kubernetes, Pod};
+use meshward_api_types::local::{ContainerKey, DEFAULT_SOCKET, Declared, Kubernetes, Pod};
 use meshward_types::{AcceptFrom, Labels, NetworkName, WorkloadName, accept::LABEL as ACCEPT_FROM};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -98,8 +98,8 @@ pub struct Config {
     pub addresses: Vec<IpAddr>,
     /// What the plugins before this one have made.
     pub previous: Option<Value>,
-    /// What the runtime still has (GC): container and interface.
-    pub valid: Vec<(String, String)>,
+    /// The interfaces that the runtime still has (GC).
+    pub valid: Vec<ContainerKey>,
 }
 
 #[derive(Deserialize)]
@@ -169,6 +169,12 @@ struct RawAttachment {
     container: String,
     #[serde(rename = "ifname")]
     interface: String,
+}
+
+impl From<RawAttachment> for ContainerKey {
+    fn from(RawAttachment { container, interface }: RawAttachment) -> Self {
+        Self { container, interface }
+    }
 }
 
 /// Reads a call. An error comes with the version in which it is to be told.
@@ -297,58 +303,30 @@ fn has_interface(result: Option<&Value>, name: &str) -> bool {
     interfaces.is_some_and(|all| all.iter().any(|interface| interface["name"] == name))
 }
 
+fn wrong_config(details: String) -> Error {
+    Error::new(Code::InvalidConfig, "the network configuration is wrong", details)
+}
+
 fn config(command: Command, raw: Raw, environment: &Environment) -> Result<Config, Error> {
-    let invalid = |details: String| {
-        Error::new(Code::InvalidConfig, "the network configuration is wrong", details)
-    };
-    let named = raw.network.or(raw.name).unwrap_or_default();
-    let network = match command {
-        // It is not looked at.
-        Command::Version => named.parse().or_else(|_| "none".parse()),
-        _ => named.parse(),
-    };
-    let network: NetworkName = network.map_err(|error| {
-        invalid(format!("`network` (or else `name`) names the network of the mesh: {error}"))
-    })?;
+    let network = network(command, &raw.network.or(raw.name).unwrap_or_default())?;
     let runtime = raw.runtime_config.unwrap_or_default();
-    let (mut labels, mut texts) = (raw.labels, runtime.ips);
+    let (mut labels, mut addresses) = (raw.labels, runtime.ips);
     if let Some(cni) = raw.args.and_then(|args| args.cni) {
         labels.extend(cni.labels.into_iter().map(|label| (label.key, label.value)));
-        texts.extend(cni.ips);
+        addresses.extend(cni.ips);
     }
     let arguments = arguments(environment.get("CNI_ARGS").unwrap_or_default())?;
-    texts.extend(arguments.get("IP").map(|ip| (*ip).to_owned()));
-    let mut addresses = Vec::new();
-    for text in &texts {
-        let bare = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
-        let address = bare.parse().map_err(|_| invalid(format!("`{text}` is no address")))?;
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    let pod_name = arguments.get("K8S_POD_NAME").copied().filter(|name| !name.is_empty());
-    let pod_namespace = arguments.get("K8S_POD_NAMESPACE").copied().filter(|name| !name.is_empty());
-    if let Some(namespace) = pod_namespace {
+    addresses.extend(arguments.get("IP").map(|ip| (*ip).to_owned()));
+    let addresses = parse_addresses(&addresses)?;
+    let named = NamedPod::of(&arguments);
+    if let Some(namespace) = named.namespace {
         labels.entry("io.kubernetes.pod.namespace".into()).or_insert_with(|| namespace.to_owned());
     }
-    let pod = match (raw.kubernetes, pod_namespace, pod_name) {
-        (Some(api), Some(namespace), Some(name)) => {
-            let uid = arguments.get("K8S_POD_UID").copied().filter(|uid| !uid.is_empty());
-            Some(Pod {
-                api,
-                namespace: namespace.to_owned(),
-                name: name.to_owned(),
-                uid: uid.map(ToOwned::to_owned),
-            })
-        }
-        (Some(_), _, _) if command == Command::Add => {
-            let details = "`kubernetes` is configured, but CNI_ARGS names no pod: \
-                K8S_POD_NAMESPACE and K8S_POD_NAME";
-            return Err(Error::new(Code::InvalidEnvironment, "the pod is not named", details));
-        }
-        _ => None,
+    let pod = match raw.kubernetes {
+        Some(api) => pod(command, api, &named)?,
+        None => None,
     };
-    let declared = declared(labels, pod_name, &runtime.annotations).map_err(invalid)?;
+    let declared = declared(&labels, named.name, &runtime.annotations).map_err(wrong_config)?;
     let valid = raw.valid_attachments.or(raw.attachments).unwrap_or_default();
     Ok(Config {
         network,
@@ -358,12 +336,72 @@ fn config(command: Command, raw: Raw, environment: &Environment) -> Result<Confi
         declared,
         addresses,
         previous: raw.prev_result,
-        valid: valid.into_iter().map(|own| (own.container, own.interface)).collect(),
+        valid: valid.into_iter().map(ContainerKey::from).collect(),
     })
 }
 
+fn network(command: Command, name: &str) -> Result<NetworkName, Error> {
+    let network = match command {
+        // VERSION does not use it.
+        Command::Version => name.parse().or_else(|_| "none".parse()),
+        _ => name.parse(),
+    };
+    network.map_err(|error| {
+        wrong_config(format!("`network` (or else `name`) names the network of the mesh: {error}"))
+    })
+}
+
+/// Parses addresses, each once. A prefix length is ignored: a workload's address stands alone.
+fn parse_addresses(texts: &[String]) -> Result<Vec<IpAddr>, Error> {
+    let mut addresses = Vec::new();
+    for text in texts {
+        let bare = text.split_once('/').map_or(text.as_str(), |(address, _)| address);
+        let address = bare.parse().map_err(|_| wrong_config(format!("`{text}` is no address")))?;
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+/// The pod that `CNI_ARGS` names, as far as it does.
+struct NamedPod<'a> {
+    namespace: Option<&'a str>,
+    name: Option<&'a str>,
+    uid: Option<&'a str>,
+}
+
+impl<'a> NamedPod<'a> {
+    fn of(arguments: &HashMap<&str, &'a str>) -> Self {
+        let get = |key| arguments.get(key).copied().filter(|value: &&str| !value.is_empty());
+        Self {
+            namespace: get("K8S_POD_NAMESPACE"),
+            name: get("K8S_POD_NAME"),
+            uid: get("K8S_POD_UID"),
+        }
+    }
+}
+
+/// Returns the pod to ask `api` about. Only ADD asks, so only ADD has to name one.
+fn pod(command: Command, api: Kubernetes, named: &NamedPod<'_>) -> Result<Option<Pod>, Error> {
+    match (named.namespace, named.name) {
+        (Some(namespace), Some(name)) => Ok(Some(Pod {
+            api,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: named.uid.map(ToOwned::to_owned),
+        })),
+        _ if command == Command::Add => {
+            let details = "`kubernetes` is configured, but CNI_ARGS names no pod: \
+                K8S_POD_NAMESPACE and K8S_POD_NAME";
+            Err(Error::new(Code::InvalidEnvironment, "the pod is not named", details))
+        }
+        _ => Ok(None),
+    }
+}
+
 fn declared(
-    labels: BTreeMap<String, String>,
+    labels: &BTreeMap<String, String>,
     name: Option<&str>,
     annotations: &BTreeMap<String, String>,
 ) -> Result<Declared, String> {

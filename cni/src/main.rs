@@ -130,13 +130,7 @@ async fn collect(client: &Client, call: &Call) -> Result<(), Error> {
         .get(&format!("/v1/containers?network={}", call.config.network))
         .await
         .map_err(told)?;
-    let is_valid = |own: &ContainerKey| {
-        let mut valid = call.config.valid.iter();
-        valid.any(|(container, interface)| {
-            *container == own.container && *interface == own.interface
-        })
-    };
-    for gone in all.into_iter().filter(|own| !is_valid(own)) {
+    for gone in all.into_iter().filter(|own| !call.config.valid.contains(own)) {
         match client.delete(&path(&gone.container, &gone.interface)).await {
             Ok(()) | Err(ClientError::Refused { status: Some(404), .. }) => {}
             Err(error) => return Err(told(error)),
