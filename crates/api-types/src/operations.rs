@@ -8,7 +8,10 @@ use crate::{
     PolicyRevision, Quarantine, QuarantineResult, QuarantineTarget, Relay, Rollback, RotateKeys,
     RotatedKeys, Route, Status, SubmitPolicy, SubmitResult, Token, Workload,
 };
-use std::{fmt::Display, marker::PhantomData};
+use std::{
+    fmt::{Display, Write as _},
+    marker::PhantomData,
+};
 
 /// The path of an operation, with `{NAME}` for what is put in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,7 +43,7 @@ pub fn escaped(text: &str) -> String {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
                 out.push(byte.into());
             }
-            _ => out.push_str(&format!("%{byte:02X}")),
+            _ => write!(out, "%{byte:02X}").expect("a string can be written to"),
         }
     }
     out

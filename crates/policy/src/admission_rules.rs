@@ -31,7 +31,7 @@ pub struct AdmissionRule {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub privileges: Vec<String>,
     /// The treatment of containers that share their network namespace.
-    #[serde(skip_serializing_if = "Shared::is_judged")]
+    #[serde(skip_serializing_if = "Shared::is_default")]
     pub shared: Shared,
 }
 
@@ -48,8 +48,10 @@ pub enum Shared {
 }
 
 impl Shared {
-    pub(crate) fn is_judged(&self) -> bool {
-        *self == Self::Judge
+    /// Returns whether this is the default, which is left out of what is written.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

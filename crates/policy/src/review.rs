@@ -194,9 +194,9 @@ fn narrower(known: &Requirement, wanted: &Requirement) -> bool {
     match (known, wanted) {
         (Requirement::In(a), Requirement::In(b)) => within(a, b),
         (Requirement::In(a), Requirement::Not(b)) => !a.iter().any(|value| b.contains(value)),
-        (Requirement::In(_) | Requirement::Exists, Requirement::Exists) => true,
         (Requirement::Not(a), Requirement::Not(b)) => within(b, a),
-        (Requirement::Missing, Requirement::Missing | Requirement::Not(_)) => true,
+        (Requirement::In(_) | Requirement::Exists, Requirement::Exists)
+        | (Requirement::Missing, Requirement::Missing | Requirement::Not(_)) => true,
         _ => false,
     }
 }

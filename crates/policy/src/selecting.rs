@@ -34,21 +34,23 @@ fn anchor(selector: &Selector) -> Option<(&LabelKey, &Requirement)> {
 
 impl<T: Copy + Ord> Selecting<T> {
     pub(crate) fn insert(&mut self, id: T, selector: &Selector) {
-        self.places(selector, |place| place.push((id, selector.clone())));
+        self.visit_lists(selector, |list| list.push((id, selector.clone())));
     }
 
     pub(crate) fn remove(&mut self, id: T, selector: &Selector) {
-        self.places(selector, |place| place.retain(|(own, _)| *own != id));
+        self.visit_lists(selector, |list| list.retain(|(own, _)| *own != id));
     }
 
-    fn places(&mut self, selector: &Selector, mut visit: impl FnMut(&mut Vec<(T, Selector)>)) {
+    /// Visits the lists that have a selector, or are to have it: one for each value of the
+    /// requirement under which it is indexed.
+    fn visit_lists(&mut self, selector: &Selector, mut visit: impl FnMut(&mut Vec<(T, Selector)>)) {
         match anchor(selector) {
             Some((key, Requirement::In(values))) => {
                 let values: BTreeSet<&String> = values.iter().collect();
                 let by_value = self.by_value.entry(key.clone()).or_default();
-                values
-                    .into_iter()
-                    .for_each(|value| visit(by_value.entry(value.clone()).or_default()));
+                for value in values {
+                    visit(by_value.entry(value.clone()).or_default());
+                }
             }
             Some((key, _)) => visit(self.by_key.entry(key.clone()).or_default()),
             None => visit(&mut self.always),

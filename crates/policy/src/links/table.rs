@@ -159,6 +159,9 @@ impl Links {
 
     /// Works out the effect of another policy, without bounds, for a policy that was planned within
     /// them. Unchanged rules cost nothing.
+    ///
+    /// # Panics
+    /// Never: a step without bounds does not fail.
     pub fn step(&self, policy: Arc<Policy>) -> PolicyStep {
         let before = |from, to| self.acl(from, to).cloned();
         self.inputs

@@ -12,6 +12,7 @@ use meshward_types::{
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     sync::Arc,
 };
 
@@ -142,9 +143,8 @@ fn naive(
 ) -> Verdict {
     let speaks_of = |ports: &[PortSpec]| {
         ports.iter().any(|spec| match spec.protocol {
-            None => true,
             Some(own) if own != protocol => false,
-            Some(Protocol::Icmp) => true,
+            None | Some(Protocol::Icmp) => true,
             Some(_) => spec.ports.first <= port && port <= spec.ports.last,
         })
     };
@@ -370,15 +370,15 @@ fn a_policy_that_takes_too_much_work_is_refused_and_not_worked_out() {
     let text = |rules: usize, tests: usize| {
         let mut text = "network: shop\nrules:\n".to_owned();
         for at in 0..rules {
-            text +=
-                &format!("  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{}] }}\n", 1 + at);
+            let port = 1 + at;
+            writeln!(text, "  - {{ name: r{at}, from: {{}}, to: {{}}, allow: [tcp/{port}] }}")
+                .unwrap();
         }
         text += if tests == 0 { "" } else { "tests:\n" };
         for at in 0..tests {
-            text += &format!(
-                "  - {{ from: {{ a: b }}, to: {{}}, port: tcp/{}, expect: allow }}\n",
-                1 + at
-            );
+            let port = 1 + at;
+            writeln!(text, "  - {{ from: {{ a: b }}, to: {{}}, port: tcp/{port}, expect: allow }}")
+                .unwrap();
         }
         Policy::parse(&text).unwrap()
     };

@@ -15,10 +15,10 @@ impl Reader {
     pub(super) fn merge(
         &mut self,
         network: NetworkName,
-        documents: Vec<Document<'_>>,
+        documents: &[Document<'_>],
     ) -> ParsedPolicy {
-        let sets = self.sets(&documents);
-        let keys = self.keys(&documents);
+        let sets = self.sets(documents);
+        let keys = self.keys(documents);
         let begin = documents.first().map(|document| span(document.file, document.begin));
         let mut parsed = ParsedPolicy {
             policy: Policy::deny_all(network),
@@ -31,7 +31,7 @@ impl Reader {
         let (mut mode, mut declarations) = (None, None);
         let (mut on_deny, mut on_quarantine, mut on_revoke) = (None, None, None);
         let mut timeouts = None;
-        for document in &documents {
+        for document in documents {
             let parts = document.parts();
             self.once(&parts, "mode", &mut mode);
             self.once(&parts, "declarations", &mut declarations);

@@ -49,7 +49,7 @@ pub fn read(files: &[PolicyFile]) -> Result<Vec<ParsedPolicy>, BadPolicy> {
     let ParsedDocuments { mut reader, by_network } = parse(files);
     let parsed = by_network
         .into_iter()
-        .map(|(network, documents)| reader.merge(network, documents))
+        .map(|(network, documents)| reader.merge(network, &documents))
         .collect();
     reader.done(parsed)
 }
@@ -61,7 +61,7 @@ pub fn read(files: &[PolicyFile]) -> Result<Vec<ParsedPolicy>, BadPolicy> {
 pub fn read_own(files: &[PolicyFile], network: &NetworkName) -> Result<NetworkPolicy, BadPolicy> {
     let ParsedDocuments { mut reader, mut by_network } = parse(files);
     let own = by_network.remove(network);
-    let parsed = own.map(|documents| reader.merge(network.clone(), documents));
+    let parsed = own.map(|documents| reader.merge(network.clone(), &documents));
     let mut others = Vec::new();
     for (network, documents) in by_network {
         let spans = documents.iter().map(|document| span(document.file, document.begin));

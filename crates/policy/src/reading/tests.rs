@@ -1,5 +1,6 @@
 use super::*;
 use crate::document::{Action, Expect, Mode};
+use std::fmt::Write;
 
 const SHOP: &str = "
 network: shop
@@ -190,9 +191,9 @@ fn four_mebibytes_are_read_and_more_are_refused_with_what_to_do() {
     let mut text = "network: shop\nrules:\n".to_owned();
     let mut at = 0;
     while text.len() < MAX_SOURCE - 100 {
-        text += &format!(
-            "- {{ name: r{at}, from: {{ a: b }}, to: {{ c: d }}, allow: [tcp/1, udp/2] }}\n"
-        );
+        let (from, to) = ("{ a: b }", "{ c: d }");
+        writeln!(text, "- {{ name: r{at}, from: {from}, to: {to}, allow: [tcp/1, udp/2] }}")
+            .unwrap();
         at += 1;
     }
     assert_eq!(Policy::parse(&text).unwrap().rules.len(), at);
@@ -205,7 +206,7 @@ fn what_names_and_aliases_repeat_is_bounded() {
     let ports: Vec<String> = (1..=1000).map(|port| format!("tcp/{port}")).collect();
     let mut text = format!("network: shop\nports: {{ many: [{}] }}\nrules:\n", ports.join(", "));
     for at in 0..1001 {
-        text += &format!("- {{ name: r{at}, from: {{}}, to: {{}}, allow: [many] }}\n");
+        writeln!(text, "- {{ name: r{at}, from: {{}}, to: {{}}, allow: [many] }}").unwrap();
     }
     let refused = Policy::parse(&text).unwrap_err();
     assert_eq!(refused.0.len(), 1, "said once");
@@ -213,7 +214,7 @@ fn what_names_and_aliases_repeat_is_bounded() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x]\n".to_owned();
     for at in 1..12 {
         let before = format!("*a{}", at - 1);
-        bomb += &format!("a{at}: &a{at} [{}]\n", [before.as_str(); 8].join(", "));
+        writeln!(bomb, "a{at}: &a{at} [{}]", [before.as_str(); 8].join(", ")).unwrap();
     }
     let refused = Policy::parse(&bomb).unwrap_err().to_string();
     assert!(refused.contains("values, with what aliases repeat"), "{refused}");
