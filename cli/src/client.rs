@@ -195,8 +195,8 @@ pub(crate) fn context(common: &Common) -> Result<ApiContext> {
     let found = meshward_api_client::context::find(common.context.as_deref()).map_err(told)?;
     found.ok_or_else(|| {
         Mistake(
-            "meshctl does not know which coordinator to talk to; take in the coordinator's \
-             admin.json from its data folder with: meshctl context import admin.json"
+            "meshctl does not know which coordinator to talk to; import admin.json from the \
+             coordinator's data folder: meshctl context import admin.json"
                 .into(),
         )
         .into()

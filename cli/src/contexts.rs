@@ -2,7 +2,7 @@
 
 use crate::{
     Mistake,
-    arguments::{Common, ContextVerb},
+    arguments::{Common, ContextVerb, ImportContext},
     client::told,
     out,
     output::{Change, good, list as cell, show, tell, whole},
@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The longest standard input that is taken for a context, in bytes.
+/// The longest standard input that is read as a context, in bytes.
 const MAX_INPUT: u64 = 1 << 20;
 
 /// A context without its secret.
@@ -36,7 +36,10 @@ pub(crate) fn context(common: &Common, verb: Option<ContextVerb>) -> Result<()> 
         ContextVerb::Use { name } => change(common, |all| {
             known(all, &name)?;
             all.current = Some(name.clone());
-            Ok((format!("use context {name}"), format!("context {name} is in use")))
+            Ok(ContextChange {
+                would: format!("use context {name}"),
+                done: format!("context {name} is in use"),
+            })
         }),
         ContextVerb::Rename { name, new } => change(common, |all| {
             check_name(&new)?;
@@ -49,7 +52,10 @@ pub(crate) fn context(common: &Common, verb: Option<ContextVerb>) -> Result<()> 
             if all.current.as_ref() == Some(&name) {
                 all.current = Some(new.clone());
             }
-            Ok((format!("call context {name} {new}"), format!("context {name} is called {new}")))
+            Ok(ContextChange {
+                would: format!("rename context {name} to {new}"),
+                done: format!("context {name} is renamed to {new}"),
+            })
         }),
         ContextVerb::Delete { name } => change(common, |all| {
             known(all, &name)?;
@@ -57,14 +63,15 @@ pub(crate) fn context(common: &Common, verb: Option<ContextVerb>) -> Result<()> 
             if all.current.as_ref() == Some(&name) {
                 all.current = None;
             }
-            Ok((
-                format!("forget context {name}"),
-                format!("context {name} is forgotten; its credential stays good"),
-            ))
+            Ok(ContextChange {
+                would: format!("delete context {name}"),
+                done: format!(
+                    "context {name} is deleted here; its credential stays valid until it is \
+                     revoked: meshctl credential revoke"
+                ),
+            })
         }),
-        ContextVerb::Import { file, name, servers, replace, in_use } => {
-            import(common, &file, name, &servers, replace, in_use)
-        }
+        ContextVerb::Import(wanted) => import(common, wanted),
     }
 }
 
@@ -74,14 +81,22 @@ fn own_file() -> PathBuf {
     own
 }
 
+/// A change of this user's contexts, as it is told.
+struct ContextChange {
+    /// With `--dry-run`, after "would".
+    would: String,
+    /// Once it is made.
+    done: String,
+}
+
 /// Changes this user's contexts, unless it is a dry run.
 fn change(
     common: &Common,
-    change: impl FnOnce(&mut Contexts) -> Result<(String, String)>,
+    change: impl FnOnce(&mut Contexts) -> Result<ContextChange>,
 ) -> Result<()> {
     let file = own_file();
     let mut all = Contexts::read(&file).map_err(told)?.unwrap_or_default();
-    let (would, done) = change(&mut all)?;
+    let ContextChange { would, done } = change(&mut all)?;
     if !common.dry_run {
         all.write(&file).map_err(told)?;
     }
@@ -119,34 +134,30 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-fn import(
-    common: &Common,
-    file: &Path,
-    name: Option<String>,
-    servers: &[String],
-    replace: bool,
-    in_use: bool,
-) -> Result<()> {
-    let from = if file == Path::new("-") {
-        "standard input".to_owned()
-    } else {
-        file.display().to_string()
-    };
-    let read = if file == Path::new("-") {
+/// Reads a file of contexts, or standard input for `-`.
+fn read_file(file: &Path) -> Result<Contexts> {
+    if file == Path::new("-") {
         let mut text = Vec::new();
-        std::io::stdin()
-            .take(MAX_INPUT)
-            .read_to_end(&mut text)
-            .context("cannot read standard input")?;
-        Some(Contexts::parse(&text, &from).map_err(told)?)
-    } else {
-        Contexts::read(file).map_err(told)?
-    };
-    let read = read.ok_or_else(|| Mistake(format!("there is no file {from}")))?;
+        let mut input = std::io::stdin().take(MAX_INPUT);
+        input.read_to_end(&mut text).context("cannot read standard input")?;
+        return Contexts::parse(&text, "standard input").map_err(told);
+    }
+    let read = Contexts::read(file).map_err(told)?;
+    read.ok_or_else(|| Mistake(format!("there is no file {}", file.display())).into())
+}
+
+fn import(common: &Common, wanted: ImportContext) -> Result<()> {
+    let ImportContext { file, name, servers, replace, in_use } = wanted;
+    let read = read_file(&file)?;
     let (_, context) = read.in_use().ok_or_else(|| {
+        let from = if file == Path::new("-") {
+            "standard input".into()
+        } else {
+            file.display().to_string()
+        };
         Mistake(format!("{from} has several contexts, and says of none that it is in use"))
     })?;
-    let context = context.clone().reached_by(servers);
+    let context = context.clone().reached_by(&servers);
     let host = context.server.rsplit_once(':').map_or(context.server.as_str(), |(host, _)| host);
     let name = name.unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
     check_name(&name)?;
@@ -158,15 +169,21 @@ fn import(
             .into());
         }
         let first = all.contexts.is_empty();
-        let places = cell(context.servers());
+        let servers = cell(context.servers());
         all.contexts.insert(name.clone(), context);
         let used = first || in_use;
         if used {
             all.current = Some(name.clone());
         }
-        let next = if used { "and is in use" } else { "; meshctl context use NAME uses it" };
-        let would = format!("take in context {name} ({places})");
-        Ok((would, format!("context {name} ({places}) is there {next}").replace(" ;", ";")))
+        Ok(ContextChange {
+            would: format!("import context {name} ({servers})"),
+            done: if used {
+                format!("context {name} ({servers}) is imported and in use")
+            } else {
+                let next = "to use it: meshctl context use";
+                format!("context {name} ({servers}) is imported; {next} {name}")
+            },
+        })
     })
 }
 
@@ -203,7 +220,7 @@ fn list(common: &Common) -> Result<()> {
         let in_use = if shown.in_use { good("in use") } else { "-".into() };
         [shown.name.clone(), in_use, cell(&shown.servers), shown.file.display().to_string()]
     };
-    let none = "no contexts; take one in with: meshctl context import admin.json";
+    let none = "no contexts; to import one: meshctl context import admin.json";
     show(common, &all, ["NAME", "STATE", "SERVERS", "FILE+"], row, none)
 }
 

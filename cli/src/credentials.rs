@@ -33,8 +33,8 @@ pub(crate) async fn credential(
             let wanted =
                 api::ChangeCredential { role, networks, all_networks, lifetime_seconds, no_expiry };
             let changed = client.write(&operations::CHANGE_CREDENTIAL, &[&name], &wanted).await?;
-            let would = format!("change the credential {name}");
-            let done = format!("the credential {name} is changed");
+            let would = format!("change credential {name}");
+            let done = format!("credential {name} is changed");
             tell(common, &Change { would, done, effects: vec![], result: Some(&changed) })
         }
         Credential::List(watching) => {
@@ -66,15 +66,15 @@ async fn create(
             .kept
             .expires
             .as_ref()
-            .map_or(String::new(), |expires| format!(", good until {expires}"));
-        let would = format!("make the credential {} with the role {role}{until}", wanted.name);
+            .map_or(String::new(), |expires| format!(", valid until {expires}"));
+        let would = format!("create credential {} with role {role}{until}", wanted.name);
         let result = Some(&created.kept as &dyn crate::output::erased::Result);
         return tell(common, &Change { would, done: String::new(), effects: vec![], result });
     }
     let name = wanted.name.clone();
     let context = Context { token: created.token.clone(), ..own };
     if !common.is_table() {
-        let done = format!("the credential {name} is made");
+        let done = format!("credential {name} is created");
         let whole = Made { created, context };
         return tell(
             common,
@@ -84,15 +84,16 @@ async fn create(
     // Alone on stdout, so that it can be kept in a file.
     out!("{}", serde_json::to_string_pretty(&context)?);
     note!(
-        "keep this, it is not shown again; where it is to be used: meshctl context import FILE \
-         --name {name}"
+        "save this to a file: it is not shown again. On the machine that uses it: meshctl context \
+         import FILE --name {name}"
     );
     if let Some(expires) = &created.kept.expires {
-        note!("it is good until {expires}");
+        note!("the credential is valid until {expires}");
     }
     if context.is_local() {
         note!(
-            "it names {} alone, which is this machine: say --server HOST where others reach it",
+            "it only names {}, an address of this machine; for use on another one, add --server \
+             HOST",
             context.server
         );
     }

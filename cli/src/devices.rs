@@ -21,7 +21,7 @@ pub(crate) async fn device(common: &Common, verb: Option<Device>, which: Labelle
     match verb_or_list(verb, which, Device::List)? {
         Device::Create { name, network, labels, gateway, public_key, endpoint } => {
             let labels = arguments::labels(&labels)?;
-            // Made here, and known to nobody else.
+            // The private key does not leave this machine.
             let own = match public_key {
                 Some(_) => None,
                 None => Some(fresh()?),
@@ -40,8 +40,8 @@ pub(crate) async fn device(common: &Common, verb: Option<Device>, which: Labelle
         }
         Device::Remove { name, network } => {
             client.remove(&operations::REMOVE_DEVICE, &[&network, &name]).await?;
-            let would = format!("turn device {name} of network {network} away");
-            let done = format!("device {name} is turned away");
+            let would = format!("remove device {name} from network {network}");
+            let done = format!("device {name} is removed");
             tell(common, &Change { would, done, effects: vec![], result: None })
         }
     }
@@ -64,7 +64,7 @@ fn print_created(
     endpoint: Option<&str>,
 ) -> Result<()> {
     if common.dry_run {
-        let would = format!("take in device {} by node {}", created.name, created.gateway);
+        let would = format!("create device {} behind node {}", created.name, created.gateway);
         let detail =
             format!("{}, {}, network {}", cell(&created.addresses), wanted.labels, wanted.network);
         let name = created.name.to_string();
@@ -87,8 +87,8 @@ fn print_created(
         }
     }
     note!(
-        "device {} joins by node {}; keep the text above as /etc/wireguard/mesh.conf there, for \
-         its owner's eyes only, and run: wg-quick up mesh",
+        "device {} connects through node {}; on the device, save the text above as \
+         /etc/wireguard/mesh.conf, readable for root alone, and run: wg-quick up mesh",
         created.name,
         created.gateway
     );
@@ -107,7 +107,7 @@ fn print_list(common: &Common, all: &[api::Device], narrowed: bool) -> Result<()
         ]
     };
     let columns = ["NAME", "NETWORK", "GATEWAY", "ADDRESSES", "LABELS", "KEY+"];
-    let none = "no devices; make one with: meshctl device create --name NAME --network NETWORK";
+    let none = "no devices; to create one: meshctl device create --name NAME --network NETWORK";
     show(common, all, columns, row, &listing::none(narrowed, "devices", none))
 }
 

@@ -19,9 +19,9 @@ pub(crate) async fn network(common: &Common, verb: Option<Network>, which: Watch
             let wanted = CreateNetwork { name, prefixes, block_v4, block_v6, mtu };
             let made = client.write(&operations::CREATE_NETWORK, &[], &wanted).await?;
             let (name, prefixes) = (&made.name, list(&made.prefixes));
-            let would = format!("make network {name} ({prefixes})");
+            let would = format!("create network {name} ({prefixes})");
             let done = format!(
-                "network {name} ({prefixes}) is there; its policy denies everything until one is \
+                "network {name} ({prefixes}) is created; it denies everything until a policy is \
                  applied"
             );
             tell(common, &Change { would, done, effects: vec![], result: Some(&made) })
@@ -77,7 +77,7 @@ fn print(common: &Common, all: &[api::Network]) -> Result<()> {
         });
         [network.name.to_string(), list(&network.prefixes), list(blocks), network.mtu.to_string()]
     };
-    let none = "no networks; make one with: meshctl network create NAME --cidr 10.42.0.0/16";
+    let none = "no networks; to create one: meshctl network create NAME --cidr 10.42.0.0/16";
     show(common, all, ["NAME", "PREFIXES", "BLOCK PER NODE", "MTU"], row, none)
 }
 

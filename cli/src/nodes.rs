@@ -65,7 +65,7 @@ async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
     let devices = client.all(&operations::DEVICES, &[]).await.unwrap_or_default();
     for device in devices.into_iter().filter(|device| device.gateway == *name) {
         let (name, detail) = (device.name.to_string(), format!("network {}", device.network));
-        effects.push(Effect { action: "turn away", kind: "device", name, detail });
+        effects.push(Effect { action: "remove", kind: "device", name, detail });
     }
     effects
 }
@@ -128,8 +128,8 @@ pub(crate) async fn key(common: &Common, verb: Key) -> Result<()> {
     let wanted = RotateKeys { node, network, all, keep_old_seconds: keep_old.as_secs() };
     let rotated = client.write(&operations::ROTATE_KEYS, &[], &wanted).await?;
     let effects = if common.dry_run { what_rotates(&client, &wanted).await } else { vec![] };
-    let would = format!("have {} make other keys", count(rotated.endpoints, "endpoint"));
-    let done = format!("{} of {} endpoints have another key", rotated.rotated, rotated.endpoints);
+    let would = format!("rotate the keys of {}", count(rotated.endpoints, "endpoint"));
+    let done = format!("{} of {} endpoints have a new key", rotated.rotated, rotated.endpoints);
     tell(common, &Change { would, done, effects, result: Some(&rotated) })?;
     if common.is_table() && !rotated.away.is_empty() {
         note!("{} {} keep theirs until they are asked again", bad("away:"), list(&rotated.away));

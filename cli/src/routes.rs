@@ -24,8 +24,8 @@ pub(crate) async fn route(common: &Common, verb: Option<Route>, which: Labelled)
         Route::Withdraw { prefix, network } => {
             let path = format!("/v1/routes?network={network}&prefix={prefix}");
             Client::node(common).delete(&path).await?;
-            let would = format!("take back {prefix} from network {network}");
-            let done = format!("{prefix} is not advertised any more");
+            let would = format!("withdraw {prefix} from network {network}");
+            let done = format!("{prefix} is withdrawn");
             tell(common, &Change { would, done, effects: vec![], result: None })
         }
         Route::List(which) => list(common, which).await,

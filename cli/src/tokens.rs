@@ -50,14 +50,14 @@ async fn create(common: &Common, client: &Client, wanted: &CreateToken) -> Resul
     let uses = count(kept.uses_left as usize, what);
     if common.dry_run {
         // The token that came back is not one: it was not kept.
-        let would = format!("make a join token for {uses}, good until {}", kept.expires);
+        let would = format!("create a join token for {uses}, valid until {}", kept.expires);
         return tell(
             common,
             &Change { would, done: String::new(), effects: vec![], result: Some(kept) },
         );
     }
     if !common.is_table() {
-        let done = format!("token {} is made", kept.id);
+        let done = format!("token {} is created", kept.id);
         return tell(
             common,
             &Change { would: String::new(), done, effects: vec![], result: Some(&created) },
@@ -65,8 +65,8 @@ async fn create(common: &Common, client: &Client, wanted: &CreateToken) -> Resul
     }
     // Alone on stdout, so that it can be piped on.
     out!("{}", created.token);
-    note!("token {}: for {uses}, good until {}", kept.id, kept.expires);
-    note!("on the machine that is to join: {join}");
+    note!("token {}: for {uses}, valid until {}", kept.id, kept.expires);
+    note!("on the machine that joins, run: {join}");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! silently, and JSON is JSON.
 
 use crate::support::{Shop, allow};
+use meshward_api_types::{CreatedToken, Token};
 use meshward_lab::{Relay, Workload, output};
 use meshward_netns::Netns;
 use serde_json::Value;
@@ -33,15 +34,15 @@ context             context
 context-list        context list
 context-show        context show one
 context-use         context use two => would use context two
-context-rename      context rename one three => would call context one three
-context-delete      context delete one => would forget context one
-context-import      context import CONTEXT --name new => would take in context new
+context-rename      context rename one three => would rename context one to three
+context-delete      context delete one => would delete context one
+context-import      context import CONTEXT --name new => would import context new
 token               token
-token-create        token create --uses 3 => would make a join token for 3 nodes
+token-create        token create --uses 3 => would create a join token for 3 nodes
 token-list          token list
 token-revoke        token revoke TOKEN => would revoke token
 network             network
-network-create      network create two --cidr 10.9.0.0/16 => would make network two
+network-create      network create two --cidr 10.9.0.0/16 => would create network two
 network-list        network list
 network-delete      network delete empty => would free block 10.77.
 node                node -l !none
@@ -53,22 +54,22 @@ relay-list          relay list
 relay-remove        relay remove relay1 => would remove relay relay1
 route               route
 route-advertise   @ route advertise 10.9.0.0/24 --network shop => would advertise 10.9.0.0/24
-route-withdraw    @ route withdraw 10.8.0.0/24 --network shop => would take back 10.8.0.0/24
+route-withdraw    @ route withdraw 10.8.0.0/24 --network shop => would withdraw 10.8.0.0/24
 route-list          route list
 route-approve       route approve 10.9.0.0/24 --node rack --network shop => would approve 10.9.0.0/24
 route-disapprove    route disapprove 10.8.0.0/24 --node cloud => would disapprove 10.8.0.0/24
 device              device
-device-create       device create --name pad --network shop --gateway rack => would take in device pad
+device-create       device create --name pad --network shop --gateway rack => would create device pad
 device-list         device list
-device-remove       device remove phone --network shop => would turn device phone
+device-remove       device remove phone --network shop => would remove device phone
 key-rotate          key rotate --network shop => would rotate key of node cloud
 workload            workload -l app=web
 workload-list       workload list
 link                link
 link-list           link list
 credential          credential
-credential-create   credential create new --role viewer => would make the credential new
-credential-change   credential change guest --role operator => would change the credential guest
+credential-create   credential create new --role viewer => would create credential new
+credential-change   credential change guest --role operator => would change credential guest
 credential-list     credential list
 credential-revoke   credential revoke guest => would revoke the credential guest
 policy-apply        policy apply POLICY => tcp/9090
@@ -134,7 +135,8 @@ impl Everything {
         ] {
             mesh.meshctl(arguments).unwrap();
         }
-        let token = mesh.read(&["token", "create"]).unwrap()["id"].as_str().unwrap().to_owned();
+        let CreatedToken { kept: Token { id: token, .. }, .. } =
+            mesh.read_as(&["token", "create"]).unwrap();
         let everything =
             Self { _relay: relay, spare, free, home, policy, token, device: "phone", shop };
         let context = everything.shop.mesh.context().display().to_string();
@@ -212,8 +214,7 @@ impl Everything {
             forget_counters(&mut all);
             state.insert(noun.to_owned(), all.to_string());
         }
-        let status = self.shop.mesh.read(&["status"]).unwrap();
-        state.insert("revision".into(), status["mesh"]["revision"].to_string());
+        state.insert("revision".into(), self.shop.mesh.revision().unwrap().to_string());
         state.insert("policy".into(), self.shop.mesh.meshctl(&["policy", "get", "shop"]).unwrap());
         for (number, node) in self.shop.nodes.iter().enumerate() {
             state.insert(

@@ -40,24 +40,26 @@ pub(crate) enum ContextVerb {
         name: String,
     },
     /// Import a context: the coordinator's admin.json, or the output of `meshctl credential create`
-    Import {
-        /// The file; - is standard input
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// The name to give it [default: the host of its server]
-        #[arg(long)]
-        name: Option<String>,
-        /// An address of the coordinator, tried before those in the file; may be given several
-        /// times
-        #[arg(long = "server", value_name = "HOST[:PORT]")]
-        servers: Vec<String>,
-        /// Overwrite a context with this name
-        #[arg(long)]
-        replace: bool,
-        /// Switch to it
-        #[arg(long = "use")]
-        in_use: bool,
-    },
+    Import(ImportContext),
+}
+
+#[derive(Args)]
+pub(crate) struct ImportContext {
+    /// The file; - is standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The name to give it [default: the host of its server]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// An address of the coordinator, tried before those in the file; may be given several times
+    #[arg(long = "server", value_name = "HOST[:PORT]")]
+    pub servers: Vec<String>,
+    /// Overwrite a context with this name
+    #[arg(long)]
+    pub replace: bool,
+    /// Switch to it
+    #[arg(long = "use")]
+    pub in_use: bool,
 }
 
 #[derive(Subcommand)]
