@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use meshward_lab::{Binaries, Mesh, NatProfile, Node, Rights, Uplink, Workload, become_root};
 use meshward_netns::Netns;
-use meshward_policy::Policy;
+use meshward_policy::{NewFlow, Policy};
 use meshward_types::{Labels, Protocol, Verdict, relay::is_relayed};
 use nix::unistd::geteuid;
 use std::{
@@ -219,8 +219,14 @@ fn matrix(policy: &Policy, workloads: &[Workload]) -> Result<bool> {
                 continue;
             };
             let (from, to): (Labels, Labels) = (PARTS[a].1.parse()?, PARTS[b].1.parse()?);
-            let expected = policy.decide(&from, &to, &[], Protocol::Tcp, PARTS[b].2).verdict
-                == Verdict::Allowed;
+            let flow = NewFlow {
+                from: &from,
+                to: &to,
+                accepts: &[],
+                protocol: Protocol::Tcp,
+                port: PARTS[b].2,
+            };
+            let expected = policy.decide(&flow).verdict == Verdict::Allowed;
             agree &= expected == *seen;
             let word = |allowed| if allowed { "open" } else { "shut" };
             let text = format!(

@@ -27,18 +27,25 @@ pub struct Decision<'a> {
     pub reason: Reason<'a>,
 }
 
+/// A packet that would begin a flow.
+#[derive(Debug, Clone, Copy)]
+pub struct NewFlow<'a> {
+    /// The labels of the sender.
+    pub from: &'a Labels,
+    /// The labels of the destination.
+    pub to: &'a Labels,
+    /// The declarations of the destination.
+    pub accepts: &'a [AcceptFrom],
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The destination port; 0 where the protocol has none.
+    pub port: u16,
+}
+
 impl Policy {
-    /// Decides about a packet that would begin a flow from `from` to port `port` of `to`.
-    ///
-    /// `accepts` are the declarations of `to`.
-    pub fn decide(
-        &self,
-        from: &Labels,
-        to: &Labels,
-        accepts: &[AcceptFrom],
-        protocol: Protocol,
-        port: u16,
-    ) -> Decision<'_> {
+    /// Decides about a packet that would begin a flow.
+    pub fn decide(&self, flow: &NewFlow<'_>) -> Decision<'_> {
+        let NewFlow { from, to, accepts, protocol, port } = *flow;
         let declared = declared(accepts, from);
         let names = |ports: &Vec<PortSpec>| ports.iter().any(|spec| spec.matches(protocol, port));
         if declared.as_ref().is_some_and(|ports| !names(ports)) {

@@ -1,6 +1,6 @@
 //! Properties of any policy; see the crate `meshward-fuzzing`.
 
-use crate::{Budget, ParsedPolicy, Policy, compile, read, review, run_tests};
+use crate::{Budget, NewFlow, ParsedPolicy, Policy, compile, read, review, run_tests};
 use meshward_types::{Labels, PolicyFile, Protocol};
 
 meshward_fuzzing::targets! {
@@ -63,7 +63,8 @@ fn check(parsed: &ParsedPolicy) {
             let acl = compile(policy, from, to, &[]);
             for protocol in Protocol::ALL {
                 for port in &ports {
-                    let decided = policy.decide(from, to, &[], protocol, *port).verdict;
+                    let flow = NewFlow { from, to, accepts: &[], protocol, port: *port };
+                    let decided = policy.decide(&flow).verdict;
                     assert_eq!(
                         acl.verdict(protocol, *port),
                         decided,

@@ -30,7 +30,7 @@ pub use admission_rules::{AdmissionRule, ImagePattern, Keys, Shared, SigningKey}
 pub use budget::{Budget, Exhausted};
 pub use cases::{TestFailure, run_tests};
 pub use compile::compile;
-pub use decide::{Decision, Reason};
+pub use decide::{Decision, NewFlow, Reason};
 pub use document::{
     Action, Declarations, Expect, ForensicsRule, LetIn, Mode, Policy, Reaction, Rule, TestCase,
     Tier, Trigger,

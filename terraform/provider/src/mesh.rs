@@ -42,6 +42,16 @@ pub(crate) struct Mesh {
     stopping: watch::Sender<bool>,
 }
 
+/// A thing that is overwritten in the state in which it was read.
+pub(crate) struct Overwrite<'a, T, B, R> {
+    /// The operation that reads it.
+    pub read: &'a Read<T>,
+    /// The operation that writes it.
+    pub write: &'a Write<B, R>,
+    /// Its name, in the path of both.
+    pub key: &'a str,
+}
+
 struct Configured {
     context: Context,
     client: Client,
@@ -131,12 +141,11 @@ impl Mesh {
     /// (`If-Match`), and nothing that comes in between.
     pub(crate) async fn overwrite<T: DeserializeOwned, B: Serialize, R: DeserializeOwned>(
         &self,
-        read: &Read<T>,
-        write: &Write<B, R>,
-        key: &str,
+        what: Overwrite<'_, T, B, R>,
         body: &B,
         as_seen: impl Fn(&T) -> Result<bool, Diagnostics>,
     ) -> Result<R, Diagnostics> {
+        let Overwrite { read, write, key } = what;
         let of_key: [&(dyn Display + Sync); 1] = [&key];
         let arguments = if write.path().contains('{') { &of_key[..] } else { &[] };
         for _ in 0..OVERWRITES {

@@ -26,6 +26,26 @@ pub(crate) struct Written {
     lines: Vec<Path>,
 }
 
+/// A kind of block, and the list of the policy that it is written into.
+struct Blocks {
+    /// The key of the list.
+    title: &'static str,
+    /// The name of the block.
+    block: &'static str,
+    /// The attribute that Terraform shows for a mistake in the block: it shows no line for the
+    /// block itself.
+    anchor: &'static str,
+    /// Writes one block.
+    item: fn(&Value) -> Result<serde_json::Value, Diagnostic>,
+}
+
+const RULES: Blocks = Blocks { title: "rules", block: "rule", anchor: "name", item: rule };
+const GUARDRAILS: Blocks =
+    Blocks { title: "guardrails", block: "guardrail", anchor: "name", item: rule };
+const TESTS: Blocks = Blocks { title: "tests", block: "test", anchor: "expect", item: test };
+const ADMISSION: Blocks =
+    Blocks { title: "admission", block: "rule", anchor: "name", item: admission_rule };
+
 impl Written {
     fn line(&mut self, path: Path, line: &str) {
         self.text.push_str(line);
@@ -33,15 +53,9 @@ impl Written {
         self.lines.push(path);
     }
 
-    /// A list of blocks, each with a name of its own in the language.
-    fn blocks(
-        &mut self,
-        title: &str,
-        config: &Value,
-        block: &str,
-        anchor: &str,
-        item: fn(&Value) -> Result<serde_json::Value, Diagnostic>,
-    ) -> Result<(), Diagnostics> {
+    /// Writes a list of blocks, each with a name of its own in the language.
+    fn blocks(&mut self, config: &Value, blocks: &Blocks) -> Result<(), Diagnostics> {
+        let Blocks { title, block, anchor, item } = *blocks;
         let all = config.get(block).elements();
         if all.is_empty() {
             return Ok(());
@@ -85,9 +99,9 @@ pub(crate) fn policy(network: &str, config: &Value) -> Result<Option<Written>, D
         let path = Path::of(&format!("{first}_timeout"));
         written.line(path, &format!("timeouts: {}", serde_json::Value::from(timeouts)));
     }
-    written.blocks("rules", config, "rule", "name", rule)?;
-    written.blocks("guardrails", config, "guardrail", "name", rule)?;
-    written.blocks("tests", config, "test", "expect", test)?;
+    for blocks in [RULES, GUARDRAILS, TESTS] {
+        written.blocks(config, &blocks)?;
+    }
     Ok((written.lines.len() > 1).then_some(written))
 }
 
@@ -105,7 +119,7 @@ pub(crate) fn admission(network: &str, config: &Value) -> Result<Written, Diagno
             written.line(Path::of("keys").key(name), &line);
         }
     }
-    written.blocks("admission", config, "rule", "name", admission_rule)?;
+    written.blocks(config, &ADMISSION)?;
     Ok(written)
 }
 

@@ -1,7 +1,7 @@
 //! A container with root and `CAP_NET_RAW`: whatever it makes by hand, nothing arrives that its
 //! links do not let pass.
 
-use super::raw::{ACK, ICMP, ICMPV6, MARK, SYN, Sender, Sniffer, TCP, UDP, icmp, ip, tcp, udp};
+use super::raw::{ACK, ICMP, ICMPV6, Ip, MARK, SYN, Sender, Sniffer, TCP, UDP, icmp, tcp, udp};
 use crate::support::{Dice, Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};
 use std::{net::IpAddr, time::Duration};
 
@@ -22,7 +22,7 @@ fn packet(dice: &mut Dice, from: IpAddr, to: IpAddr, flows: &[(IpAddr, IpAddr)])
             if dice.below(2) == 0 {
                 (a, b) = (b, a);
             }
-            let quoted = ip(a, b, TCP, &[], 0, &tcp(a, b, ports, ACK, &payload));
+            let quoted = Ip::new(a, b, TCP).packet(&tcp(a, b, ports, ACK, &payload));
             let kind = if from.is_ipv4() {
                 dice.of(&[3, 4, 5, 11, 12])
             } else {
@@ -42,7 +42,7 @@ fn packet(dice: &mut Dice, from: IpAddr, to: IpAddr, flows: &[(IpAddr, IpAddr)])
     };
     let options: &[u8] = if dice.below(4) == 0 { &[131, 7, 4, 10, 42, 0, 1, 0] } else { &[] };
     let fragment = dice.of(&[0, 0, 0, 0x2000, 0x2001, 1, 64]);
-    ip(from, to, protocol, options, fragment, &message)
+    Ip { options, fragment, ..Ip::new(from, to, protocol) }.packet(&message)
 }
 
 #[test]
@@ -57,14 +57,8 @@ fn nothing_that_a_quarantined_container_makes_by_hand_arrives_anywhere() {
     let sender = Sender::new(&bad.netns);
 
     // What its link lets pass arrives: the sniffers see.
-    let fine = ip(
-        bad.v4(),
-        shop.api.v4(),
-        UDP,
-        &[],
-        0,
-        &udp(bad.v4(), shop.api.v4(), (40_000, 7000), MARK),
-    );
+    let (from, to) = (bad.v4(), shop.api.v4());
+    let fine = Ip::new(from, to, UDP).packet(&udp(from, to, (40_000, 7000), MARK));
     assert!(sniffers[1].sees_more(PATIENCE, || sender.send(shop.api.v4(), &fine)));
     shop.mesh.meshctl(&["quarantine", &bad.id]).unwrap();
     std::thread::sleep(Duration::from_millis(100));
@@ -92,22 +86,22 @@ fn routes_in_a_packet_are_dropped_where_the_packet_alone_would_pass() {
     let (sender, sniffer) = (Sender::new(&shop.web.netns), Sniffer::start(&shop.api.netns));
     let (from, to) = (shop.web.v4(), shop.api.v4());
     let plain = udp(from, to, (40_000, 7000), MARK);
-    let fine = ip(from, to, UDP, &[], 0, &plain);
+    let fine = Ip::new(from, to, UDP).packet(&plain);
     assert!(sniffer.sees_more(PATIENCE, || sender.send(to, &fine)));
     // Loose and strict source routes (RFC 791 §3.1; RFC 7126 §4.3, §4.4).
     for kind in [131, 137] {
-        let routed = ip(from, to, UDP, &[kind, 7, 8, 10, 42, 0, 9, 0], 0, &plain);
+        let routed = Ip { options: &[kind, 7, 8, 10, 42, 0, 9, 0], ..Ip::new(from, to, UDP) }.packet(&plain);
         assert!(!sniffer.sees_more(SILENCE, || sender.send(to, &routed)), "option {kind}");
     }
     let (from, to) = (shop.web.v6(), shop.api.v6());
     let plain = udp(from, to, (40_000, 7000), MARK);
-    let fine = ip(from, to, UDP, &[], 0, &plain);
+    let fine = Ip::new(from, to, UDP).packet(&plain);
     assert!(sniffer.sees_more(PATIENCE, || sender.send(to, &fine)));
     // A routing header of type 0 (RFC 5095), whether it is used up or not.
     for left in [0, 1] {
         let mut header = vec![UDP, 2, 0, left, 0, 0, 0, 0];
         header.extend([0xfd, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9]);
-        let routed = ip(from, to, 43, &[], 0, &[header, plain.clone()].concat());
+        let routed = Ip::new(from, to, 43).packet(&[header, plain.clone()].concat());
         assert!(!sniffer.sees_more(SILENCE, || sender.send(to, &routed)), "{left} segments left");
     }
 }
@@ -121,10 +115,10 @@ fn who_answers_begins_nothing_neither_on_a_live_flow_nor_after_a_restart() {
     let (from, to) = (shop.api.v4(), shop.web.v4());
     // A flow that web has begun, from a port of its choice.
     let asker = Sender::new(&shop.web.netns);
-    let ask = ip(to, from, TCP, &[], 0, &tcp(to, from, (40_001, 8080), SYN, &[]));
+    let ask = Ip::new(to, from, TCP).packet(&tcp(to, from, (40_001, 8080), SYN, &[]));
     asker.send(from, &ask);
     let answer =
-        |flags: u8, port: u16| ip(from, to, TCP, &[], 0, &tcp(from, to, (8080, port), flags, MARK));
+        |flags: u8, port: u16| Ip::new(from, to, TCP).packet(&tcp(from, to, (8080, port), flags, MARK));
     assert!(
         !sniffer.sees_more(SILENCE, || sender.send(to, &answer(SYN, 40_001))),
         "on a live flow"
@@ -154,10 +148,11 @@ fn a_neighbour_that_opens_flows_without_end_keeps_nobody_from_opening_one() {
     for round in 0..6u16 {
         for at in 0..30_000u16 {
             let ports = (1024 + at, 1024 + round);
-            sender.send(to, &ip(from, to, UDP, &[], 0, &udp(from, to, ports, MARK)));
+            sender.send(to, &Ip::new(from, to, UDP).packet(&udp(from, to, ports, MARK)));
             if at % 500 == 0 {
                 // First fragments whose rest never comes.
-                sender.send(to, &ip(from, to, UDP, &[], 0x2000, &udp(from, to, ports, MARK)));
+                let first = Ip { fragment: 0x2000, ..Ip::new(from, to, UDP) };
+                sender.send(to, &first.packet(&udp(from, to, ports, MARK)));
             }
         }
         assert!(

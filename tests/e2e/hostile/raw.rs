@@ -136,41 +136,53 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// An IP header in front of a payload. `options` stand behind it, in whole words (IPv4).
-pub(super) fn ip(
-    from: IpAddr,
-    to: IpAddr,
-    protocol: u8,
-    options: &[u8],
-    fragment: u16,
-    payload: &[u8],
-) -> Vec<u8> {
-    let mut packet = match from {
-        IpAddr::V4(_) => {
-            let header = 20 + options.len();
-            let mut packet = vec![0x40 | (header / 4) as u8, 0];
-            packet.extend(((header + payload.len()) as u16).to_be_bytes());
-            packet.extend([0x12, 0x34]);
-            packet.extend(fragment.to_be_bytes());
-            packet.extend([64, protocol, 0, 0]);
-            packet
-        }
-        IpAddr::V6(_) => {
-            let mut packet = vec![0x60, 0, 0, 0];
-            packet.extend((payload.len() as u16).to_be_bytes());
-            packet.extend([protocol, 64]);
-            packet
-        }
-    };
-    packet.extend(octets(from));
-    packet.extend(octets(to));
-    if from.is_ipv4() {
-        packet.extend(options);
-        let sum = checksum(&[&packet]);
-        packet[10..12].copy_from_slice(&sum);
+/// The IP header of a packet.
+#[derive(Clone, Copy)]
+pub(super) struct Ip<'a> {
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub protocol: u8,
+    /// IPv4 options, in whole words; without effect in IPv6.
+    pub options: &'a [u8],
+    /// The flags and the offset of a fragment (RFC 791 §3.1); without effect in IPv6.
+    pub fragment: u16,
+}
+
+impl Ip<'_> {
+    /// A header without options, of a packet that is whole.
+    pub(super) fn new(from: IpAddr, to: IpAddr, protocol: u8) -> Self {
+        Self { from, to, protocol, options: &[], fragment: 0 }
     }
-    packet.extend(payload);
-    packet
+
+    /// Returns the packet with this payload.
+    pub(super) fn packet(&self, payload: &[u8]) -> Vec<u8> {
+        let mut packet = match self.from {
+            IpAddr::V4(_) => {
+                let header = 20 + self.options.len();
+                let mut packet = vec![0x40 | (header / 4) as u8, 0];
+                packet.extend(((header + payload.len()) as u16).to_be_bytes());
+                packet.extend([0x12, 0x34]);
+                packet.extend(self.fragment.to_be_bytes());
+                packet.extend([64, self.protocol, 0, 0]);
+                packet
+            }
+            IpAddr::V6(_) => {
+                let mut packet = vec![0x60, 0, 0, 0];
+                packet.extend((payload.len() as u16).to_be_bytes());
+                packet.extend([self.protocol, 64]);
+                packet
+            }
+        };
+        packet.extend(octets(self.from));
+        packet.extend(octets(self.to));
+        if self.from.is_ipv4() {
+            packet.extend(self.options);
+            let sum = checksum(&[&packet]);
+            packet[10..12].copy_from_slice(&sum);
+        }
+        packet.extend(payload);
+        packet
+    }
 }
 
 /// A transport header and payload whose checksum is right. `at`: where the checksum stands.

@@ -3,6 +3,7 @@ use crate::{
     budget::Budget,
     cases::run_tests,
     compile::compile,
+    decide::NewFlow,
     document::{Action, Declarations, ForensicsRule, LetIn, Mode, Policy, Rule},
 };
 use meshward_types::{
@@ -133,14 +134,8 @@ fn accepts() -> impl Strategy<Value = Vec<AcceptFrom>> {
 
 /// Returns the verdict according to the documentation, written independently of `decide` and
 /// `compile`.
-fn naive(
-    policy: &Policy,
-    from: &Labels,
-    to: &Labels,
-    accepts: &[AcceptFrom],
-    protocol: Protocol,
-    port: u16,
-) -> Verdict {
+fn naive(policy: &Policy, flow: &NewFlow<'_>) -> Verdict {
+    let NewFlow { from, to, accepts, protocol, port } = *flow;
     let speaks_of = |ports: &[PortSpec]| {
         ports.iter().any(|spec| match spec.protocol {
             Some(own) if own != protocol => false,
@@ -254,9 +249,10 @@ proptest! {
         let acl = compile(&policy, &from, &to, &accepts);
         for (protocol, port) in packets {
             let protocol = Protocol::ALL[protocol];
-            let expected = naive(&policy, &from, &to, &accepts, protocol, port);
+            let flow = NewFlow { from: &from, to: &to, accepts: &accepts, protocol, port };
+            let expected = naive(&policy, &flow);
             prop_assert_eq!(acl.verdict(protocol, port), expected, "{} {} in {}", protocol, port, acl);
-            prop_assert_eq!(policy.decide(&from, &to, &accepts, protocol, port).verdict, expected);
+            prop_assert_eq!(policy.decide(&flow).verdict, expected);
             // A declaration is no rule, and has no answer.
             if expected == Verdict::Denied && accepts.is_empty() {
                 let told = acl.on_deny(protocol, port).unwrap_or(policy.on_deny);

@@ -3,7 +3,7 @@
 use super::state::{body, keep_unset, keyed, text};
 use crate::{
     checks,
-    mesh::{Mesh, told},
+    mesh::{Mesh, Overwrite, told},
 };
 use meshward_api_types::{ApproveNode, Node, NodeState, operations};
 use meshward_terraform::{
@@ -72,8 +72,9 @@ impl NodeResource {
         let name = text(&planned, "name")?;
         let as_seen =
             |node: &Node| Ok(described(&prior, node)?.get("labels") == prior.get("labels"));
-        let (read, write) = (&operations::NODE, &operations::APPROVE_NODE);
-        let node = self.0.overwrite(read, write, &name, &wanted, as_seen).await?;
+        let what =
+            Overwrite { read: &operations::NODE, write: &operations::APPROVE_NODE, key: &name };
+        let node = self.0.overwrite(what, &wanted, as_seen).await?;
         let node = self.joined(&planned, node, UPDATE).await?;
         described(&planned, &node)
     }

@@ -1,7 +1,7 @@
 //! A part of a network's policy: the files of a resource, beside those of others.
 
 use super::state::text;
-use crate::mesh::{Mesh, gone_is_well, told};
+use crate::mesh::{Mesh, Overwrite, gone_is_well, told};
 use meshward_api_types::{Policy, PolicyScope, SubmitPolicy, SubmitResult, operations};
 use meshward_terraform::{Diagnostic, Diagnostics, Value};
 use meshward_types::{NetworkName, PolicyFile};
@@ -46,8 +46,9 @@ impl Part {
         as_seen: impl Fn(&Policy) -> Result<bool, Diagnostics>,
     ) -> Result<SubmitResult, Diagnostics> {
         let wanted = self.wanted(state, files, false)?;
+        let network = text(state, "network")?;
         let (read, write) = (&operations::POLICY, &operations::SUBMIT_POLICY);
-        mesh.overwrite(read, write, &text(state, "network")?, &wanted, as_seen).await
+        mesh.overwrite(Overwrite { read, write, key: &network }, &wanted, as_seen).await
     }
 
     fn wanted(

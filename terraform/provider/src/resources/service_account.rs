@@ -5,7 +5,7 @@ use super::state::{
 };
 use crate::{
     checks,
-    mesh::{Mesh, told},
+    mesh::{Mesh, Overwrite, told},
 };
 use meshward_api_types::{ChangeCredential, Context, CreateCredential, Credential, operations};
 use meshward_terraform::{
@@ -59,8 +59,9 @@ impl ServiceAccount {
             Ok(now.get("role") == prior.get("role") && sorted(&now) == sorted(&prior))
         };
         let (read, write) = (&operations::CREDENTIAL, &operations::CHANGE_CREDENTIAL);
-        let changed =
-            self.0.overwrite(read, write, &text(&prior, "name")?, &wanted, as_seen).await?;
+        let name = text(&prior, "name")?;
+        let what = Overwrite { read, write, key: &name };
+        let changed = self.0.overwrite(what, &wanted, as_seen).await?;
         let mut now = planned;
         now.set("expires", Value::of(&changed.expires)?);
         Ok(now)

@@ -6,7 +6,7 @@ use crate::{
     records::{PolicyRecord, QuarantineRecord, Record},
 };
 use meshward_api_types::{ExplainQuery, Explanation};
-use meshward_policy::{LetIn, LinkInputs, Policy, Rule, compile};
+use meshward_policy::{LetIn, LinkInputs, NewFlow, Policy, Rule, compile};
 use meshward_types::{
     AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, Verdict,
     selector::Requirement,
@@ -181,13 +181,13 @@ impl Explaining<'_> {
             (None, Some(protocol))
                 if port.ports.first == port.ports.last || !protocol.has_ports() =>
             {
-                let decision = policy.decide(
-                    &from.labels,
-                    &to.labels,
-                    &to.accepts,
+                let decision = policy.decide(&NewFlow {
+                    from: &from.labels,
+                    to: &to.labels,
+                    accepts: &to.accepts,
                     protocol,
-                    port.ports.first,
-                );
+                    port: port.ports.first,
+                });
                 (decision.verdict, decision.reason.to_string())
             }
             _ => {
