@@ -110,7 +110,7 @@ pub(crate) fn credentials() -> Candidates {
 }
 
 pub(crate) fn tokens() -> Candidates {
-    list(&operations::TOKENS, |token| vec![(token.id, format!("good until {}", token.expires))])
+    list(&operations::TOKENS, |token| vec![(token.id, format!("valid until {}", token.expires))])
 }
 
 pub(crate) fn devices() -> Candidates {

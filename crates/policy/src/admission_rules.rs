@@ -42,7 +42,8 @@ pub struct AdmissionRule {
 pub enum Shared {
     /// They must meet the workload's requirements.
     #[default]
-    Judge,
+    #[serde(rename = "judge")]
+    Evaluate,
     /// They may be anything.
     Allow,
 }
@@ -68,7 +69,7 @@ pub enum ImagePattern {
 }
 
 impl ImagePattern {
-    pub(crate) fn takes(&self, image: &Image) -> bool {
+    pub(crate) fn matches(&self, image: &Image) -> bool {
         match (self, &image.repository) {
             (Self::Any, _) => true,
             (Self::Below(prefix), Some(repository)) => {

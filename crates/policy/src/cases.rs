@@ -26,7 +26,7 @@ pub struct TestFailure {
     pub found: String,
 }
 
-/// Runs the tests that the policy carries, within a budget. Each is judged only by the rules that
+/// Runs the tests that the policy carries, within a budget. Each is decided only by the rules that
 /// select its labels.
 ///
 /// # Errors

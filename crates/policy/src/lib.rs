@@ -25,7 +25,7 @@ mod routes;
 mod selecting;
 mod suggest;
 
-pub use admission::{Candidate, Judgement};
+pub use admission::{AdmissionDecision, Candidate};
 pub use admission_rules::{AdmissionRule, ImagePattern, Keys, Shared, SigningKey};
 pub use budget::{Budget, Exhausted};
 pub use cases::{TestFailure, run_tests};

@@ -43,7 +43,7 @@ const RULES: Blocks = Blocks { title: "rules", block: "rule", anchor: "name", it
 const GUARDRAILS: Blocks =
     Blocks { title: "guardrails", block: "guardrail", anchor: "name", item: rule };
 const TESTS: Blocks = Blocks { title: "tests", block: "test", anchor: "expect", item: test };
-const ADMISSION: Blocks =
+const ADMISSION_RULES: Blocks =
     Blocks { title: "admission", block: "rule", anchor: "name", item: admission_rule };
 
 impl Written {
@@ -119,7 +119,7 @@ pub(crate) fn admission(network: &str, config: &Value) -> Result<Written, Diagno
             written.line(Path::of("keys").key(name), &line);
         }
     }
-    written.blocks(config, &ADMISSION)?;
+    written.blocks(config, &ADMISSION_RULES)?;
     Ok(written)
 }
 

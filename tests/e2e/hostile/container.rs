@@ -90,7 +90,8 @@ fn routes_in_a_packet_are_dropped_where_the_packet_alone_would_pass() {
     assert!(sniffer.sees_more(PATIENCE, || sender.send(to, &fine)));
     // Loose and strict source routes (RFC 791 §3.1; RFC 7126 §4.3, §4.4).
     for kind in [131, 137] {
-        let routed = Ip { options: &[kind, 7, 8, 10, 42, 0, 9, 0], ..Ip::new(from, to, UDP) }.packet(&plain);
+        let routed =
+            Ip { options: &[kind, 7, 8, 10, 42, 0, 9, 0], ..Ip::new(from, to, UDP) }.packet(&plain);
         assert!(!sniffer.sees_more(SILENCE, || sender.send(to, &routed)), "option {kind}");
     }
     let (from, to) = (shop.web.v6(), shop.api.v6());
@@ -117,8 +118,9 @@ fn who_answers_begins_nothing_neither_on_a_live_flow_nor_after_a_restart() {
     let asker = Sender::new(&shop.web.netns);
     let ask = Ip::new(to, from, TCP).packet(&tcp(to, from, (40_001, 8080), SYN, &[]));
     asker.send(from, &ask);
-    let answer =
-        |flags: u8, port: u16| Ip::new(from, to, TCP).packet(&tcp(from, to, (8080, port), flags, MARK));
+    let answer = |flags: u8, port: u16| {
+        Ip::new(from, to, TCP).packet(&tcp(from, to, (8080, port), flags, MARK))
+    };
     assert!(
         !sniffer.sees_more(SILENCE, || sender.send(to, &answer(SYN, 40_001))),
         "on a live flow"

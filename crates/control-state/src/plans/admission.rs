@@ -105,7 +105,7 @@ impl AdmissionCheck<'_> {
                 measurement: report.measurement.as_deref(),
                 prefixes: self.unapproved,
             };
-            self.policy.judge(&candidate, self.names_node, signers)
+            self.policy.evaluate(&candidate, self.names_node, signers)
         });
         let (labels, mut reasons) = match judged {
             Ok(judged) => (judged.labels, judged.reasons),

@@ -84,7 +84,7 @@ pub struct Candidate<'a> {
 
 /// The result of admission.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judgement {
+pub struct AdmissionDecision {
     /// The labels that policy sees: declared and verified ones.
     pub labels: Labels,
     /// The reasons for refusing it; empty if it is admitted.
@@ -131,17 +131,17 @@ impl Policy {
             && self.speaks_of_nodes() == other.speaks_of_nodes()
     }
 
-    /// Judges a workload. `signers` returns the names of the keys that have signed an image;
+    /// Evaluates a workload. `signers` returns the names of the keys that have signed an image;
     /// `name_node` adds the node to its labels ([`Self::speaks_of_nodes`]).
     ///
     /// # Errors
     /// If there are too many labels with the verified ones.
-    pub fn judge(
+    pub fn evaluate(
         &self,
         candidate: &Candidate,
         name_node: bool,
         mut signers: impl FnMut(&Image) -> Vec<String>,
-    ) -> Result<Judgement, BadLabel> {
+    ) -> Result<AdmissionDecision, BadLabel> {
         let images = candidate.measurement.map_or(&[][..], |measured| &measured.images);
         let sharing = candidate.measurement.map_or(&[][..], |measured| &measured.sharing);
         let signed: Vec<Vec<String>> = images.iter().map(&mut signers).collect();
@@ -168,7 +168,7 @@ impl Policy {
                 );
             }
         }
-        if rules.iter().all(|rule| rule.shared == Shared::Judge) {
+        if rules.iter().all(|rule| rule.shared == Shared::Evaluate) {
             let objections =
                 sharing.iter().filter_map(|other| Some((called(other), other.objection.as_ref()?)));
             reasons.extend(objections.map(|(called, text)| format!("{called}: {text}")));
@@ -182,7 +182,7 @@ impl Policy {
                 ));
             }
         }
-        Ok(Judgement { labels, reasons })
+        Ok(AdmissionDecision { labels, reasons })
     }
 }
 
@@ -268,7 +268,8 @@ impl AdmissionRule {
             objections.push("it has not started, so its image is not known yet".to_owned());
         }
         for (image, signers) in &measured.images {
-            if !self.images.is_empty() && !self.images.iter().any(|pattern| pattern.takes(image)) {
+            if !self.images.is_empty() && !self.images.iter().any(|pattern| pattern.matches(image))
+            {
                 let allowed: Vec<String> = self.images.iter().map(ToString::to_string).collect();
                 objections.push(format!(
                     "image {image} comes from elsewhere than {}",

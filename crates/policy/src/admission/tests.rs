@@ -66,18 +66,18 @@ fn policy(text: &str) -> Policy {
     Policy::parse(&format!("network: shop\n{text}")).unwrap()
 }
 
-fn judge(
+fn evaluate(
     policy: &Policy,
     labels: &str,
     measurement: Option<&Measurement>,
     signatures: &[ImageSignature],
-) -> Judgement {
+) -> AdmissionDecision {
     let node = "rack".parse().unwrap();
     let labels = labels.parse().unwrap();
     let candidate =
         Candidate { labels: &labels, site: Some("dc1"), node: &node, measurement, prefixes: &[] };
     policy
-        .judge(&candidate, policy.speaks_of_nodes(), |image| policy.signers(image, signatures))
+        .evaluate(&candidate, policy.speaks_of_nodes(), |image| policy.signers(image, signatures))
         .unwrap()
 }
 
@@ -95,12 +95,12 @@ fn an_image_that_is_signed_by_the_right_key_under_its_name_is_let_in() {
     let web = measured(image("registry.example/shop/web", "web"));
     let digest = web.images[0].digest;
     let right = signer.sign("registry.example/shop/web:1.0", &digest);
-    let judged = judge(&policy, "app=web", Some(&web), std::slice::from_ref(&right));
-    assert_eq!(judged.reasons, Vec::<String>::new());
-    assert_eq!(judged.labels.get("meshward/image.signed-by"), Some("release"));
-    assert_eq!(judged.labels.get("meshward/image.repo"), Some("registry.example/shop/web"));
-    assert_eq!(judged.labels.get("meshward/site"), Some("dc1"));
-    assert_eq!(judged.labels.get("meshward/node"), None, "the policy does not speak of nodes");
+    let decision = evaluate(&policy, "app=web", Some(&web), std::slice::from_ref(&right));
+    assert_eq!(decision.reasons, Vec::<String>::new());
+    assert_eq!(decision.labels.get("meshward/image.signed-by"), Some("release"));
+    assert_eq!(decision.labels.get("meshward/image.repo"), Some("registry.example/shop/web"));
+    assert_eq!(decision.labels.get("meshward/site"), Some("dc1"));
+    assert_eq!(decision.labels.get("meshward/node"), None, "the policy does not speak of nodes");
 
     let tampered =
         ImageSignature { payload: right.payload.replace("null", "true"), ..right.clone() };
@@ -111,13 +111,13 @@ fn an_image_that_is_signed_by_the_right_key_under_its_name_is_let_in() {
         vec![signer.sign("registry.example/shop/api", &digest)],
         vec![tampered],
     ] {
-        let judged = judge(&policy, "app=web", Some(&web), &wrong);
+        let decision = evaluate(&policy, "app=web", Some(&web), &wrong);
         assert!(
-            judged.reasons[0].contains("no valid signature by release"),
+            decision.reasons[0].contains("no valid signature by release"),
             "{:?}",
-            judged.reasons
+            decision.reasons
         );
-        assert_eq!(judged.labels.get("meshward/image.signed-by"), None);
+        assert_eq!(decision.labels.get("meshward/image.signed-by"), None);
     }
 }
 
@@ -125,9 +125,9 @@ fn an_image_that_is_signed_by_the_right_key_under_its_name_is_let_in() {
 fn a_rule_speaks_of_what_it_selects_and_every_such_rule_must_be_content() {
     let policy = signed_policy(&Signer::new());
     let other = measured(image("elsewhere.example/web", "web"));
-    assert_eq!(judge(&policy, "app=web", Some(&other), &[]).reasons.len(), 2);
-    assert_eq!(judge(&policy, "app=db", Some(&other), &[]).reasons.len(), 0);
-    let process = judge(&policy, "app=web", None, &[]);
+    assert_eq!(evaluate(&policy, "app=web", Some(&other), &[]).reasons.len(), 2);
+    assert_eq!(evaluate(&policy, "app=db", Some(&other), &[]).reasons.len(), 0);
+    let process = evaluate(&policy, "app=web", None, &[]);
     assert!(process.reasons[0].contains("no container runtime"), "{:?}", process.reasons);
 }
 
@@ -139,19 +139,19 @@ fn privileges_and_set_up_must_be_the_expected_ones() {
     ));
     assert!(policy.speaks_of_nodes());
     let mut web = measured(image("web", "web"));
-    let judged = judge(&policy, "app=web", Some(&web), &[]);
-    assert_eq!((judged.reasons.len(), judged.labels.get("meshward/node")), (0, Some("rack")));
+    let decision = evaluate(&policy, "app=web", Some(&web), &[]);
+    assert_eq!((decision.reasons.len(), decision.labels.get("meshward/node")), (0, Some("rack")));
     web.privileges = vec!["capability NET_ADMIN".into()];
     assert_eq!(
-        judge(&policy, "", Some(&web), &[]).reasons,
+        evaluate(&policy, "", Some(&web), &[]).reasons,
         ["plain: it has privileges that are not listed: capability NET_ADMIN"]
     );
     web = Measurement { privileges: vec![], config: Sha256::of(b"other"), ..web };
     assert!(
-        judge(&policy, "", Some(&web), &[]).reasons[0]
+        evaluate(&policy, "", Some(&web), &[]).reasons[0]
             .starts_with("fixed: it is set up in another way")
     );
-    assert!(judge(&policy, "", None, &[]).reasons[0].starts_with("fixed: it is a process"));
+    assert!(evaluate(&policy, "", None, &[]).reasons[0].starts_with("fixed: it is a process"));
 }
 
 #[test]
@@ -162,40 +162,41 @@ fn what_shares_a_namespace_has_to_be_what_the_workload_has_to_be() {
         (image("registry.example/shop/web", "web"), image("elsewhere.example/debug", "d"));
     let signatures = [signer.sign("registry.example/shop/web", &own.digest)];
     let alone = measured(own.clone());
-    assert!(judge(&policy, "app=web", Some(&alone), &signatures).reasons.is_empty());
+    assert!(evaluate(&policy, "app=web", Some(&alone), &signatures).reasons.is_empty());
 
     let with = |sharing: Vec<SharingContainer>| Measurement { sharing, ..alone.clone() };
     let twin = with(vec![sharing("twin", Some(own))]);
-    let judged = judge(&policy, "app=web", Some(&twin), &signatures);
-    assert!(judged.reasons.is_empty(), "{:?}", judged.reasons);
-    assert_eq!(judged.labels.get("meshward/image.signed-by"), Some("release"));
+    let decision = evaluate(&policy, "app=web", Some(&twin), &signatures);
+    assert!(decision.reasons.is_empty(), "{:?}", decision.reasons);
+    assert_eq!(decision.labels.get("meshward/image.signed-by"), Some("release"));
 
     let debug = with(vec![sharing("debug", Some(other))]);
-    let judged = judge(&policy, "app=web", Some(&debug), &signatures);
-    assert_eq!(judged.reasons.len(), 2, "{:?}", judged.reasons);
-    for reason in &judged.reasons {
+    let decision = evaluate(&policy, "app=web", Some(&debug), &signatures);
+    assert_eq!(decision.reasons.len(), 2, "{:?}", decision.reasons);
+    for reason in &decision.reasons {
         assert!(
             reason.starts_with("web: container debug (elsewhere.example/debug@sha256:"),
             "{reason}"
         );
     }
     for fact in ["meshward/image.signed-by", "meshward/image.repo"] {
-        assert_eq!(judged.labels.get(fact), None, "no fact about all of it");
+        assert_eq!(decision.labels.get(fact), None, "no fact about all of it");
     }
     assert!(
-        judge(&policy, "app=db", Some(&debug), &signatures).reasons.is_empty(),
+        evaluate(&policy, "app=db", Some(&debug), &signatures).reasons.is_empty(),
         "no rule speaks of it"
     );
 
     let early = with(vec![sharing("late", None)]);
-    let judged = judge(&policy, "app=web", Some(&early), &signatures);
+    let decision = evaluate(&policy, "app=web", Some(&early), &signatures);
     assert!(
-        judged.reasons[0].contains("container late") && judged.reasons[0].contains("not known yet")
+        decision.reasons[0].contains("container late")
+            && decision.reasons[0].contains("not known yet")
     );
     let none = Measurement { images: vec![], ..early };
-    assert_eq!(judge(&policy, "app=web", Some(&none), &signatures).reasons.len(), 2);
+    assert_eq!(evaluate(&policy, "app=web", Some(&none), &signatures).reasons.len(), 2);
     assert_eq!(
-        judge(&policy, "app=web", Some(&none), &signatures).labels.get("meshward/image.repo"),
+        evaluate(&policy, "app=web", Some(&none), &signatures).labels.get("meshward/image.repo"),
         None
     );
 }
@@ -209,20 +210,24 @@ fn a_rule_may_allow_what_shares_a_namespace_and_speaks_for_itself_alone() {
     let mut debug = sharing("debug", Some(image("elsewhere.example/debug", "d")));
     debug.privileges = vec!["privileged".into()];
     web.sharing = vec![debug.clone()];
-    assert!(judge(&policy, "app=web", Some(&web), &[]).reasons.is_empty());
+    assert!(evaluate(&policy, "app=web", Some(&web), &[]).reasons.is_empty());
     assert_eq!(
-        judge(&policy, "app=web,tier=front", Some(&web), &[]).reasons.len(),
+        evaluate(&policy, "app=web,tier=front", Some(&web), &[]).reasons.len(),
         1,
         "another rule has to be content as well"
     );
     web.images[0] = image("elsewhere.example/web", "web");
-    assert_eq!(judge(&policy, "app=web", Some(&web), &[]).reasons.len(), 1, "itself, it is judged");
+    assert_eq!(
+        evaluate(&policy, "app=web", Some(&web), &[]).reasons.len(),
+        1,
+        "itself, it is decision"
+    );
 
     web.images.clear();
     debug.objection = Some("it cannot be measured".into());
     let unclear = Measurement { sharing: vec![debug], ..measured(image("registry.example/a", "")) };
-    assert!(judge(&policy, "app=web", Some(&unclear), &[]).reasons.is_empty());
-    let closed = judge(&policy, "app=db", Some(&unclear), &[]).reasons;
+    assert!(evaluate(&policy, "app=web", Some(&unclear), &[]).reasons.is_empty());
+    let closed = evaluate(&policy, "app=db", Some(&unclear), &[]).reasons;
     assert!(closed[0].starts_with("container debug (elsewhere.example/debug@"), "{closed:?}");
     assert!(closed[0].ends_with("it cannot be measured"), "{closed:?}");
 }
@@ -236,11 +241,11 @@ fn patterns_take_what_is_below_them_and_nothing_else() {
         ("nginx", "docker.io/library/nginx", "docker.io/nginx/nginx"),
     ] {
         let pattern: ImagePattern = pattern.parse().unwrap();
-        assert!(pattern.takes(&image(taken, "")), "{pattern}");
-        assert!(!pattern.takes(&image(not_taken, "")), "{pattern}");
-        assert!(!pattern.takes(&Image { repository: None, digest: Sha256::of(b"") }));
+        assert!(pattern.matches(&image(taken, "")), "{pattern}");
+        assert!(!pattern.matches(&image(not_taken, "")), "{pattern}");
+        assert!(!pattern.matches(&Image { repository: None, digest: Sha256::of(b"") }));
     }
-    assert!(ImagePattern::Any.takes(&Image { repository: None, digest: Sha256::of(b"") }));
+    assert!(ImagePattern::Any.matches(&Image { repository: None, digest: Sha256::of(b"") }));
     assert!("a b/*".parse::<ImagePattern>().is_err());
 }
 

@@ -1,6 +1,6 @@
 //! The ACLs by sets of rules, since many pairs match the same ones.
 
-use super::rules::Placed;
+use super::rules::RuleEntry;
 use crate::{
     compile::compile_matching,
     document::{Mode, Policy},
@@ -32,19 +32,19 @@ impl Compiled {
         &mut self,
         policy: &Policy,
         matched: Matched,
-        known: impl Fn(RuleId) -> Option<&'a Placed>,
+        known: impl Fn(RuleId) -> Option<&'a RuleEntry>,
     ) -> Option<Arc<Acl>> {
         let is_open = policy.mode == Mode::Observe || matched.declared.is_some();
         if matched.rules.is_empty() && !is_open {
             return None;
         }
         let acl = self.0.entry(matched).or_insert_with_key(|matched| {
-            let placed = matched
+            let entries = matched
                 .rules
                 .iter()
                 .filter_map(|id| known(*id))
-                .map(|placed| (placed.tier, &*placed.rule));
-            Arc::new(compile_matching(policy, placed.collect(), matched.declared.clone()))
+                .map(|entry| (entry.tier, &*entry.rule));
+            Arc::new(compile_matching(policy, entries.collect(), matched.declared.clone()))
         });
         (!acl.is_empty()).then(|| acl.clone())
     }

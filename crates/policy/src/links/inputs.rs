@@ -2,7 +2,7 @@
 
 use super::{
     acl_cache::{BothSides, Compiled, Matched, Pair, RuleId, common},
-    rules::{Placed, Side},
+    rules::{RuleEntry, Side},
     step::{Bounds, LinkChange, PolicyStep, TooMuch},
 };
 use crate::{
@@ -27,7 +27,7 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct LinkInputs {
     pub(super) policy: Arc<Policy>,
-    pub(super) rules: Arc<BTreeMap<RuleId, Placed>>,
+    pub(super) rules: Arc<BTreeMap<RuleId, RuleEntry>>,
     pub(super) next_rule: RuleId,
     pub(super) identities: Arc<BTreeMap<IdentityId, Arc<Known>>>,
     pub(super) by_labels: Arc<Selected<IdentityId>>,
@@ -120,8 +120,8 @@ impl LinkInputs {
         for id in &step.removed {
             rules.remove(id);
         }
-        for (id, placed) in &step.added {
-            rules.insert(*id, placed.clone());
+        for (id, entry) in &step.added {
+            rules.insert(*id, entry.clone());
             self.next_rule = id + 1;
         }
         let identities = Arc::make_mut(&mut self.identities);
@@ -169,20 +169,20 @@ impl LinkInputs {
         let mut comes: HashMap<IdentityId, BothSides> = HashMap::new();
         let mut pairs: HashSet<Pair> = HashSet::new();
         let gone = removed.iter().filter_map(|id| Some((*id, self.rules.get(id)?)));
-        for (rule, placed) in gone.chain(added.iter().map(|(id, placed)| (*id, placed))) {
+        for (rule, entry) in gone.chain(added.iter().map(|(id, entry)| (*id, entry))) {
             let adds = rule >= self.next_rule;
-            bounds.budget.spend(steps(placed.from.len() + placed.to.len()))?;
+            bounds.budget.spend(steps(entry.from.len() + entry.to.len()))?;
             for side in [Side::From, Side::To] {
-                for id in &**placed.side(side) {
+                for id in &**entry.side(side) {
                     let (from, to) = comes.entry(*id).or_default();
                     if adds {
                         if side == Side::From { from.push(rule) } else { to.push(rule) }
                     }
                 }
             }
-            for from in &*placed.from {
-                bounds.budget.spend(steps(placed.to.len()))?;
-                pairs.extend(placed.to.iter().map(|to| (*from, *to)));
+            for from in &*entry.from {
+                bounds.budget.spend(steps(entry.to.len()))?;
+                pairs.extend(entry.to.iter().map(|to| (*from, *to)));
                 if pairs.len() > bounds.pairs {
                     return Err(TooMuch::Pairs(bounds.pairs));
                 }
@@ -197,7 +197,7 @@ impl LinkInputs {
             pairs.extend(all.clone().flat_map(|from| all.clone().map(move |to| (*from, *to))));
         }
         let known = |id: RuleId| match id.checked_sub(self.next_rule) {
-            Some(at) => added.get(at as usize).map(|(_, placed)| placed),
+            Some(at) => added.get(at as usize).map(|(_, entry)| entry),
             None => self.rules.get(&id),
         };
         let mut acls = Compiled::default();
@@ -209,7 +209,7 @@ impl LinkInputs {
             let matched =
                 Matched { rules: common(begins, ends), declared: self.declared(from, to) };
             let ports = matched.rules.iter().filter_map(|rule| known(*rule));
-            let ports = ports.map(|placed| 1 + placed.rule.ports().len()).sum::<usize>();
+            let ports = ports.map(|entry| 1 + entry.rule.ports().len()).sum::<usize>();
             bounds.budget.spend(1 + steps(ports + begins.len().min(ends.len())))?;
             let after = acls.of(&policy, matched, known);
             let before = before(from, to);
@@ -246,9 +246,9 @@ impl LinkInputs {
         let wanted: HashMap<(Tier, &str), &Rule> =
             policy.tiers().map(|(tier, rule)| ((tier, rule.name.as_str()), rule)).collect();
         let (mut removed, mut staying) = (Vec::new(), HashSet::new());
-        for (id, placed) in &*self.rules {
-            let name = (placed.tier, placed.rule.name.as_str());
-            match wanted.get(&name) == Some(&&*placed.rule) && staying.insert(name) {
+        for (id, entry) in &*self.rules {
+            let name = (entry.tier, entry.rule.name.as_str());
+            match wanted.get(&name) == Some(&&*entry.rule) && staying.insert(name) {
                 true => {}
                 false => removed.push(*id),
             }
@@ -262,7 +262,7 @@ impl LinkInputs {
                 Ok::<_, Exhausted>(Arc::new(selected.into_iter().collect()))
             };
             let (from, to) = (select(&rule.from)?, select(&rule.to)?);
-            added.push((id, Placed { tier, from, to, rule: Arc::new(rule.clone()) }));
+            added.push((id, RuleEntry { tier, from, to, rule: Arc::new(rule.clone()) }));
         }
         Ok(Moved { removed, added })
     }
@@ -271,5 +271,5 @@ impl LinkInputs {
 /// The rules by which two policies differ.
 struct Moved {
     removed: Vec<RuleId>,
-    added: Vec<(RuleId, Placed)>,
+    added: Vec<(RuleId, RuleEntry)>,
 }

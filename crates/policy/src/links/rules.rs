@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// A rule with its tier, and the identities that it selects.
 #[derive(Debug, Clone)]
-pub(super) struct Placed {
+pub(super) struct RuleEntry {
     pub(super) tier: Tier,
     pub(super) rule: Arc<Rule>,
     pub(super) from: Arc<BTreeSet<IdentityId>>,
@@ -19,7 +19,7 @@ pub(super) enum Side {
     To,
 }
 
-impl Placed {
+impl RuleEntry {
     pub(super) fn side(&self, side: Side) -> &Arc<BTreeSet<IdentityId>> {
         if side == Side::From { &self.from } else { &self.to }
     }

@@ -2,7 +2,7 @@
 
 use super::{
     acl_cache::{BothSides, RuleId},
-    rules::Placed,
+    rules::RuleEntry,
 };
 use crate::{
     budget::{Budget, Exhausted},
@@ -31,7 +31,7 @@ pub struct PolicyStep {
     /// The state that it was worked out on.
     pub(super) generation: u64,
     pub(super) removed: Vec<RuleId>,
-    pub(super) added: Vec<(RuleId, Placed)>,
+    pub(super) added: Vec<(RuleId, RuleEntry)>,
     pub(super) identities: HashMap<IdentityId, BothSides>,
     /// The links that change.
     pub changes: Vec<LinkChange>,

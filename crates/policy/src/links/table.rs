@@ -3,7 +3,7 @@
 use super::{
     acl_cache::{Compiled, Matched, Pair, RuleId},
     inputs::{Known, LinkInputs, next_generation},
-    rules::{Placed, Side},
+    rules::{RuleEntry, Side},
     step::{Bounds, LinkChange, PolicyStep},
 };
 use crate::{
@@ -78,22 +78,22 @@ impl Links {
         }
         let (from, to) = (self.beginning.select(&labels), self.ending.select(&labels));
         if !from.is_empty() || !to.is_empty() {
-            let rules = Arc::make_mut(&mut self.inputs.rules);
+            let entries = Arc::make_mut(&mut self.inputs.rules);
             for (selecting, side) in [(&from, Side::From), (&to, Side::To)] {
                 for rule in selecting {
-                    if let Some(placed) = rules.get_mut(rule) {
-                        placed.side_mut(side).insert(id);
+                    if let Some(entry) = entries.get_mut(rule) {
+                        entry.side_mut(side).insert(id);
                     }
                 }
             }
         }
         let rules = &self.inputs.rules;
         let mut matched: HashMap<Pair, Vec<RuleId>> = HashMap::new();
-        for (rule, placed) in from.iter().filter_map(|rule| Some((*rule, rules.get(rule)?))) {
-            placed.to.iter().for_each(|&to| matched.entry((id, to)).or_default().push(rule));
+        for (rule, entry) in from.iter().filter_map(|rule| Some((*rule, rules.get(rule)?))) {
+            entry.to.iter().for_each(|&to| matched.entry((id, to)).or_default().push(rule));
         }
-        for (rule, placed) in to.iter().filter_map(|rule| Some((*rule, rules.get(rule)?))) {
-            let others = placed.from.iter().filter(|&&from| from != id);
+        for (rule, entry) in to.iter().filter_map(|rule| Some((*rule, rules.get(rule)?))) {
+            let others = entry.from.iter().filter(|&&from| from != id);
             others.for_each(|&from| matched.entry((from, id)).or_default().push(rule));
         }
         Arc::make_mut(&mut self.inputs.by_labels).insert(id, &labels);
@@ -142,11 +142,11 @@ impl Links {
         self.inputs.generation = next_generation();
         Arc::make_mut(&mut self.inputs.by_labels).remove(id, &known.labels);
         known.accepts.iter().for_each(|accept| self.accepting.remove(id, &accept.from));
-        let placed = Arc::make_mut(&mut self.inputs.rules);
+        let entries = Arc::make_mut(&mut self.inputs.rules);
         for (rules, side) in [(&known.from, Side::From), (&known.to, Side::To)] {
             for rule in rules {
-                if let Some(placed) = placed.get_mut(rule) {
-                    placed.side_mut(side).remove(&id);
+                if let Some(entry) = entries.get_mut(rule) {
+                    entry.side_mut(side).remove(&id);
                 }
             }
         }
@@ -177,14 +177,14 @@ impl Links {
     /// Applies a step that was worked out on the current state of these links.
     pub fn apply_step(&mut self, step: &PolicyStep) {
         debug_assert!(self.are_inputs_of(step), "a step goes from where it was worked out");
-        for placed in step.removed.iter().filter_map(|id| Some((*id, self.inputs.rules.get(id)?))) {
-            let (id, Placed { rule, .. }) = placed;
+        for entry in step.removed.iter().filter_map(|id| Some((*id, self.inputs.rules.get(id)?))) {
+            let (id, RuleEntry { rule, .. }) = entry;
             self.beginning.remove(id, &rule.from);
             self.ending.remove(id, &rule.to);
         }
-        for (id, placed) in &step.added {
-            self.beginning.insert(*id, &placed.rule.from);
-            self.ending.insert(*id, &placed.rule.to);
+        for (id, entry) in &step.added {
+            self.beginning.insert(*id, &entry.rule.from);
+            self.ending.insert(*id, &entry.rule.to);
         }
         let settings = |policy: &Policy| (policy.mode, policy.declarations);
         if settings(&step.policy) != settings(&self.inputs.policy) {

@@ -488,7 +488,7 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
                 measurement: report.measurement.as_deref(),
                 prefixes: &[],
             };
-            let judged = policy.judge(&candidate, policy.speaks_of_nodes(), |_| vec![]).unwrap();
+            let judged = policy.evaluate(&candidate, policy.speaks_of_nodes(), |_| vec![]).unwrap();
             match known {
                 WorkloadRef::Admitted(record) => {
                     prop_assert!(judged.reasons.is_empty());
