@@ -1,9 +1,9 @@
-//! The coordinator's decisions by themselves, with a million workloads: `cargo xtask bench policy`.
+//! The coordinator's plans without I/O, with a million workloads: `cargo xtask bench policy`.
 //! Prints figures as JSON.
 
 mod shape;
 
-use meshward_bench::{Figures, Target};
+use meshward_bench::{Figures, Row, Target};
 use meshward_control_state::{
     Plan,
     plans::{
@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         rows.push(row(metric, "ms", values, Target::AtMost(2.0)));
     }
     rows.push(row("one rule changed", "ms", &ours.rule, Target::AtMost(100.0)));
-    rows.push(row("nodes told of a start", "nodes", &ours.told, Target::None));
+    rows.push(row("nodes told of a start", "nodes", &ours.nodes, Target::None));
     for (metric, values, tenth) in [
         ("workload started, against a tenth of the mesh", &ours.start, &theirs.start),
         ("workload stopped, against a tenth of the mesh", &ours.stop, &theirs.stop),
@@ -64,30 +64,29 @@ fn main() -> anyhow::Result<()> {
             Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
         rows.push(figures.against("a tenth", tenth, Target::AtMost(1.5)));
     }
+    rows.extend(lock_rows(&tenth, small, if quick { 5 } else { 30 }));
+    println!("{}", serde_json::to_string(&rows)?);
+    Ok(())
+}
+
+/// Returns the rows about reads under the mesh's lock.
+fn lock_rows(world: &World, shape: Shape, repetitions: usize) -> Vec<Row> {
     eprintln!("what is looked at under the mesh's lock ...");
-    let locks = Locks::measure(&tenth, small, if quick { 5 } else { 30 });
-    let case = format!("{} workloads, {} nodes", tenth.workloads().count(), small.nodes());
+    let locks = Locks::measure(world, shape, repetitions);
+    let case = format!("{} workloads, {} nodes", world.workloads().count(), shape.nodes());
     let row = |metric, values: &[f64], target| {
         let figures =
             Figures { bench: "policy", case: case.clone(), metric, unit: "ms", ours: values };
         figures.absolute(target)
     };
-    rows.push(row("lock: the view of a node that knows all", &locks.view, Target::AtMost(10.0)));
-    rows.push(row("lock: its digest", &locks.digest, Target::AtMost(10.0)));
-    rows.push(row("lock: other admission, nobody moves", &locks.stays, Target::AtMost(10.0)));
-    rows.push(row(
-        "lock: other admission, one application moves",
-        &locks.some,
-        Target::AtMost(10.0),
-    ));
-    rows.push(row("lock: other admission, all are refused", &locks.all, Target::None));
-    rows.push(row(
-        "lock: judging beside the world, the longest look",
-        &locks.looks,
-        Target::AtMost(10.0),
-    ));
-    println!("{}", serde_json::to_string(&rows)?);
-    Ok(())
+    vec![
+        row("lock: the view of a node that knows all", &locks.view, Target::AtMost(10.0)),
+        row("lock: its digest", &locks.digest, Target::AtMost(10.0)),
+        row("lock: other admission, nobody moves", &locks.stays, Target::AtMost(10.0)),
+        row("lock: other admission, one application moves", &locks.some, Target::AtMost(10.0)),
+        row("lock: other admission, all are refused", &locks.all, Target::None),
+        row("lock: judging beside the world, the longest look", &locks.looks, Target::AtMost(10.0)),
+    ]
 }
 
 /// Milliseconds for which the mesh's lock is held to read.
@@ -104,12 +103,12 @@ struct Locks {
 impl Locks {
     fn measure(world: &World, shape: Shape, repetitions: usize) -> Self {
         let mut locks = Self::default();
-        // It runs the service that everybody uses.
+        // This node runs the service that everybody uses.
         let node = shape::node(0);
         let one = "tenant: t0, app: a1";
         for _ in 0..repetitions {
-            locks.view.push(held(|| world.view_parts(&node)).0);
-            locks.digest.push(held(|| world.digest_of(&node)).0);
+            locks.view.push(timed_read(|| world.view_parts(&node)).0);
+            locks.digest.push(timed_read(|| world.digest_of(&node)).0);
         }
         // After the others: what plans of all workloads leave behind, the allocator puts in order
         // in whatever asks it next.
@@ -119,41 +118,49 @@ impl Locks {
                 (&mut locks.some, format!("images: ['registry.example/*'], for: {{ {one} }}")),
                 (&mut locks.all, "images: ['registry.example/*']".to_owned()),
             ] {
-                let (ms, longest) = apply_admission(world, shape, &rule);
-                into.push(ms);
-                locks.looks.push(longest);
+                let reads = AdmissionReads::measure(world, shape, &rule);
+                into.push(reads.plan);
+                locks.looks.push(reads.longest);
             }
         }
         locks
     }
 }
 
-/// How long the plan of other admission looks at the world, and the longest look before it.
-fn apply_admission(world: &World, shape: Shape, rule: &str) -> (f64, f64) {
-    let text = format!("{}admission: [{{ name: own, {rule} }}]\n", shape.policy(0));
-    let files = vec![PolicyFile { name: "policy.yaml".into(), text }];
-    let wanted = Submission { files: files.into(), guardrails: true, ..Submission::default() };
-    let basis = policies::Basis::of(world);
-    let prepared = policies::prepare(&basis, &wanted, None).expect("a policy");
-    let longest = std::cell::Cell::new(0_f64);
-    let look = |look: &mut dyn FnMut(&World)| {
-        let (ms, ()) = held(|| look(world));
-        longest.set(longest.get().max(ms));
-    };
-    let judged = prepared.judges(&basis).into_iter().map(|(name, policy)| {
-        let judging = policies::preview_admission(&look, &name, &policy);
-        (name, judging.precomputed)
-    });
-    let judged = judged.collect();
-    let nothing = BTreeSet::new();
-    let plan = || policies::plan(world, &prepared, &wanted, &judged, Some(&nothing));
-    let (ms, plan) = held(plan);
-    assert!(plan.is_ok_and(|plan| !plan.mutations.is_empty()), "there is a policy to write");
-    (ms, longest.get())
+/// The milliseconds for which other admission reads the world.
+struct AdmissionReads {
+    plan: f64,
+    /// The longest read before the plan.
+    longest: f64,
 }
 
-/// How long something takes that is done under a lock; what comes of it is dropped afterwards.
-fn held<T>(look: impl FnOnce() -> T) -> (f64, T) {
+impl AdmissionReads {
+    fn measure(world: &World, shape: Shape, rule: &str) -> Self {
+        let text = format!("{}admission: [{{ name: own, {rule} }}]\n", shape.policy(0));
+        let files = vec![PolicyFile { name: "policy.yaml".into(), text }];
+        let wanted = Submission { files: files.into(), guardrails: true, ..Submission::default() };
+        let basis = policies::Basis::of(world);
+        let prepared = policies::prepare(&basis, &wanted, None).expect("a policy");
+        let longest = std::cell::Cell::new(0_f64);
+        let look = |look: &mut dyn FnMut(&World)| {
+            let (ms, ()) = timed_read(|| look(world));
+            longest.set(longest.get().max(ms));
+        };
+        let judged = prepared.judges(&basis).into_iter().map(|(name, policy)| {
+            let judging = policies::preview_admission(&look, &name, &policy);
+            (name, judging.precomputed)
+        });
+        let judged = judged.collect();
+        let nothing = BTreeSet::new();
+        let plan = || policies::plan(world, &prepared, &wanted, &judged, Some(&nothing));
+        let (ms, plan) = timed_read(plan);
+        assert!(plan.is_ok_and(|plan| !plan.mutations.is_empty()), "there is a policy to write");
+        Self { plan: ms, longest: longest.get() }
+    }
+}
+
+/// Measures a read under a lock, in milliseconds; the result is dropped afterwards.
+fn timed_read<T>(look: impl FnOnce() -> T) -> (f64, T) {
     let begun = Instant::now();
     let found = look();
     (begun.elapsed().as_secs_f64() * 1000.0, found)
@@ -163,7 +170,7 @@ fn compile(shape: Shape, runs: usize) -> (World, Vec<f64>) {
     let records = shape.records("key");
     let (mut seconds, mut world) = (Vec::new(), World::default());
     for _ in 0..runs {
-        // The one before goes first: two of them would not be what a coordinator holds.
+        // The one before is dropped first: a coordinator never has two of them.
         drop(std::mem::take(&mut world));
         let records = records.clone();
         let begun = Instant::now();
@@ -173,14 +180,14 @@ fn compile(shape: Shape, runs: usize) -> (World, Vec<f64>) {
     (world, seconds)
 }
 
-/// Milliseconds of each change, from what is asked to all its deltas.
+/// Milliseconds of each change, from the request to all its deltas.
 #[derive(Default)]
 struct Changes {
     start: Vec<f64>,
     stop: Vec<f64>,
     relabel: Vec<f64>,
     rule: Vec<f64>,
-    told: Vec<f64>,
+    nodes: Vec<f64>,
 }
 
 impl Changes {
@@ -192,13 +199,17 @@ impl Changes {
         let relabelled = shape::report(node, "new", 200, labels(1));
         let id: WorkloadId = started.id.clone();
         let (ms, deltas) =
-            timed(world, |world| take(world, node, Report::Started(started.clone().into())));
+            timed(world, |world| plan_report(world, node, Report::Started(started.clone().into())));
         self.start.push(ms);
-        self.told.push(deltas.touched().len() as f64);
+        self.nodes.push(deltas.touched().len() as f64);
         self.relabel.push(
-            timed(world, |world| take(world, node, Report::Started(relabelled.clone().into()))).0,
+            timed(world, |world| {
+                plan_report(world, node, Report::Started(relabelled.clone().into()))
+            })
+            .0,
         );
-        self.stop.push(timed(world, |world| take(world, node, Report::Stopped(id.clone()))).0);
+        self.stop
+            .push(timed(world, |world| plan_report(world, node, Report::Stopped(id.clone()))).0);
         if at.is_multiple_of(10) {
             let files = [PolicyFile { name: "policy.yaml".into(), text: shape.policy(1 + at) }];
             let wanted = Submission {
@@ -211,18 +222,19 @@ impl Changes {
                 plan.with_outcome(())
             };
             let (ms, deltas) = timed(world, apply);
-            assert!(!deltas.touched().is_empty(), "the rule concerns somebody");
+            assert!(!deltas.touched().is_empty(), "the rule concerns a node");
             self.rule.push(ms);
         }
     }
 }
 
-fn take(world: &World, node: u32, report: Report) -> Plan<()> {
+/// Plans one report of a node.
+fn plan_report(world: &World, node: u32, report: Report) -> Plan<()> {
     let (node, reports) = (shape::node(node), [report]);
     let plan = workloads::plan_reports(world, &[(&node, &reports)]);
     assert!(
         plan.outcome.iter().all(|outcome| outcome.as_ref().is_ok_and(Vec::is_empty)),
-        "it is let in"
+        "it is admitted"
     );
     plan.with_outcome(())
 }
@@ -232,6 +244,6 @@ fn timed(world: &mut World, plan: impl Fn(&World) -> Plan<()>) -> (f64, Deltas) 
     let plan = plan(world);
     let deltas = world.apply(world.revision.next(), &plan.mutations, &plan.policies);
     let milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
-    assert!(!deltas.all.is_empty(), "somebody is told");
+    assert!(!deltas.all.is_empty(), "a node gets a delta");
     (milliseconds, deltas)
 }

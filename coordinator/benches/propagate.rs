@@ -14,7 +14,7 @@ use meshward_types::Revision;
 use process::{Process, binary, seed};
 use rcgen::{CertificateParams, KeyPair};
 use shape::{APPS, NODES, Shape};
-use simulated::{Fleet, Order};
+use simulated::{Fleet, FleetCredentials, Order};
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},
@@ -26,9 +26,9 @@ use std::{
 
 /// Starts and stops together, each second of the churn.
 const CHURN: u32 = 2000;
-/// How long after a quarantine was lifted the next is imposed under churn: to lift one is to tell
-/// all nodes, too.
-const BETWEEN: Duration = Duration::from_secs(1);
+/// The pause between a release and the next quarantine under churn: a release goes to all nodes,
+/// too.
+const PAUSE: Duration = Duration::from_secs(1);
 
 struct Size {
     shape: Shape,
@@ -48,142 +48,180 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+/// A seeded mesh: the coordinator's data folder, and nodes that can connect to it.
+struct Seeded {
+    data: PathBuf,
+    listen: SocketAddr,
+    case: String,
+    fleet: Fleet,
+}
+
+impl Seeded {
+    fn create(folder: &Path, shape: Shape) -> Result<Self> {
+        let data = folder.join("coordinator");
+        fs::create_dir_all(&data)?;
+        let ca = Ca::open(&data)?;
+        let key = KeyPair::generate()?;
+        let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
+        let sign = |at: u32| {
+            ca.sign_member(MemberKind::Node, &shape::node(at), &csr, Duration::from_hours(24))
+        };
+        eprintln!("seeding {} nodes ...", shape.nodes());
+        let records = shape.records(&sign(0)?.certificate.key.to_string());
+        seed(&data, records.clone())?;
+        let world = World::load(Revision(1), records).map_err(anyhow::Error::msg)?;
+        let case = format!("{} nodes, {} workloads", shape.nodes(), world.workloads().count());
+        let listen = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+        let credentials = FleetCredentials {
+            ca: &ca.certificate,
+            key: &key.serialize_der(),
+            certificate: &|at| Ok(sign(at)?.der),
+        };
+        let fleet = Fleet::new(&Arc::new(world), shape, listen, &credentials)?;
+        Ok(Self { data, listen, case, fleet })
+    }
+}
+
+/// The rows of the report, printed as they come.
+struct Report {
+    case: String,
+    rows: Vec<Row>,
+}
+
+impl Report {
+    fn add(&mut self, metric: &'static str, unit: &'static str, ours: &[f64], target: Target) {
+        let case = self.case.clone();
+        let row = Figures { bench: "propagate", case, metric, unit, ours }.absolute(target);
+        eprintln!("{metric}: {:.2} {unit}", row.value);
+        self.rows.push(row);
+    }
+}
+
 async fn measure(size: &Size) -> Result<Vec<Row>> {
     let folder = tempfile::tempdir()?;
-    let data = folder.path().join("coordinator");
-    fs::create_dir_all(&data)?;
-    let ca = Ca::open(&data)?;
-    let key = KeyPair::generate()?;
-    let csr = CertificateParams::default().serialize_request(&key)?.der().to_vec();
-    eprintln!("seeding {} nodes ...", size.shape.nodes());
-    let (_, read) =
-        ca.sign_member(MemberKind::Node, &shape::node(0), &csr, Duration::from_hours(24))?;
-    let records = size.shape.records(&read.key.to_string());
-    seed(&data, records.clone())?;
-    let world = World::load(Revision(1), records).map_err(anyhow::Error::msg)?;
-    let nodes = size.shape.nodes();
-    let case = format!("{nodes} nodes, {} workloads", world.workloads().count());
-    let row = |metric, unit, ours: &[f64], target| {
-        let row =
-            Figures { bench: "propagate", case: case.clone(), metric, unit, ours }.absolute(target);
-        eprintln!("{metric}: {:.2} {unit}", row.value);
-        row
-    };
-    let mut rows = Vec::new();
-
-    let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
-    let mut coordinator = Coordinator::start(&data, port).await?;
-    let sign = |at: u32| {
-        Ok(ca.sign_member(MemberKind::Node, &shape::node(at), &csr, Duration::from_hours(24))?.0)
-    };
-    let fleet =
-        Fleet::new(Arc::new(world), size.shape, port, &ca.certificate, sign, &key.serialize_der())?;
+    let Seeded { data, listen, case, fleet } = Seeded::create(folder.path(), size.shape)?;
+    let mut report = Report { case, rows: Vec::new() };
+    let mut coordinator = Coordinator::start(&data, listen).await?;
     eprintln!("connecting ...");
     let begun = Instant::now();
     fleet.connect();
     fleet.all_current(Duration::from_mins(5)).await?;
-    rows.push(row("all nodes connected", "s", &[begun.elapsed().as_secs_f64()], Target::None));
-    rows.push(row(
-        "resident memory",
-        "GiB",
-        &[coordinator.process.resident()?],
-        Target::AtMost(3.0),
-    ));
+    let seconds = begun.elapsed().as_secs_f64();
+    report.add("all nodes connected", "s", &[seconds], Target::None);
+    let memory = coordinator.process.resident()?;
+    report.add("resident memory", "GiB", &[memory], Target::AtMost(3.0));
+    measure_quarantines(&coordinator, &fleet, size, &mut report).await?;
+    measure_churn(&coordinator, &fleet, size, &mut report).await?;
+    let memory = coordinator.process.resident()?;
+    report.add("resident memory after churn", "GiB", &[memory], Target::AtMost(3.0));
+    // Deltas that are not urgent are held back for up to two seconds. A coordinator that is killed
+    // before has more to send after its restart.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    eprintln!("restarting the coordinator ...");
+    coordinator.process.end()?;
+    measure_restart(&data, listen, &fleet, &mut report).await?;
+    Ok(report.rows)
+}
 
-    let everywhere =
-        quarantines(&coordinator, &fleet, "w-dns-0", nodes, size.repetitions, "everywhere").await?;
-    rows.push(row(
+async fn measure_quarantines(
+    coordinator: &Coordinator,
+    fleet: &Fleet,
+    size: &Size,
+    report: &mut Report,
+) -> Result<()> {
+    let (nodes, repetitions) = (size.shape.nodes(), size.repetitions);
+    let everywhere = Quarantines { workload: "w-dns-0", nodes, repetitions, label: "everywhere" };
+    let everywhere = everywhere.measure(coordinator, fleet).await?;
+    report.add(
         "quarantine known on every node, last node, p99",
         "ms",
         &[p99(&everywhere)],
         Target::AtMost(1000.0),
-    ));
-    rows.push(row("quarantine known on every node, last node", "ms", &everywhere, Target::None));
+    );
+    report.add("quarantine known on every node, last node", "ms", &everywhere, Target::None);
     let id = shape::workload_id(1, 7, 3);
-    let few = quarantines(&coordinator, &fleet, id.as_str(), NODES + 3, size.repetitions, "on few")
-        .await?;
-    rows.push(row(
+    let few = Quarantines { workload: id.as_str(), nodes: NODES + 3, repetitions, label: "on few" };
+    let few = few.measure(coordinator, fleet).await?;
+    report.add(
         "quarantine known on 103 nodes, last node, p99",
         "ms",
         &[p99(&few)],
         Target::AtMost(50.0),
-    ));
-    rows.push(row("quarantine known on 103 nodes, last node", "ms", &few, Target::None));
-
+    );
+    report.add("quarantine known on 103 nodes, last node", "ms", &few, Target::None);
     let stuck = nodes / 100;
     fleet.stick(stuck);
-    let others = quarantines(
-        &coordinator,
-        &fleet,
-        "w-dns-1",
-        nodes - stuck,
-        size.repetitions / 5,
-        "with stuck nodes",
-    )
-    .await?;
+    let others = Quarantines {
+        workload: "w-dns-1",
+        nodes: nodes - stuck,
+        repetitions: repetitions / 5,
+        label: "with stuck nodes",
+    };
+    let others = others.measure(coordinator, fleet).await?;
     fleet.unstick();
-    rows.push(row("the same with one node in a hundred stuck", "ms", &others, Target::None));
+    report.add("the same with one node in a hundred stuck", "ms", &others, Target::None);
+    Ok(())
+}
 
-    let churn = churn(&coordinator, &fleet, size).await?;
-    rows.push(row(
+async fn measure_churn(
+    coordinator: &Coordinator,
+    fleet: &Fleet,
+    size: &Size,
+    report: &mut Report,
+) -> Result<()> {
+    let churn = churn(coordinator, fleet, size).await?;
+    report.add(
         "churn: starts and stops a second",
         "1/s",
         &[churn.rate],
         Target::AtLeast(0.98 * f64::from(CHURN)),
-    ));
-    rows.push(row(
-        "churn: from start to admission, p99",
-        "ms",
-        &[p99(&churn.admissions)],
-        Target::None,
-    ));
-    rows.push(row("churn: from start to admission", "ms", &churn.admissions, Target::None));
-    rows.push(row("churn: until the last was taken", "s", &[churn.behind], Target::AtMost(1.0)));
-    rows.push(row(
+    );
+    let p99_admission = p99(&churn.admissions);
+    report.add("churn: from start to admission, p99", "ms", &[p99_admission], Target::None);
+    report.add("churn: from start to admission", "ms", &churn.admissions, Target::None);
+    report.add("churn: until the last was taken", "s", &[churn.behind], Target::AtMost(1.0));
+    report.add(
         "churn: quarantine known on every node, p99",
         "ms",
         &[p99(&churn.quarantines)],
         Target::AtMost(1000.0),
-    ));
-    rows.push(row(
-        "resident memory after churn",
-        "GiB",
-        &[coordinator.process.resident()?],
-        Target::AtMost(3.0),
-    ));
+    );
+    Ok(())
+}
 
-    // What is not urgent is held back for up to two seconds. Who is killed before has more to tell
-    // after its restart.
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    eprintln!("restarting the coordinator ...");
-    coordinator.process.end()?;
+async fn measure_restart(
+    data: &Path,
+    listen: SocketAddr,
+    fleet: &Fleet,
+    report: &mut Report,
+) -> Result<()> {
     fleet.begin_epoch();
     let begun = Instant::now();
-    let again = Coordinator::start(&data, port).await?;
+    let again = Coordinator::start(data, listen).await?;
     let started = begun.elapsed().as_secs_f64();
     fleet.all_current(Duration::from_mins(5)).await?;
-    rows.push(row("restart: until the coordinator serves", "s", &[started], Target::None));
-    rows.push(row(
+    report.add("restart: until the coordinator serves", "s", &[started], Target::None);
+    report.add(
         "restart: until all nodes are current",
         "s",
         &[begun.elapsed().as_secs_f64()],
         Target::AtMost(60.0),
-    ));
+    );
     let compared = f64::from(fleet.compared());
-    rows.push(row(
+    report.add(
         "restart: nodes that had to be told anew",
         "nodes",
         &[compared],
         Target::AtMost(0.0),
-    ));
-    rows.push(row(
+    );
+    report.add(
         "restart: rules that a node lost meanwhile",
         "rules",
         &[f64::from(fleet.lost())],
         Target::AtMost(0.0),
-    ));
+    );
     drop(again);
-    Ok(rows)
+    Ok(())
 }
 
 /// The coordinator that users run.
@@ -202,8 +240,8 @@ impl Coordinator {
         let mut started = Self { process, context: data.join("admin.json") };
         let deadline = Instant::now() + Duration::from_mins(2);
         while !started.meshctl(&["status"]).await? {
-            let said = || fs::read_to_string(&log_file).unwrap_or_default();
-            ensure!(started.process.try_wait()?.is_none(), "the coordinator ended: {}", said());
+            let log = || fs::read_to_string(&log_file).unwrap_or_default();
+            ensure!(started.process.try_wait()?.is_none(), "the coordinator ended: {}", log());
             ensure!(Instant::now() < deadline, "the coordinator does not answer");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -217,23 +255,29 @@ impl Coordinator {
     }
 }
 
-/// Milliseconds from before `meshctl quarantine` is started until the last of the nodes that know
-/// the workload enforces it.
-async fn quarantines(
-    coordinator: &Coordinator,
-    fleet: &Fleet,
-    workload: &str,
+/// Quarantines of one workload, each of which is released again.
+struct Quarantines<'a> {
+    workload: &'a str,
+    /// The number of nodes that know the workload.
     nodes: u32,
     repetitions: u32,
-    what: &str,
-) -> Result<Vec<f64>> {
-    let mut milliseconds = Vec::new();
-    for at in 0..repetitions.max(1) {
-        eprint!("\rquarantine {what}: {at}/{repetitions} ");
-        milliseconds.push(quarantine(coordinator, fleet, workload, nodes).await?);
+    /// The words for the progress line.
+    label: &'a str,
+}
+
+impl Quarantines<'_> {
+    /// Returns the milliseconds from before `meshctl quarantine` is started until the last of the
+    /// nodes that know the workload enforces it.
+    async fn measure(&self, coordinator: &Coordinator, fleet: &Fleet) -> Result<Vec<f64>> {
+        let Self { workload, nodes, repetitions, label } = *self;
+        let mut milliseconds = Vec::new();
+        for at in 0..repetitions.max(1) {
+            eprint!("\rquarantine {label}: {at}/{repetitions} ");
+            milliseconds.push(quarantine(coordinator, fleet, workload, nodes).await?);
+        }
+        eprintln!();
+        Ok(milliseconds)
     }
-    eprintln!();
-    Ok(milliseconds)
 }
 
 async fn quarantine(
@@ -242,19 +286,19 @@ async fn quarantine(
     workload: &str,
     nodes: u32,
 ) -> Result<f64> {
-    let mut taken = 0.0;
-    for (verb, held) in [("quarantine", true), ("release", false)] {
-        let watch = fleet.watch(workload, held);
+    let mut milliseconds = 0.0;
+    for (verb, is_quarantined) in [("quarantine", true), ("release", false)] {
+        let watch = fleet.watch(workload, is_quarantined);
         let begun = Instant::now();
         let arguments = [verb, workload];
         let command = coordinator.meshctl(&arguments);
-        let (done, last) = tokio::join!(command, watch.seen_by(nodes, Duration::from_mins(1)));
+        let (done, last) = tokio::join!(command, watch.wait(nodes, Duration::from_mins(1)));
         ensure!(done?, "meshctl {verb} failed");
-        if held {
-            taken = last?.duration_since(begun).as_secs_f64() * 1000.0;
+        if is_quarantined {
+            milliseconds = last?.duration_since(begun).as_secs_f64() * 1000.0;
         }
     }
-    Ok(taken)
+    Ok(milliseconds)
 }
 
 struct Churn {
@@ -264,7 +308,7 @@ struct Churn {
     quarantines: Vec<f64>,
 }
 
-/// Has workloads started and stopped all over the mesh, and now and then one quarantined that every
+/// Starts and stops workloads all over the mesh, and from time to time quarantines one that every
 /// node knows.
 async fn churn(coordinator: &Coordinator, fleet: &Fleet, size: &Size) -> Result<Churn> {
     let (nodes, starts) = (size.shape.nodes(), CHURN / 2 * size.churn_seconds);
@@ -291,10 +335,11 @@ async fn churn(coordinator: &Coordinator, fleet: &Fleet, size: &Size) -> Result<
     let cutting = async {
         let mut milliseconds = Vec::new();
         while begun.elapsed() < Duration::from_secs(size.churn_seconds.into()) {
-            let taken = quarantine(coordinator, fleet, "w-dns-2", nodes).await?;
-            eprint!("\rchurn: {} s, a quarantine took {taken:.0} ms ", begun.elapsed().as_secs());
-            milliseconds.push(taken);
-            tokio::time::sleep(BETWEEN).await;
+            let latency = quarantine(coordinator, fleet, "w-dns-2", nodes).await?;
+            let seconds = begun.elapsed().as_secs();
+            eprint!("\rchurn: {seconds} s, a quarantine took {latency:.0} ms ");
+            milliseconds.push(latency);
+            tokio::time::sleep(PAUSE).await;
         }
         eprintln!();
         anyhow::Ok(milliseconds)

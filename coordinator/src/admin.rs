@@ -1,4 +1,4 @@
-//! The operator's first credential, in a file that `meshctl` takes, here and on other machines.
+//! The operator's first credential, in a file that `meshctl` reads, here and on other machines.
 
 use crate::{
     api, ca,
@@ -19,25 +19,25 @@ use tracing::{info, warn};
 
 /// The file's name in the data folder.
 const FILE: &str = "admin.json";
-/// The most places that are named.
-const MOST_PLACES: usize = 16;
+/// The maximum number of addresses in the file.
+const MAX_SERVERS: usize = 16;
 
-/// At the first start, makes the operator's credential and writes what `meshctl` needs to use it;
-/// later, has the file name the places where the coordinator is reached by now.
+/// At the first start, creates the operator's credential and writes what `meshctl` needs to use it;
+/// later, updates the coordinator's addresses in that file.
 ///
 /// # Errors
-/// If the file cannot be written, or the credential not be made.
+/// If the file or the credential cannot be written.
 pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()> {
     let file = config.data_dir.join(FILE);
-    let mut places = places(&config.names, listen, &own_addresses());
-    let server = places.remove(0);
+    let mut servers = server_addresses(&config.names, listen, &own_addresses());
+    let server = servers.remove(0);
     if mesh.look(|world| !world.credentials.is_empty()) {
-        refresh(mesh, &file, server, places);
+        refresh(mesh, &file, server, servers);
         return Ok(());
     }
     let secret = api::secret();
     let context =
-        Context { server, more_servers: places, ca: mesh.ca.pem.clone(), token: secret.clone() };
+        Context { server, more_servers: servers, ca: mesh.ca.pem.clone(), token: secret.clone() };
     // Written first: a credential that nobody can read would lock the operator out.
     ca::write_private(&file, &serde_json::to_string_pretty(&context)?, 0o600)?;
     let context = ChangeContext::named("user:first-start");
@@ -56,12 +56,12 @@ pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()
     .await
     .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     info!(file = %file.display(), "made the operator's credential; meshctl finds it on this \
-        machine, and takes it in elsewhere with: meshctl context import");
+        machine; on others, run: meshctl context import");
     Ok(())
 }
 
-/// Writes other places into the file, if it is there and its credential is good. It is a
-/// convenience: the coordinator starts without it.
+/// Writes the coordinator's present addresses into the file, if it is there and its credential is
+/// valid. It is a convenience: the coordinator starts without it.
 fn refresh(mesh: &Mesh, file: &Path, server: String, more_servers: Vec<String>) {
     let read = fs::read(file).ok().and_then(|text| serde_json::from_slice::<Context>(&text).ok());
     let Some(before) = read else { return };
@@ -78,16 +78,17 @@ fn refresh(mesh: &Mesh, file: &Path, server: String, more_servers: Vec<String>) 
     let written = serde_json::to_string_pretty(&now).map_err(anyhow::Error::from);
     match written.and_then(|text| ca::write_private(file, &text, 0o600)) {
         Ok(()) => {
-            info!(file = %file.display(), server = now.server, "the coordinator is reached by \
-                other names");
+            info!(file = %file.display(), server = now.server, "the file has the \
+                coordinator's new addresses");
         }
-        Err(error) => warn!(file = %file.display(), "it names places of before: {error:#}"),
+        Err(error) => warn!(file = %file.display(), "the file keeps \
+            addresses that may be out of date: {error:#}"),
     }
 }
 
-/// Where the API may be reached, the best guess first: what the operator names, what this host's
-/// interfaces have, and this host itself.
-fn places(names: &[String], listen: SocketAddr, own: &[IpAddr]) -> Vec<String> {
+/// Returns the addresses at which the API may be reached, the best guess first: the names that the
+/// operator has configured, the addresses of this host's interfaces, and loopback.
+fn server_addresses(names: &[String], listen: SocketAddr, own: &[IpAddr]) -> Vec<String> {
     let named = names.iter().map(|name| with_port(name, listen.port()));
     let local = IpAddr::from([127, 0, 0, 1]);
     let addresses: Vec<IpAddr> = match listen.ip().is_unspecified() {
@@ -101,16 +102,16 @@ fn places(names: &[String], listen: SocketAddr, own: &[IpAddr]) -> Vec<String> {
     };
     let addresses =
         addresses.into_iter().map(|address| SocketAddr::new(address, listen.port()).to_string());
-    let mut places = Vec::new();
-    for place in named.chain(addresses) {
-        if !places.contains(&place) && places.len() < MOST_PLACES {
-            places.push(place);
+    let mut servers = Vec::new();
+    for server in named.chain(addresses) {
+        if !servers.contains(&server) && servers.len() < MAX_SERVERS {
+            servers.push(server);
         }
     }
-    places
+    servers
 }
 
-/// The addresses of this host by which others may reach it, IPv4 first.
+/// Returns the addresses of this host at which others may reach it, IPv4 first.
 fn own_addresses() -> Vec<IpAddr> {
     let all =
         nix::ifaddrs::getifaddrs().map(|all| all.filter_map(|one| one.address).collect::<Vec<_>>());
@@ -139,7 +140,7 @@ mod tests {
         let own = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
         let names = ["mesh.example".to_owned(), "203.0.113.5:443".to_owned()];
         assert_eq!(
-            places(&names, "[::]:7443".parse().unwrap(), &own),
+            server_addresses(&names, "[::]:7443".parse().unwrap(), &own),
             [
                 "mesh.example:7443",
                 "203.0.113.5:443",
@@ -148,7 +149,10 @@ mod tests {
                 "127.0.0.1:7443"
             ]
         );
-        assert_eq!(places(&[], "0.0.0.0:9".parse().unwrap(), &own), ["192.0.2.7:9", "127.0.0.1:9"]);
-        assert_eq!(places(&[], "127.0.0.1:9".parse().unwrap(), &own), ["127.0.0.1:9"]);
+        assert_eq!(
+            server_addresses(&[], "0.0.0.0:9".parse().unwrap(), &own),
+            ["192.0.2.7:9", "127.0.0.1:9"]
+        );
+        assert_eq!(server_addresses(&[], "127.0.0.1:9".parse().unwrap(), &own), ["127.0.0.1:9"]);
     }
 }

@@ -1,4 +1,4 @@
-//! The mesh's certificate authority. Its key is made at the first start and never leaves the data
+//! The mesh's certificate authority. Its key is created at the first start and never leaves the data
 //! folder.
 
 use anyhow::{Context, Result, bail};
@@ -25,26 +25,34 @@ use std::{
 use time::OffsetDateTime;
 
 const CA_YEARS: i64 = 20;
-/// How long the coordinator's own certificate is good, and after what time it makes a new one.
+/// The lifetime of the coordinator's own certificate, and the time after which it is renewed.
 const SERVER_DAYS: i64 = 30;
 const SERVER_RENEWAL: Duration = Duration::from_hours(24);
 
 /// The certificate authority.
 pub struct Ca {
-    /// Its certificate.
+    /// The CA's certificate (DER).
     pub certificate: CertificateDer<'static>,
-    /// The same in PEM.
+    /// The certificate in PEM.
     pub pem: String,
     /// The mesh's id: part of every SPIFFE id.
     pub mesh: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// A certificate that was signed just now.
+pub struct SignedCertificate {
+    /// The certificate (DER).
+    pub der: Vec<u8>,
+    /// Its contents.
+    pub certificate: MemberCertificate,
+}
+
 impl Ca {
-    /// Opens the CA in `folder`, or makes it.
+    /// Opens the CA in `folder`, or creates it.
     ///
     /// # Errors
-    /// If its files are not both there, or cannot be read or written.
+    /// If one of its files is missing, or cannot be read or written.
     pub fn open(folder: &Path) -> Result<Self> {
         let (key_file, certificate_file) = (folder.join("ca.key"), folder.join("ca.pem"));
         // A first start that ended halfway has left a certificate with which nothing was signed.
@@ -86,7 +94,7 @@ impl Ca {
         (params.not_before, params.not_after) =
             (now - SKEW, now + time::Duration::days(365 * CA_YEARS));
         let certificate = params.self_signed(&key)?;
-        // The certificate goes first: a key alone would be a CA that nobody has seen.
+        // The certificate is written first: with a key, the CA counts as complete.
         write_private(certificate_file, &certificate.pem(), 0o644)?;
         write_private(key_file, &key.serialize_pem(), 0o600)
     }
@@ -96,8 +104,8 @@ impl Ca {
         Fingerprint::of(&self.certificate)
     }
 
-    /// Signs a member's certificate. Only the public key is taken from the request; who it is for,
-    /// the caller knows.
+    /// Signs a member's certificate. Only the public key of the request is used: the caller knows the
+    /// member.
     ///
     /// # Errors
     /// If the request is malformed or not signed by its own key.
@@ -107,7 +115,7 @@ impl Ca {
         node: &NodeName,
         csr: &[u8],
         lifetime: Duration,
-    ) -> Result<(Vec<u8>, MemberCertificate)> {
+    ) -> Result<SignedCertificate> {
         let request =
             CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr))
                 .context("the certificate request is malformed or its signature is wrong")?;
@@ -123,11 +131,11 @@ impl Ca {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let now = OffsetDateTime::now_utc();
         (params.not_before, params.not_after) = (now - SKEW, now + lifetime);
-        let certificate = params.signed_by(&request.public_key, &self.issuer)?.der().to_vec();
-        let Some(read) = MemberCertificate::read(&certificate) else {
+        let der = params.signed_by(&request.public_key, &self.issuer)?.der().to_vec();
+        let Some(certificate) = MemberCertificate::read(&der) else {
             bail!("a certificate was signed that cannot be read back");
         };
-        Ok((certificate, read))
+        Ok(SignedCertificate { der, certificate })
     }
 
     fn sign_server(&self, names: &[String]) -> Result<CertifiedKey> {
@@ -155,27 +163,36 @@ impl Ca {
     }
 }
 
-/// Writes a file that is there whole or not at all.
+/// Writes a file atomically, with an access mode.
+///
+/// # Errors
+/// If the file cannot be written.
 pub fn write_private(path: &Path, text: &str, mode: u32) -> Result<()> {
     meshward_runtime::files::write(path, text.as_bytes(), mode)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The coordinator's own certificate, made anew each day.
+/// The coordinator's own certificate, renewed each day.
 pub struct ServerCertificate {
     ca: Arc<Ca>,
     names: Vec<String>,
-    current: Mutex<(Instant, Arc<CertifiedKey>)>,
+    current: Mutex<CurrentCertificate>,
+}
+
+struct CurrentCertificate {
+    made: Instant,
+    key: Arc<CertifiedKey>,
 }
 
 impl ServerCertificate {
-    /// A first certificate for these names.
+    /// Signs a first certificate for these names.
     ///
     /// # Errors
     /// If a name is neither a DNS name nor an address.
     pub fn new(ca: Arc<Ca>, names: Vec<String>) -> Result<Self> {
-        let first = Arc::new(ca.sign_server(&names)?);
-        Ok(Self { ca, names, current: Mutex::new((Instant::now(), first)) })
+        let key = Arc::new(ca.sign_server(&names)?);
+        let current = CurrentCertificate { made: Instant::now(), key };
+        Ok(Self { ca, names, current: Mutex::new(current) })
     }
 }
 
@@ -188,11 +205,11 @@ impl std::fmt::Debug for ServerCertificate {
 impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let mut current = self.current.lock();
-        if current.0.elapsed() > SERVER_RENEWAL
+        if current.made.elapsed() > SERVER_RENEWAL
             && let Ok(next) = self.ca.sign_server(&self.names)
         {
-            *current = (Instant::now(), Arc::new(next));
+            *current = CurrentCertificate { made: Instant::now(), key: Arc::new(next) };
         }
-        Some(current.1.clone())
+        Some(current.key.clone())
     }
 }

@@ -13,33 +13,32 @@ use std::{
     time::Duration,
 };
 
-/// Where the configuration is looked for if no file is named.
+/// The configuration file that is read if none is named, if it is there.
 pub const USUAL_FILE: &str = "/etc/meshward/coordinator.toml";
 
-/// What can be configured. Every key has a default.
+/// The configuration. Every key has a default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the CA, the database and the first credential are kept.
+    /// The folder of the CA, the database and the first credential.
     pub data_dir: PathBuf,
-    /// Where nodes (QUIC, over UDP) and the API (HTTPS, over TCP) are served.
+    /// The address for nodes (QUIC, over UDP) and the API (HTTPS, over TCP).
     pub listen: SocketAddr,
-    /// Where Prometheus finds `/metrics`, over plain HTTP.
+    /// The address for Prometheus: `/metrics`, over plain HTTP.
     pub metrics_listen: SocketAddr,
-    /// Where endpoints are told by STUN under which address they are seen.
+    /// The address of the STUN server, from which endpoints learn their reflexive address.
     pub stun_listen: SocketAddr,
     /// More DNS names and addresses for the coordinator's certificate.
     pub names: Vec<String>,
-    /// How long a node's certificate is good. Nodes renew at two thirds.
+    /// The lifetime of a node's certificate. Nodes renew theirs at two thirds of it.
     pub certificate_lifetime: Lasting,
-    /// Networks of the coordinator's own in which webhooks of policies may be: loopback, link-local
-    /// and private ones.
+    /// The loopback, link-local and private networks in which webhooks of policies may be.
     pub webhook_networks: Vec<IpNet>,
-    /// What those may take who have not authenticated.
+    /// Limits on clients that have not authenticated.
     pub strangers: Strangers,
-    /// What one node may take.
+    /// The budget of one node.
     pub nodes: NodeBudget,
-    /// What is kept of the past.
+    /// Limits on what is kept of the past.
     pub retention: Retention,
 }
 

@@ -1,10 +1,10 @@
-//! What the coordinator must satisfy, whatever it is sent or finds on its disk; see the crate
+//! Fuzz targets of the coordinator: whatever it receives or finds on its disk; see the crate
 //! `meshward-fuzzing`.
 
 mod requests;
 
 use crate::{
-    ca::Ca,
+    ca::{Ca, SignedCertificate},
     store::{Sqlite, Store},
 };
 use meshward_control_proto::MemberKind;
@@ -32,21 +32,22 @@ fn ca() -> &'static Ca {
     CA.get_or_init(|| Ca::open(&folder()).expect("a CA can be made"))
 }
 
-/// A request for a certificate: what is signed is for whom the coordinator means, and for nothing
-/// else, whatever was asked for.
+/// A request for a certificate: the certificate is for the member that the coordinator means, and
+/// for nothing else, whatever the request says.
 fn csr(data: &[u8]) {
     let (ca, now) = (ca(), UnixTime::now());
     let name: NodeName = "rack".parse().expect("a name");
     for kind in [MemberKind::Node, MemberKind::Relay] {
-        let Ok((certificate, read)) = ca.sign_member(kind, &name, data, Duration::from_hours(1))
+        let Ok(SignedCertificate { der: certificate, certificate: read }) =
+            ca.sign_member(kind, &name, data, Duration::from_hours(1))
         else {
             return;
         };
         assert!(read.kind == kind && read.node == name && read.mesh == ca.mesh);
-        assert!(certificate.len() < 2048, "nothing of a request but its key is taken");
+        assert!(certificate.len() < 2048, "only the key of a request is copied");
         let members = Members::of(ca.certificate.clone()).expect("a CA's certificate");
         let shown = CertificateDer::from(certificate);
-        members.verify_client_cert(&shown, &[], now).expect("what was signed is taken");
+        members.verify_client_cert(&shown, &[], now).expect("the signed certificate is accepted");
     }
 }
 
@@ -67,8 +68,8 @@ fn requests_for_certificates() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A damaged database, as a list of bytes that are not what they were: it is read as far as it is
-/// whole, or refused with a sentence; nothing breaks.
+/// A damaged database, as a list of changed bytes: it is read as far as it is intact, or refused with
+/// a sentence; nothing panics.
 fn store(data: &[u8]) {
     let (whole, file) = (database(), folder().join("damaged.db"));
     let mut damaged = whole.clone();
@@ -92,7 +93,7 @@ fn store(data: &[u8]) {
     }
 }
 
-/// A database with something in it.
+/// Returns a database with some records.
 fn database() -> &'static Vec<u8> {
     static WHOLE: OnceLock<Vec<u8>> = OnceLock::new();
     WHOLE.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! The change log of this process, and a signal for those who watch it.
+//! The change log of this process, and a signal for watches.
 
 use meshward_control_state::change_log::{ChangeLog, ListKind, Since, Touched};
 use meshward_types::Revision;
@@ -20,25 +20,25 @@ impl Journal {
         Self { log, newest: watch::channel(revision).0 }
     }
 
-    /// Appends what a revision has touched, and wakes those who watch.
+    /// Appends the changes of a revision, and wakes watches.
     pub fn append(&self, revision: Revision, touched: BTreeSet<Touched>) {
         self.log.lock().append(revision, touched);
         self.newest.send_replace(revision);
     }
 
-    /// Forgets everything: what led to this revision is not known.
+    /// Forgets everything: the changes before this revision are not known.
     pub fn restart_after(&self, revision: Revision) {
         *self.log.lock() = ChangeLog::starting_after(revision);
         self.newest.send_replace(revision);
     }
 
-    /// Wakes with every revision.
+    /// Subscribes to the newest revision.
     pub fn subscribe(&self) -> watch::Receiver<Revision> {
         self.newest.subscribe()
     }
 
-    /// Returns what was touched of a list after a revision; `None` if that is not remembered any
-    /// more, or yet to come.
+    /// Returns the changes of a list after a revision; `None` if they are no longer known, or the
+    /// revision is yet to come.
     pub fn since(&self, kind: ListKind, revision: Revision) -> Option<Since> {
         self.log.lock().since(kind, revision)
     }

@@ -17,16 +17,16 @@ pub fn session_rate(budget: &NodeBudget) -> Rate {
     Rate { burst: per_minute, per_second: per_minute / 60.0 }
 }
 
-/// What is kept of the past: the `[retention]` table. Lines of the audit log that a kept state of a
-/// policy or quarantine needs stay with it.
+/// Limits on what is kept of the past: the `[retention]` table. Lines of the audit log that a kept
+/// state of a policy or quarantine needs stay with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retention {
-    /// Lines of the audit log.
+    /// The number of lines of the audit log.
     pub audit_lines: u32,
-    /// Days for which lines of the audit log are kept, and states of what was deleted.
+    /// The days for which lines of the audit log, and states of what was deleted, are kept.
     pub audit_days: u32,
-    /// States of one policy or quarantine.
+    /// The number of states of one policy or quarantine.
     pub history_states: u32,
 }
 

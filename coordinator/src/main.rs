@@ -8,16 +8,22 @@ use meshward_coordinator::{
     admin, api, ca,
     config::{Config, USUAL_FILE},
     control,
+    limits::Retention,
     mesh::{Mesh, Settings},
     metrics, reactions,
     store::{self, StoreError},
 };
 use meshward_relay::{
     guard::Guard,
-    listener::{self, Listener},
+    listener::{self, Listener, ListenerConfig},
     stun,
 };
-use meshward_runtime::{LogFormat, Mistake, config::Lasting, descriptors};
+use meshward_runtime::{
+    Mistake,
+    arguments::{ConfigArguments, Flags, LogArguments},
+    config::Lasting,
+    descriptors,
+};
 use serde::Serialize;
 use std::{
     fs,
@@ -39,14 +45,10 @@ use tracing::info;
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// In what form to log
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
-    log_format: LogFormat,
-    /// Configuration file, in TOML [default: /etc/meshward/coordinator.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     #[command(flatten)]
-    flags: Flags,
+    log: LogArguments,
+    #[command(flatten)]
+    common: ConfigArguments<CoordinatorFlags>,
 }
 
 #[derive(Subcommand)]
@@ -55,11 +57,8 @@ enum Verb {
     Restore {
         /// The backup
         file: PathBuf,
-        /// Configuration file, in TOML [default: /etc/meshward/coordinator.toml, if it is there]
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
         #[command(flatten)]
-        flags: RestoreFlags,
+        common: ConfigArguments<RestoreFlags>,
     },
     /// Relays are a program of their own: says which command to run instead.
     #[command(hide = true)]
@@ -78,7 +77,7 @@ struct RestoreFlags {
 }
 
 #[derive(clap::Args, Serialize)]
-struct Flags {
+struct CoordinatorFlags {
     /// Where the CA, the database and the first credential are kept
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,12 +110,20 @@ struct Flags {
     webhook_networks: Vec<ipnet::IpNet>,
 }
 
-/// Certificates that are good for less would be renewed all the time.
-const SHORTEST_CERTIFICATE: Duration = Duration::from_secs(30);
+impl Flags for RestoreFlags {
+    const CONFIG_FILE: &'static str = USUAL_FILE;
+}
+
+impl Flags for CoordinatorFlags {
+    const CONFIG_FILE: &'static str = USUAL_FILE;
+}
+
+/// The minimum lifetime of certificates: shorter ones would be renewed all the time.
+const MIN_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    meshward_runtime::init_logging(arguments.log_format);
+    meshward_runtime::init_logging(arguments.log.log_format);
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => meshward_runtime::report("meshward-coordinator", &error),
@@ -127,16 +134,12 @@ fn main() -> ExitCode {
 async fn start(arguments: Arguments) -> Result<()> {
     match arguments.verb {
         Some(Verb::Relay { arguments }) => return Err(relay_has_moved(&arguments).into()),
-        Some(Verb::Restore { file, config, flags }) => {
-            return restore(&file, config.as_deref(), &flags);
-        }
+        Some(Verb::Restore { file, common }) => return restore(&file, &common.load()?),
         None => {}
     }
-    let file = arguments.config.as_deref();
-    let config: Config =
-        meshward_runtime::config::load(file, Path::new(USUAL_FILE), &arguments.flags)?;
+    let config: Config = arguments.common.load()?;
     let Lasting(lifetime) = config.certificate_lifetime;
-    if lifetime < SHORTEST_CERTIFICATE {
+    if lifetime < MIN_CERTIFICATE_LIFETIME {
         return Err(
             Mistake("configuration: certificate_lifetime must be at least 30s".into()).into()
         );
@@ -159,31 +162,21 @@ async fn start(arguments: Arguments) -> Result<()> {
     let mesh = Mesh::open(ca, Box::new(store), settings)?;
     let certificate = Arc::new(ca::ServerCertificate::new(mesh.ca.clone(), config.names.clone())?);
 
-    let Listener { endpoint, tunnels, tls, address } = listener::open(
-        config.listen,
-        mesh.ca.certificate.clone(),
+    let listener = ListenerConfig {
+        listen: config.listen,
+        ca: mesh.ca.certificate.clone(),
         certificate,
-        &Channel::ALL,
-        &[b"http/1.1"],
-        &guard,
-    )?;
+        channels: &Channel::ALL,
+        alpn: &[b"http/1.1"],
+    };
+    let Listener { endpoint, tunnels, tls, address } = listener::open(listener, &guard)?;
     meshward_runtime::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
     stun::serve(config.stun_listen).await?;
     admin::keep(&mesh, &config, address).await?;
 
     tokio::spawn(api::serve(tls, mesh.clone()));
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));
-    tokio::spawn(reactions::expire(mesh.clone()));
-    let (kept, retention) = (mesh.clone(), config.retention.clone());
-    tokio::spawn(async move { kept.keep_retention(retention).await });
-    tokio::spawn({
-        let mesh = mesh.clone();
-        async move { mesh.audit_failures().await }
-    });
-    tokio::spawn({
-        let mesh = mesh.clone();
-        async move { mesh.sessions.track_last_seen().await }
-    });
+    start_tasks(&mesh, config.retention.clone());
     info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
     meshward_runtime::ended().await?;
     info!("coordinator ends");
@@ -191,8 +184,18 @@ async fn start(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-fn restore(file: &Path, config: Option<&Path>, flags: &RestoreFlags) -> Result<()> {
-    let config: Config = meshward_runtime::config::load(config, Path::new(USUAL_FILE), flags)?;
+/// Starts the tasks that run until the process ends.
+fn start_tasks(mesh: &Arc<Mesh>, retention: Retention) {
+    tokio::spawn(reactions::expire(mesh.clone()));
+    let own = mesh.clone();
+    tokio::spawn(async move { own.keep_retention(retention).await });
+    let own = mesh.clone();
+    tokio::spawn(async move { own.audit_failures().await });
+    let own = mesh.clone();
+    tokio::spawn(async move { own.sessions.track_last_seen().await });
+}
+
+fn restore(file: &Path, config: &Config) -> Result<()> {
     prepare(&config.data_dir)?;
     let backup = store::restore(file, &config.data_dir)
         .map_err(|error| Mistake(format!("not restored: {error:#}")))?;
@@ -207,7 +210,7 @@ fn restore(file: &Path, config: Option<&Path>, flags: &RestoreFlags) -> Result<(
     Ok(())
 }
 
-/// The error for `meshward-coordinator relay`, with the command that has taken its place.
+/// Returns the error for `meshward-coordinator relay`, with the command that replaces it.
 fn relay_has_moved(arguments: &[std::ffi::OsString]) -> Mistake {
     let join = arguments.first().is_some_and(|first| first == "join");
     let command = if join { "meshward-relay join" } else { "meshward-relay" };

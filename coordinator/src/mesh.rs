@@ -1,5 +1,5 @@
-//! The one way to change the mesh: plan on the world, commit to the store, follow in the world,
-//! wake whom it touches.
+//! The one way to change the mesh: plan on the world, commit to the store, apply to the world,
+//! deliver to nodes and relays.
 
 use crate::{
     api_latency::ApiLatency,
@@ -11,7 +11,7 @@ use crate::{
     report_batcher::{BatchReceiver, ReportBatcher},
     sessions::Sessions,
     store::{Backup, Note, Past, Store, StoreError},
-    turns::Turns,
+    turns::{Priority, Turns},
     webhook::Webhooks,
 };
 use ipnet::IpNet;
@@ -38,31 +38,32 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tracing::warn;
 
-/// Who makes a change.
+/// The author of a change, for the audit log.
 #[derive(Debug, Clone, Default)]
 pub struct ChangeContext {
     /// `user:NAME`, `node:NAME` or `trigger:NAME`.
     pub actor: String,
-    /// Only work out what would happen.
+    /// `true` to only work out what would happen.
     pub dry_run: bool,
-    /// Why, as they say.
+    /// The reason, in the author's words.
     pub why: Option<String>,
-    /// The address that they ask from.
+    /// The address from which the author asks.
     pub origin: Option<String>,
 }
 
 impl ChangeContext {
-    /// Somebody who means it.
+    /// Returns the context of a change that is to be made.
     pub fn named(actor: impl Into<String>) -> Self {
         Self { actor: actor.into(), ..Self::default() }
     }
 
-    /// The same, saying why.
+    /// Returns the context with a reason.
+    #[must_use]
     pub fn because(&self, why: Option<String>) -> Self {
         Self { why, ..self.clone() }
     }
 
-    /// A node, which means what it says.
+    /// Returns the context of a change that a node makes.
     pub fn node(name: &NodeName) -> Self {
         Self::named(format!("node:{name}"))
     }
@@ -70,34 +71,34 @@ impl ChangeContext {
 
 /// A change that was made.
 pub struct Done<T> {
-    /// The revision that has it.
+    /// The first revision that has it.
     pub revision: Revision,
-    /// The nodes that must follow, by their indices.
+    /// The nodes that it concerns, by their indices.
     pub touched: RoaringBitmap,
-    /// What the plan gave.
+    /// The outcome of the plan.
     pub outcome: T,
 }
 
-/// How often it is looked for what is not to be kept any more.
+/// The time between two searches for what is no longer to be kept.
 const RETENTION_EVERY: Duration = Duration::from_mins(10);
-/// For how long failed authentications are gathered for a line of the audit log, and how soon
-/// another one follows.
+/// The time for which failed authentications are gathered into a line of the audit log, and the
+/// pause until the next line.
 const FAILURES_JOINED: Duration = Duration::from_secs(1);
 const FAILURES_EVERY: Duration = Duration::from_secs(59);
-/// How often a plan is made anew because another coordinator was faster.
+/// The number of times that a plan is made, if other coordinators keep writing first.
 const ATTEMPTS: usize = 16;
 
-/// How a mesh is served.
+/// The settings of a mesh.
 pub struct Settings {
-    /// How long a node's certificate is good.
+    /// The lifetime of a node's certificate.
     pub certificate_lifetime: Duration,
-    /// Who gets in when not all can.
+    /// The guard of the listeners.
     pub guard: Arc<Guard>,
-    /// What one node may take.
+    /// The budget of one node.
     pub budget: NodeBudget,
-    /// Networks of the coordinator's own in which webhooks may be.
+    /// The loopback, link-local and private networks in which webhooks may be.
     pub webhook_networks: Vec<IpNet>,
-    /// Where the CA and the database are.
+    /// The folder of the CA and the database.
     pub data_dir: PathBuf,
 }
 
@@ -115,36 +116,44 @@ impl Default for Settings {
 
 /// The mesh and everything that serves it.
 pub struct Mesh {
+    /// The certificate authority.
     pub ca: Arc<Ca>,
+    /// The sessions of connected nodes.
     pub sessions: Sessions,
+    /// The batcher of nodes' reports.
     pub report_batcher: ReportBatcher,
-    /// What this coordinator relays itself.
+    /// The forwarder of this coordinator, which is relay 1.
     pub forwarder: Forwarder,
+    /// The links of the other relays.
     pub relays: RelayLinks,
-    /// How long a node's certificate is good.
+    /// The lifetime of a node's certificate.
     pub certificate_lifetime: Duration,
+    /// The guard of the listeners.
     pub guard: Arc<Guard>,
+    /// The budget of one node.
     pub budget: NodeBudget,
+    /// The sender of webhooks.
     pub webhooks: Webhooks,
-    /// Where the CA and the database are.
+    /// The folder of the CA and the database.
     pub data_dir: PathBuf,
-    /// Their connections, counted.
+    /// The members' connections, counted.
     pub members: MemberConnections,
-    /// What has changed of late, for those who watch.
+    /// The recent changes, for watches.
     pub journal: Journal,
+    /// The latency of the API.
     pub api_latency: ApiLatency,
     world: RwLock<World>,
     store: Arc<Mutex<Box<dyn Store>>>,
     writing: Turns,
-    /// Where what takes long is worked out.
+    /// The threads for long computations.
     pub pool: Pool,
 }
 
 impl Mesh {
-    /// The mesh that is stored.
+    /// Opens the mesh of a store.
     ///
     /// # Errors
-    /// If the store cannot be read in full.
+    /// If a record of the store cannot be read.
     pub fn open(
         ca: Ca,
         mut store: Box<dyn Store>,
@@ -174,7 +183,7 @@ impl Mesh {
         });
         mesh.look(|world| {
             mesh.relays.publish(world.relay_specs());
-            // They come back after a restart, and strangers may come at the same time.
+            // After a restart the nodes come back, and strangers may come at the same time.
             let endpoints = world.nodes.values().flat_map(|node| node.endpoints.values());
             let candidates = endpoints.flat_map(|endpoint| &endpoint.candidates);
             candidates.for_each(|candidate| mesh.guard.note_known(candidate.ip()));
@@ -183,31 +192,31 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// Looks at one revision.
+    /// Reads the world at one revision.
     pub fn look<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.world.read())
     }
 
-    /// Ends what a node that is no member any more has open, and tells it so.
-    pub fn let_go(&self, node: &NodeName, why: &str) {
-        self.sessions.end(node, why);
+    /// Closes the connections of a node that is no longer a member, and gives it the reason.
+    pub fn disconnect(&self, node: &NodeName, reason: &str) {
+        self.sessions.end(node, reason);
         self.forwarder.end(RelayId::of(node));
     }
 
-    /// Makes a change: all of it, durable and distributed, or none. A dry run waits for nobody, and
-    /// nobody waits for it.
+    /// Makes a change: all of it, durable and distributed, or none. A dry run takes no turn: it
+    /// neither waits nor makes others wait.
     ///
     /// # Errors
-    /// What the plan refuses, or [`Refusal::Failed`] if the store does.
+    /// The plan's refusal, or [`Refusal::Failed`] if the store cannot write.
     pub async fn change<T>(
         &self,
         context: &ChangeContext,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
-        self.change_in_turn(context, false, plan).await
+        self.change_in_turn(context, Priority::Normal, plan).await
     }
 
-    /// The same, before all others that wait.
+    /// Makes a change before all others that wait.
     ///
     /// # Errors
     /// As [`Self::change`].
@@ -216,13 +225,13 @@ impl Mesh {
         context: &ChangeContext,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
-        self.change_in_turn(context, true, plan).await
+        self.change_in_turn(context, Priority::Urgent, plan).await
     }
 
     async fn change_in_turn<T>(
         &self,
         context: &ChangeContext,
-        urgent: bool,
+        priority: Priority,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
         let nothing = |revision, outcome| Done { revision, touched: RoaringBitmap::new(), outcome };
@@ -230,7 +239,7 @@ impl Mesh {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             return Ok(nothing(planned, made?.outcome));
         }
-        let _turn = self.writing.take(urgent).await;
+        let _turn = self.writing.acquire(priority).await;
         for _ in 0..ATTEMPTS {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             let Plan { mutations, policies, action, outcome } = made?;
@@ -255,22 +264,26 @@ impl Mesh {
                     return Ok(Done { revision, touched, outcome });
                 }
                 Err(StoreError::Conflict { .. }) => {
-                    let contents = self.with_store(|store| store.load()).await.map_err(failed)?;
+                    let contents = self
+                        .with_store(|store| store.load())
+                        .await
+                        .map_err(|error| refused(&error))?;
                     let reloaded =
                         self.look(|world| world.reload(contents.revision, contents.records));
-                    // Nobody else writes while it is our turn.
+                    // Nothing else writes during this turn.
                     *self.world.write() = reloaded.map_err(Refusal::Failed)?;
                     self.sessions.compare_all();
                     self.journal.restart_after(contents.revision);
                 }
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(refused(&error)),
             }
         }
         Err(Refusal::Failed("other coordinators keep writing first; try again".into()))
     }
 
     /// Applies what the store has written, and delivers the deltas to nodes and relays. Readers of
-    /// the world wait meanwhile: a session that begins has either seen the revision or is told of it.
+    /// the world wait meanwhile: a session that begins has either read the revision, or gets its
+    /// deltas.
     fn apply(
         &self,
         revision: Revision,
@@ -286,7 +299,7 @@ impl Mesh {
         deltas.touched()
     }
 
-    /// Writes what nodes report, for ever.
+    /// Writes the reports of nodes, forever.
     async fn write_reports(self: Arc<Self>, mut receiver: BatchReceiver) {
         while let Some(batches) = receiver.next().await {
             let context = match &batches[..] {
@@ -307,7 +320,7 @@ impl Mesh {
         }
     }
 
-    /// The newest lines of the audit log, or of that part of it that came before a revision.
+    /// Returns the newest lines of the audit log, or of that part of it that came before a revision.
     ///
     /// # Errors
     /// [`Refusal::Failed`] if the store cannot be read.
@@ -316,12 +329,12 @@ impl Mesh {
         before: Option<Revision>,
         limit: u32,
     ) -> Result<Vec<AuditEntry>, Refusal> {
-        let lines =
-            self.with_store(move |store| store.audit(before, limit)).await.map_err(failed)?;
+        let lines = self.with_store(move |store| store.audit(before, limit)).await;
+        let lines = lines.map_err(|error| refused(&error))?;
         Ok(lines.into_iter().map(AuditEntry::from).collect())
     }
 
-    /// The states that a policy had, or those before a revision, the newest first.
+    /// Returns the states that a policy had, or those before a revision, the newest first.
     ///
     /// # Errors
     /// [`Refusal::Failed`] if the store cannot be read.
@@ -331,24 +344,26 @@ impl Mesh {
         before: Option<Revision>,
         limit: u32,
     ) -> Result<Vec<Past>, Refusal> {
-        self.with_store(move |store| store.history(&key, before, limit)).await.map_err(failed)
+        self.with_store(move |store| store.history(&key, before, limit))
+            .await
+            .map_err(|error| refused(&error))
     }
 
-    /// The policies and quarantines as they were at a revision.
+    /// Returns the policies and quarantines as they were at a revision.
     ///
     /// # Errors
     /// [`Refusal::Failed`] if the store cannot be read.
     pub async fn as_of(&self, revision: Revision) -> Result<Vec<Record>, Refusal> {
-        self.with_store(move |store| store.as_of(revision)).await.map_err(failed)
+        self.with_store(move |store| store.as_of(revision)).await.map_err(|error| refused(&error))
     }
 
-    /// Whether the store has room to write what is asked for.
+    /// Returns `true` if the disk has room for writes.
     pub async fn has_room(&self) -> bool {
         self.with_store(|store| Ok(store.has_room())).await.unwrap_or(false)
     }
 
-    /// Forgets what is not to be kept any more, for ever: at each step a little, so that no write
-    /// waits for long.
+    /// Deletes what is no longer to be kept, forever: a little at a time, so that no write waits for
+    /// long.
     pub async fn keep_retention(&self, retention: Retention) {
         loop {
             let (retention, now) = (retention.clone(), OffsetDateTime::now_utc().unix_timestamp());
@@ -357,25 +372,25 @@ impl Mesh {
                 Ok(true) => tokio::time::sleep(Duration::from_millis(200)).await,
                 Ok(false) => tokio::time::sleep(RETENTION_EVERY).await,
                 Err(error) => {
-                    warn!("what is old could not be forgotten: {error}");
+                    warn!("old states and audit lines could not be deleted: {error}");
                     tokio::time::sleep(RETENTION_EVERY).await;
                 }
             }
         }
     }
 
-    /// Notes failed authentications in the audit log, for ever: those of a while in one line, so
+    /// Writes failed authentications to the audit log, forever: those of a minute in one line, so
     /// that nobody fills it by failing.
     pub async fn audit_failures(&self) {
         loop {
             self.guard.failed.notified().await;
             tokio::time::sleep(FAILURES_JOINED).await;
-            let failed = self.guard.take_failed();
+            let failed = self.guard.drain_failed();
             let Some(line) = failed.line() else { continue };
             let context = ChangeContext::named("coordinator");
             if let Err(refusal) = self.change(&context, |_| Ok(Plan::noted(line.clone()))).await {
                 warn!("failed authentications are not in the audit log yet: {refusal}");
-                self.guard.give_back(failed);
+                self.guard.restore_failed(failed);
             }
             tokio::time::sleep(FAILURES_EVERY).await;
         }
@@ -388,13 +403,15 @@ impl Mesh {
     /// [`Refusal::Failed`] or [`Refusal::Full`].
     pub async fn back_up(&self, file: PathBuf, ca: Option<PathBuf>) -> Result<Backup, Refusal> {
         let mesh = self.ca.mesh.clone();
-        let copier = self.with_store(|store| Ok(store.copier())).await.map_err(failed)?;
+        let copier =
+            self.with_store(|store| Ok(store.copier())).await.map_err(|error| refused(&error))?;
         let make = move || {
             copier(&file)?;
             Backup::complete(&file, &mesh, ca.as_deref())
         };
         let done = tokio::task::spawn_blocking(make).await;
-        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())).map_err(failed)
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map_err(|error| refused(&error))
     }
 
     async fn with_store<T: Send + 'static>(
@@ -407,7 +424,7 @@ impl Mesh {
     }
 }
 
-fn failed(error: StoreError) -> Refusal {
+fn refused(error: &StoreError) -> Refusal {
     let text = format!("nothing was changed: {error}");
     match error {
         StoreError::Full => Refusal::Full(text),

@@ -1,9 +1,10 @@
-//! A pool of threads for what takes long and need not be done at once: dry runs, policy tests,
+//! A pool of threads for long computations that are not urgent: dry runs, policy tests,
 //! explanations.
 //!
-//! Its threads have a lower priority than everything else, and there are fewer of them than cores.
-//! Each credential has its share: whose work has taken the least of late comes next, only so many
-//! requests of one wait, and whoever has used up its time is told when to come again.
+//! The threads have a lower priority than everything else, and there are fewer of them than cores.
+//! Each credential has a fair share: the one that has used the least time recently comes next, the
+//! number of requests that wait is bounded for each, and a credential that has used up its time is
+//! refused with the time at which to retry.
 
 use meshward_control_state::Refusal;
 use parking_lot::{Condvar, Mutex};
@@ -14,26 +15,26 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// The most threads.
+/// The maximum number of threads.
 const MAX_THREADS: usize = 4;
-/// By how much their priority is lower (nice(2)).
+/// The nice value of the threads (`nice(2)`).
 const NICE: i32 = 10;
-/// The most requests of one credential that wait or are worked on.
+/// The maximum number of requests of one credential that wait or run.
 const MAX_PENDING: usize = 32;
-/// The most requests that wait in all.
+/// The maximum number of requests that wait, of all credentials.
 const MAX_WAITING: usize = 256;
-/// The time that a credential may have used up at once ...
+/// The processing time that a credential may use at once.
 const BURST: Duration = Duration::from_mins(1);
-/// ... of which it gets back so much of each second that passes.
+/// The share of that time that it gets back, in seconds for each second.
 const REFILL: f64 = 0.5;
 
-/// Why work was not taken on.
+/// The reason why work was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
     /// The credential has too much under way.
     #[error(
-        "{MAX_PENDING} requests of this credential that take long are under way already; send this \
-        one again when one of them has ended"
+        "{MAX_PENDING} long requests of this credential are under way already; send this one again \
+        when one of them has ended"
     )]
     Pending,
     /// The credential has used up its time.
@@ -42,18 +43,15 @@ pub enum Busy {
     )]
     Spent(u64),
     /// Too much waits, of all credentials.
-    #[error(
-        "too many requests that take long wait at the coordinator; send this one again in a few \
-        seconds"
-    )]
+    #[error("too many long requests wait at the coordinator; send this one again in a few seconds")]
     Full,
     /// The work has failed.
-    #[error("the coordinator failed at this; its log says how")]
+    #[error("the coordinator failed at this; see its log")]
     Failed,
 }
 
 impl Busy {
-    /// After how many seconds it may be tried again.
+    /// Returns the number of seconds after which to try again.
     pub fn retry_after(&self) -> u64 {
         match self {
             Self::Spent(seconds) => *seconds,
@@ -70,14 +68,14 @@ impl From<Busy> for Refusal {
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// What is known of one credential.
+/// The account of one credential.
 #[derive(Default)]
 struct Account {
     waiting: VecDeque<Work>,
     running: usize,
-    /// The time that was used, less what was given back.
+    /// The processing time used, less the refill.
     used: Duration,
-    /// When that was worked out.
+    /// The time of the last refill.
     at: Option<Instant>,
 }
 
@@ -118,8 +116,8 @@ impl Accounts {
         }
     }
 
-    /// The work that comes next: of whom the fewest requests are worked on, and of those, who has
-    /// used the least.
+    /// Removes the work that comes next, with its credential: that of the one with the fewest
+    /// running requests, and among those, with the least time used.
     fn next(&mut self) -> Option<(String, Work)> {
         let waiting = self.all.iter_mut().filter(|(_, account)| !account.waiting.is_empty());
         let (who, account) = waiting.min_by_key(|(_, account)| (account.running, account.used))?;
@@ -147,10 +145,10 @@ struct Shared {
 pub struct Pool(Arc<Shared>);
 
 impl Pool {
-    /// A pool for this machine.
+    /// Starts the threads: one for every two cores, at most [`MAX_THREADS`].
     ///
     /// # Errors
-    /// If no thread can be started.
+    /// Those of starting a thread.
     pub fn start() -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self::with_threads((cores / 2).clamp(1, MAX_THREADS))
@@ -165,8 +163,8 @@ impl Pool {
         Ok(Self(shared))
     }
 
-    /// Has work done for a credential, and waits for it. If nobody waits any more when its turn
-    /// comes, it is left out.
+    /// Runs work for a credential, and waits for it. Work is dropped if the caller has gone by the
+    /// time its turn comes.
     ///
     /// # Errors
     /// [`Busy`].
@@ -178,7 +176,7 @@ impl Pool {
         let (answer, answered) = oneshot::channel();
         let work = move || {
             if !answer.is_closed() {
-                // Who has gone meanwhile wants no answer.
+                // The caller may have gone meanwhile.
                 let _ = answer.send(work());
             }
         };
@@ -201,7 +199,7 @@ impl Drop for Pool {
 
 fn serve(shared: &Shared) {
     let thread = rustix::thread::gettid();
-    // Where that may not be, it works with the priority that it has.
+    // Without the permission, it keeps the priority that it has.
     let _ = rustix::process::setpriority_process(Some(thread), NICE);
     let mut accounts = shared.accounts.lock();
     loop {
@@ -214,7 +212,7 @@ fn serve(shared: &Shared) {
         };
         parking_lot::MutexGuard::unlocked(&mut accounts, || {
             let begun = Instant::now();
-            // What panics has dropped its answer; the hook has logged it.
+            // Work that panics drops its answer channel; the hook has logged it.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             let took = begun.elapsed();
             shared.accounts.lock().done(&who, took);
@@ -230,13 +228,14 @@ mod tests {
         mpsc,
     };
 
-    /// A pool of one thread that works until it is let go.
-    async fn held() -> (Arc<Pool>, mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), Busy>>) {
+    /// A pool of one thread that is busy until `go` is sent.
+    async fn busy_pool() -> (Arc<Pool>, mpsc::Sender<()>, tokio::task::JoinHandle<Result<(), Busy>>)
+    {
         let pool = Arc::new(Pool::with_threads(1).unwrap());
         let (go, wait) = mpsc::channel();
         let (begun, running) = oneshot::channel();
         let working = pool.clone();
-        let held = tokio::spawn(async move {
+        let busy = tokio::spawn(async move {
             let work = move || {
                 let _ = begun.send(());
                 let _ = wait.recv();
@@ -244,12 +243,12 @@ mod tests {
             working.run("first", work).await
         });
         running.await.unwrap();
-        (pool, go, held)
+        (pool, go, busy)
     }
 
     #[tokio::test]
     async fn whoever_asks_a_lot_waits_behind_whoever_asks_once() {
-        let (pool, go, held) = held().await;
+        let (pool, go, busy) = busy_pool().await;
         let done = Arc::new(AtomicUsize::new(0));
         let ask = |who: &'static str| {
             let (pool, done) = (pool.clone(), done.clone());
@@ -267,12 +266,12 @@ mod tests {
         for one in many {
             one.await.unwrap().unwrap();
         }
-        held.await.unwrap().unwrap();
+        busy.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn a_credential_has_only_so_much_under_way() {
-        let (pool, go, held) = held().await;
+        let (pool, go, busy) = busy_pool().await;
         let ask = || {
             let pool = pool.clone();
             tokio::spawn(async move { pool.run("first", || ()).await })
@@ -284,7 +283,7 @@ mod tests {
         for one in fine {
             one.await.unwrap().unwrap();
         }
-        held.await.unwrap().unwrap();
+        busy.await.unwrap().unwrap();
         assert_eq!(pool.run("first", || 7).await, Ok(7));
     }
 

@@ -1,4 +1,4 @@
-//! What happens by itself: triggers that have fired, and what has had its time.
+//! Changes that the coordinator makes by itself: reactions to triggers, and expiry.
 
 use crate::{
     ids::new_id,
@@ -12,13 +12,13 @@ use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-/// How often it is looked for what has had its time.
-const EXPIRY: Duration = Duration::from_secs(1);
-/// If there was no look for so long, this machine was asleep, or its clock was set: nodes have had
-/// no chance to be seen.
+/// The time between two searches for what has expired.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The time between two searches after which this machine must have been asleep, or its clock was
+/// set: nodes could not be seen meanwhile.
 const ASLEEP: Duration = Duration::from_secs(20);
 
-/// Does what a trigger says about what a node has seen.
+/// Carries out the reaction of a trigger that has fired at a node.
 pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
     let (id, now) = (new_id(), OffsetDateTime::now_utc());
     let context =
@@ -32,8 +32,8 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
     {
         Ok(done) => done.outcome,
         Err(refusal) => {
-            error!(%node, trigger = %fired.trigger, workload = %fired.workload, "a trigger could \
-                not act: {refusal}");
+            error!(%node, trigger = %fired.trigger, workload = %fired.workload, "a trigger's \
+                reaction failed: {refusal}");
             return;
         }
     };
@@ -53,17 +53,17 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
     });
 }
 
-/// Ends quarantines and given labels whose time is over, for ever.
+/// Ends quarantines and given labels that have expired, forever.
 pub async fn expire(mesh: Arc<Mesh>) {
     let mut watched_since = OffsetDateTime::now_utc();
-    let mut looked = watched_since;
+    let mut last_search = watched_since;
     loop {
-        tokio::time::sleep(EXPIRY).await;
+        tokio::time::sleep(EXPIRY_INTERVAL).await;
         let now = OffsetDateTime::now_utc();
-        if now - looked > ASLEEP {
+        if now - last_search > ASLEEP {
             watched_since = now;
         }
-        looked = now;
+        last_search = now;
         forget_ephemeral(&mesh, watched_since, now).await;
         let nothing = mesh.look(|world| triggers::expire(world, now).mutations.is_empty());
         if nothing {
@@ -72,15 +72,15 @@ pub async fn expire(mesh: Arc<Mesh>) {
         let context = ChangeContext::named("user:coordinator");
         if let Err(refusal) = mesh.change(&context, |world| Ok(triggers::expire(world, now))).await
         {
-            error!("what has had its time could not be ended: {refusal}");
+            error!("expired quarantines and labels could not be removed: {refusal}");
         }
     }
 }
 
-/// Removes ephemeral nodes that have not been seen for their time, none of which counts before
-/// `watched_since`.
+/// Removes ephemeral nodes that have not been seen for their time. Time before `watched_since` does
+/// not count.
 async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: OffsetDateTime) {
-    let unseen = |node: &NodeName| match mesh.sessions.get(node) {
+    let unseen_seconds = |node: &NodeName| match mesh.sessions.get(node) {
         Some(_) => 0,
         None => {
             let seen =
@@ -92,17 +92,17 @@ async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: Offse
         !world
             .nodes
             .values()
-            .any(|node| node.forget_after.is_some_and(|after| unseen(&node.name) >= after))
+            .any(|node| node.forget_after.is_some_and(|after| unseen_seconds(&node.name) >= after))
     });
     if nothing {
         return;
     }
     let context = ChangeContext::named("user:coordinator");
-    match mesh.change(&context, |world| nodes::forget(world, unseen)).await {
+    match mesh.change(&context, |world| nodes::forget(world, unseen_seconds)).await {
         Ok(done) => {
             for node in &done.outcome {
-                info!(%node, "removed: it is ephemeral, and was not seen any more");
-                mesh.let_go(node, "this node was removed from the mesh");
+                info!(%node, "removed: it is ephemeral, and was not seen for its time");
+                mesh.disconnect(node, "this node was removed from the mesh");
             }
         }
         Err(refusal) => error!("ephemeral nodes could not be removed: {refusal}"),

@@ -1,5 +1,5 @@
-//! The coordinator's side of relays that are not itself: it tells them who the nodes are, and the
-//! nodes where they are.
+//! The links of relays other than the coordinator itself: they learn the mesh's nodes, and nodes
+//! learn the relays' addresses.
 
 use crate::sessions::Sessions;
 use meshward_control_proto::{
@@ -14,46 +14,46 @@ use quinn::Connection;
 use std::{collections::HashMap, sync::Arc};
 use tokio::sync::{mpsc, watch};
 
-/// The most messages that wait for one relay; who is slower is told everything anew.
-pub(crate) const WAITING: usize = 1 << 14;
+/// The maximum number of messages that wait for one relay. A slower one is disconnected, and gets
+/// everything anew when it comes back.
+pub(crate) const MAX_WAITING: usize = 1 << 14;
 
 /// The relays that are connected.
 #[derive(Default)]
 pub struct RelayLinks {
     table: Mutex<HashMap<NodeName, Link>>,
     specs: watch::Sender<Arc<Vec<RelaySpec>>>,
-    /// Held while it is said who has sessions.
-    telling: Mutex<()>,
+    /// Locked while sessions are announced, so that relays get them in order.
+    announcing: Mutex<()>,
 }
 
 /// The link of one relay.
 pub struct Link {
-    /// Its connection.
+    /// The relay's connection.
     pub connection: Connection,
     /// The messages that wait for it.
     pub messages: mpsc::Sender<ToRelay>,
 }
 
 impl RelayLinks {
-    /// Where the relays are, now and whenever that changes.
+    /// Subscribes to the relays' addresses.
     pub fn specs(&self) -> watch::Receiver<Arc<Vec<RelaySpec>>> {
         self.specs.subscribe()
     }
 
-    /// Has this coordinator's own relay, and all others, told which start of a node's daemon has
+    /// Announces to all relays, this coordinator's own included, which start of a node's daemon has
     /// its session now.
     pub fn announce_session(&self, own: &Forwarder, sessions: &Sessions, node: &NodeName) {
-        // What is told last is what is so.
-        let _in_order = self.telling.lock();
+        let _in_order = self.announcing.lock();
         let instance = sessions.get(node).map(|session| session.node.instance);
         own.set_session(RelayId::of(node), instance);
-        self.tell_all(&ToRelay::Session(node.clone(), instance));
+        self.send_to_all(&ToRelay::Session(node.clone(), instance));
     }
 
     /// Adds the link of a relay, in place of an older one, and takes a snapshot: what changes after
     /// it is sent by the link.
     pub fn register<T>(&self, name: &NodeName, link: Link, snapshot: impl FnOnce() -> T) -> T {
-        let _in_order = self.telling.lock();
+        let _in_order = self.announcing.lock();
         if let Some(before) = self.table.lock().insert(name.clone(), link) {
             before.connection.close(1u32.into(), b"the relay has a newer link");
         }
@@ -68,23 +68,23 @@ impl RelayLinks {
         }
     }
 
-    /// Whether a relay is connected.
+    /// Returns `true` if a relay is connected.
     pub fn is_connected(&self, relay: &NodeName) -> bool {
         self.table.lock().contains_key(relay)
     }
 
-    /// Tells relays, and those who watch where the relays are, what has changed.
+    /// Delivers deltas to relays, and to the subscribers of their addresses.
     pub fn deliver(&self, deltas: &[RelayDelta]) {
         for delta in deltas {
             match delta {
-                RelayDelta::Send(message) => self.tell_all(message),
+                RelayDelta::Send(message) => self.send_to_all(message),
                 RelayDelta::Disconnect(name) => self.disconnect(name),
                 RelayDelta::Relays(specs) => self.publish(specs.clone()),
             }
         }
     }
 
-    /// Publishes where the relays are, if that has changed.
+    /// Publishes the relays' addresses, if they have changed.
     pub fn publish(&self, specs: Vec<RelaySpec>) {
         self.specs.send_if_modified(|before| {
             let other = **before != specs;
@@ -95,13 +95,13 @@ impl RelayLinks {
         });
     }
 
-    fn tell_all(&self, message: &ToRelay) {
+    fn send_to_all(&self, message: &ToRelay) {
         self.table.lock().retain(|_, link| {
-            let told = link.messages.try_send(message.clone()).is_ok();
-            if !told {
+            let is_queued = link.messages.try_send(message.clone()).is_ok();
+            if !is_queued {
                 link.connection.close(3u32.into(), b"too slow; come again");
             }
-            told
+            is_queued
         });
     }
 

@@ -8,16 +8,16 @@ use meshward_control_state::{
 use meshward_types::NodeName;
 use tokio::sync::{mpsc, oneshot};
 
-/// The most batches that wait; then sessions wait with theirs.
-const WAITING: usize = 1024;
-/// The most reports in one transaction.
-const TOGETHER: usize = 4096;
+/// The maximum number of batches that wait; then sessions wait with theirs.
+const MAX_WAITING: usize = 1024;
+/// The number of reports from which on a transaction gets no further batch.
+const MAX_REPORTS: usize = 4096;
 
 /// The reports of one node that are to be written together.
 pub struct Batch {
     /// The node.
     pub node: NodeName,
-    /// What it reports.
+    /// The reports, in their order.
     pub reports: Vec<Report>,
     answer: oneshot::Sender<Result<Vec<RejectedReport>, Refusal>>,
 }
@@ -32,27 +32,27 @@ impl Batch {
 /// The batcher: sessions hand it their reports.
 pub struct ReportBatcher(mpsc::Sender<Batch>);
 
-/// The other end: what writes the reports.
+/// The receiving end, for the task that writes the reports.
 pub struct BatchReceiver(mpsc::Receiver<Batch>);
 
 impl ReportBatcher {
-    /// Makes a batcher, and its other end.
+    /// Creates a batcher, and its receiving end.
     pub fn new() -> (Self, BatchReceiver) {
-        let (sender, receiver) = mpsc::channel(WAITING);
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
         (Self(sender), BatchReceiver(receiver))
     }
 
-    /// Has reports written in their order: when this returns, they are stored, but for those that
-    /// are refused.
+    /// Writes reports in their order: when this returns, they are stored, but for those that are
+    /// refused.
     ///
     /// # Errors
-    /// If none of them was written.
+    /// The refusal of all of them, if nothing was written.
     pub async fn report(
         &self,
         node: &NodeName,
         reports: Vec<Report>,
     ) -> Result<Vec<RejectedReport>, Refusal> {
-        let ended = || Refusal::Failed("the coordinator ends".into());
+        let ended = || Refusal::Failed("the coordinator is shutting down".into());
         let (answer, answered) = oneshot::channel();
         let batch = Batch { node: node.clone(), reports, answer };
         self.0.send(batch).await.map_err(|_| ended())?;
@@ -66,7 +66,7 @@ impl BatchReceiver {
     pub async fn next(&mut self) -> Option<Vec<Batch>> {
         let first = self.0.recv().await?;
         let (mut count, mut batches) = (first.reports.len(), vec![first]);
-        while count < TOGETHER {
+        while count < MAX_REPORTS {
             let Ok(batch) = self.0.try_recv() else { break };
             count += batch.reports.len();
             batches.push(batch);

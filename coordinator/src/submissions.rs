@@ -1,5 +1,5 @@
-//! Policies that are submitted: worked out beside the world, in the caller's share of time, and
-//! written in a moment.
+//! Submissions of policies: worked out beside the world, in the caller's share of the pool's time,
+//! then written at once.
 
 use crate::mesh::{ChangeContext, Done, Mesh};
 use meshward_api_types::PolicyResult;
@@ -15,17 +15,24 @@ use meshward_types::NetworkName;
 use roaring::RoaringBitmap;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// How often a submission is worked out anew because the mesh has changed meanwhile; then it is
-/// while nothing else can.
+/// The number of times that a submission is worked out because the mesh has changed meanwhile; then
+/// it is worked out while nothing else can change the mesh.
 const ATTEMPTS: usize = 8;
 
-type Judged = BTreeMap<NetworkName, AdmissionPreview>;
+/// A submission that was worked out without the world's lock.
+struct Prejudged {
+    prepared: Prepared,
+    /// The state of the world that it rests on.
+    basis: Basis,
+    /// The effects of its admission on workloads, by network.
+    judged: BTreeMap<NetworkName, AdmissionPreview>,
+}
 
 impl Mesh {
-    /// Takes up policies, or says what they would change.
+    /// Applies policies, or returns what they would change.
     ///
     /// # Errors
-    /// What is wrong with them, or that the author asks for too much.
+    /// The mistakes in the policies, or [`Busy`](crate::pool::Busy)'s refusal.
     pub async fn submit(
         self: &Arc<Self>,
         context: &ChangeContext,
@@ -34,7 +41,7 @@ impl Mesh {
         self.submit_if(context, submission, |_, _| Ok(())).await
     }
 
-    /// The same, if something holds of the mesh that it changes, and of what it makes of it.
+    /// Applies policies if a condition holds of the mesh before and of the outcome.
     ///
     /// # Errors
     /// Those of the condition, too.
@@ -52,7 +59,7 @@ impl Mesh {
         let mut before = None;
         for _ in 0..ATTEMPTS {
             let basis = self.look(Basis::of);
-            let (prepared, basis, mut judged) =
+            let Prejudged { prepared, basis, mut judged } =
                 self.prepare(context, &submission, basis, before).await?;
             if context.dry_run {
                 let foresee = move || (basis.revision, prepared.foresee(&basis, &mut judged));
@@ -62,14 +69,11 @@ impl Mesh {
             }
             let precomputed: BTreeMap<NetworkName, PrecomputedVerdicts> =
                 judged.into_iter().map(|(name, judging)| (name, judging.precomputed)).collect();
-            let seen = precomputed
-                .values()
-                .map(|precomputed| precomputed.since)
-                .min()
-                .unwrap_or(basis.revision);
+            let since = precomputed.values().map(|precomputed| precomputed.since).min();
+            let since = since.unwrap_or(basis.revision);
             let plan = |world: &World| {
-                // The journal goes with the world: what is looked at here is in it.
-                let since = self.journal.since(ListKind::Workloads, seen);
+                // The journal is written under the world's lock: it has all that is read here.
+                let since = self.journal.since(ListKind::Workloads, since);
                 let touched = since.as_ref().map(|since| &since.keys);
                 checked(
                     world,
@@ -90,7 +94,7 @@ impl Mesh {
         submission: &Arc<Submission>,
         basis: Basis,
         before: Option<Prepared>,
-    ) -> Result<(Prepared, Basis, Judged), Refusal> {
+    ) -> Result<Prejudged, Refusal> {
         let (mesh, submission) = (self.clone(), submission.clone());
         let work = move || {
             let prepared = policies::prepare(&basis, &submission, before.as_ref())?;
@@ -100,7 +104,7 @@ impl Mesh {
                 (name, judging)
             };
             let judged = prepared.judges(&basis).into_iter().map(judge).collect();
-            Ok((prepared, basis, judged))
+            Ok(Prejudged { prepared, basis, judged })
         };
         self.pool.run(&context.actor, work).await?
     }
@@ -173,7 +177,7 @@ mod tests {
                 tokio::spawn(async move { mesh.submit(&context, submission(1500, 1500)).await })
             })
             .collect();
-        // They are worked on.
+        // The pool begins with them.
         tokio::time::sleep(Duration::from_millis(50)).await;
         for label in ["app=a", "app=b", "app=c"] {
             quarantine(&mesh, label).await;

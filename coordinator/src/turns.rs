@@ -1,41 +1,51 @@
-//! Whose turn it is to write: one at a time, those in a hurry before all others, each kind in the
-//! order of asking.
+//! Turns to write: one at a time, urgent ones before all others, each kind in the order of asking.
 
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::oneshot;
 
-/// The turns.
+/// A fair lock with two priorities.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Turns(Arc<Mutex<Queues>>);
 
 #[derive(Debug, Default)]
 struct Queues {
-    taken: bool,
+    is_taken: bool,
     urgent: VecDeque<oneshot::Sender<Turn>>,
     others: VecDeque<oneshot::Sender<Turn>>,
 }
 
-/// A turn; the next begins when it is dropped.
+/// A turn. The next one begins when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn(Option<Turns>);
 
+/// The priority of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Priority {
+    /// Before all normal ones, however long these have waited.
+    Urgent,
+    /// In the order of asking.
+    Normal,
+}
+
 impl Turns {
-    /// Waits for a turn. An urgent one comes before all that are not, however long these have
-    /// waited.
-    pub(crate) async fn take(&self, urgent: bool) -> Turn {
+    /// Waits for a turn.
+    pub(crate) async fn acquire(&self, priority: Priority) -> Turn {
         let waiting = {
             let mut queues = self.0.lock();
-            if !queues.taken {
-                queues.taken = true;
+            if !queues.is_taken {
+                queues.is_taken = true;
                 return Turn(Some(self.clone()));
             }
-            let (given, waiting) = oneshot::channel();
-            let queue = if urgent { &mut queues.urgent } else { &mut queues.others };
-            queue.push_back(given);
+            let (granted, waiting) = oneshot::channel();
+            let queue = match priority {
+                Priority::Urgent => &mut queues.urgent,
+                Priority::Normal => &mut queues.others,
+            };
+            queue.push_back(granted);
             waiting
         };
-        waiting.await.expect("a turn is handed to everybody who waits for one")
+        waiting.await.expect("every waiter is granted a turn")
     }
 }
 
@@ -49,13 +59,13 @@ impl Drop for Turn {
                     Some(next) => Some(next),
                     None => queues.others.pop_front(),
                 };
-                queues.taken = next.is_some();
+                queues.is_taken = next.is_some();
                 next
             };
             let Some(next) = next else { return };
             match next.send(Turn(Some(turns.clone()))) {
                 Ok(()) => return,
-                // Who waited has gone, and the turn that came back is this one.
+                // The waiter has gone, and the turn that came back is this one.
                 Err(mut back) => back.0 = None,
             }
         }
@@ -64,17 +74,20 @@ impl Drop for Turn {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Priority::{Normal, Urgent},
+        *,
+    };
     use futures::FutureExt;
     use std::pin::pin;
 
     #[tokio::test]
-    async fn who_is_in_a_hurry_comes_next_and_the_others_in_their_order() {
+    async fn urgent_turns_come_next_and_the_others_in_their_order() {
         let turns = Turns::default();
-        let first = turns.take(false).await;
-        let (mut second, mut third) = (pin!(turns.take(false)), pin!(turns.take(false)));
-        let mut gone = Box::pin(turns.take(true));
-        let mut urgent = pin!(turns.take(true));
+        let first = turns.acquire(Normal).await;
+        let (mut second, mut third) = (pin!(turns.acquire(Normal)), pin!(turns.acquire(Normal)));
+        let mut gone = Box::pin(turns.acquire(Urgent));
+        let mut urgent = pin!(turns.acquire(Urgent));
         assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
         assert!((&mut gone).now_or_never().is_none() && (&mut urgent).now_or_never().is_none());
         drop(gone);
@@ -84,18 +97,18 @@ mod tests {
         assert!((&mut third).now_or_never().is_none());
         drop(second.now_or_never().expect("it is its turn"));
         drop(third.now_or_never().expect("it is its turn"));
-        drop(turns.take(false).now_or_never().expect("nobody has it"));
+        drop(turns.acquire(Normal).now_or_never().expect("the lock is free"));
     }
 
     #[tokio::test]
-    async fn a_turn_that_was_given_to_somebody_who_has_gone_is_passed_on() {
+    async fn a_turn_that_was_granted_to_a_dropped_waiter_is_passed_on() {
         let turns = Turns::default();
-        let first = turns.take(false).await;
-        let mut second = Box::pin(turns.take(false));
-        let mut third = pin!(turns.take(false));
+        let first = turns.acquire(Normal).await;
+        let mut second = Box::pin(turns.acquire(Normal));
+        let mut third = pin!(turns.acquire(Normal));
         assert!((&mut second).now_or_never().is_none() && (&mut third).now_or_never().is_none());
         drop(first);
-        // It was given its turn, and goes without having looked.
+        // It was granted its turn, and is dropped before it was polled.
         drop(second);
         assert!(third.now_or_never().is_some());
     }

@@ -1,6 +1,6 @@
-//! Telling somebody else's server, by HTTP or HTTPS.
+//! Webhooks: JSON posted to servers that policies name, by HTTP or HTTPS.
 //!
-//! Where a webhook leads is written in a policy by somebody who need not be trusted with the
+//! A policy names the URL, and its author need not be trusted with the
 //! coordinator's own network: addresses of this machine, of its links and of private networks are
 //! refused unless the coordinator's configuration names them.
 
@@ -27,26 +27,26 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-/// For how long one delivery is tried, and how often.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for one delivery, and the number of attempts.
+const TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 3;
-/// The most bytes of an answer that are looked at.
-const ANSWER: usize = 64 << 10;
-/// The most times that a server may say that it is elsewhere.
+/// The maximum number of bytes of an answer that are read.
+const MAX_ANSWER: usize = 64 << 10;
+/// The maximum number of redirects.
 const REDIRECTS: usize = 3;
-/// Deliveries that are under way at a time: all together, and to one target. Those beyond are not
-/// made.
-const AT_ONCE: usize = 64;
-const AT_ONCE_TO_ONE: usize = 4;
-/// A target that has failed is not tried again for this long, twice as long each time.
+/// The maximum number of deliveries at a time: all together, and to one target. Further ones are
+/// dropped.
+const MAX_DELIVERIES: usize = 64;
+const MAX_DELIVERIES_TO_ONE: usize = 4;
+/// The pause after a first failure of a target; each further one doubles it, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_mins(10);
-/// Targets that are remembered.
-const TARGETS: usize = 1024;
+const MAX_PAUSE: Duration = Duration::from_mins(10);
+/// The maximum number of targets that are remembered.
+const MAX_TARGETS: usize = 1024;
 
-/// What delivers.
+/// The sender of webhooks.
 pub struct Webhooks {
-    /// Networks of this machine's own that may be told, though nobody outside could reach them.
+    /// The loopback, link-local and private networks in which webhooks may be.
     allowed: Vec<IpNet>,
     all: Arc<Semaphore>,
     targets: Mutex<HashMap<String, Target>>,
@@ -54,32 +54,34 @@ pub struct Webhooks {
 
 struct Target {
     deliveries: Arc<Semaphore>,
-    /// Since its last success.
+    /// The number of failures since the last success.
     failures: u32,
     not_before: Option<Instant>,
 }
 
 impl Webhooks {
-    /// With targets in private networks only where `allowed` names them.
+    /// Creates a sender that posts to private networks only where `allowed` names them.
     pub fn new(allowed: Vec<IpNet>) -> Self {
-        Self { allowed, all: Arc::new(Semaphore::new(AT_ONCE)), targets: Mutex::default() }
+        Self { allowed, all: Arc::new(Semaphore::new(MAX_DELIVERIES)), targets: Mutex::default() }
     }
 
-    /// Posts JSON; tries again if the server cannot be reached or says that it is its own fault.
+    /// Posts JSON; tries again if the server cannot be reached or answers 5xx.
     ///
     /// # Errors
-    /// Why the last attempt failed, or why none was made.
+    /// The failure of the last attempt, or the reason why none was made.
     pub async fn post(&self, url: &str, body: &serde_json::Value) -> Result<()> {
         let target = Destination::of(&url.parse().with_context(|| format!("`{url}` is no URL"))?)?
             .authority();
         let (deliveries, _all) = {
             let mut targets = self.targets.lock();
-            if targets.len() >= TARGETS && !targets.contains_key(&target) {
-                targets.retain(|_, known| known.deliveries.available_permits() < AT_ONCE_TO_ONE);
-                ensure!(targets.len() < TARGETS, "too many webhooks are under way");
+            if targets.len() >= MAX_TARGETS && !targets.contains_key(&target) {
+                targets.retain(|_, known| {
+                    known.deliveries.available_permits() < MAX_DELIVERIES_TO_ONE
+                });
+                ensure!(targets.len() < MAX_TARGETS, "too many webhooks are under way");
             }
             let known = targets.entry(target.clone()).or_insert_with(|| Target {
-                deliveries: Arc::new(Semaphore::new(AT_ONCE_TO_ONE)),
+                deliveries: Arc::new(Semaphore::new(MAX_DELIVERIES_TO_ONE)),
                 failures: 0,
                 not_before: None,
             });
@@ -112,18 +114,18 @@ impl Webhooks {
         let mut failure = None;
         for attempt in 0..ATTEMPTS {
             tokio::time::sleep(Duration::from_secs(u64::from(attempt) * 2)).await;
-            match tokio::time::timeout(PATIENCE, self.attempt(url, body)).await {
+            match tokio::time::timeout(TIMEOUT, self.attempt(url, body)).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(error)) => failure = Some(error),
                 Err(_) => {
-                    failure = Some(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()));
+                    failure = Some(anyhow::anyhow!("no answer within {} s", TIMEOUT.as_secs()));
                 }
             }
         }
         Err(failure.unwrap_or_else(|| anyhow::anyhow!("it was not tried")))
     }
 
-    /// Tries once, and follows the server where it says it is, on the same host.
+    /// Tries once, and follows redirects on the same host.
     async fn attempt(&self, url: &str, body: &serde_json::Value) -> Result<()> {
         let mut uri: Uri = url.parse()?;
         let first = Destination::of(&uri)?;
@@ -139,7 +141,7 @@ impl Webhooks {
             let next = Destination::of(&uri)?;
             ensure!(
                 next.host == first.host && (next.secure || !first.secure),
-                "the server says that it is at {uri}, which is another host: name that in the \
+                "the server redirects to {uri}, which is another host: name that in the \
                 policy"
             );
         }
@@ -180,10 +182,10 @@ impl Webhooks {
 }
 
 fn pause(failures: u32) -> Duration {
-    (FIRST_PAUSE * 2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(LONGEST_PAUSE)
+    (FIRST_PAUSE * 2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(MAX_PAUSE)
 }
 
-/// Whether an address is one of the internet (RFC 6890 lists those that are not).
+/// Returns `true` if an address is one of the internet (RFC 6890 lists those that are not).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
@@ -203,7 +205,7 @@ fn is_public(address: IpAddr) -> bool {
         }
         IpAddr::V6(address) => {
             let first = address.segments()[0];
-            // 2000::/3 is what is given out; 64:ff9b::/96 and 2002::/16 lead to IPv4 addresses.
+            // 2000::/3 is the part that is assigned; 64:ff9b::/96 and 2002::/16 lead to IPv4 addresses.
             first & 0xe000 == 0x2000
                 && first != 0x2002
                 && !(first == 0x2001 && address.segments()[1] == 0xdb8)
@@ -235,9 +237,9 @@ impl Destination {
     }
 }
 
-/// Where a server says that it is: a URL, or a path on the same host.
+/// Returns the target of a redirect: a URL, or a path on the same host.
 fn resolved(from: &Uri, location: &str) -> Result<Uri> {
-    let uri: Uri = location.parse().context("the server says that it is where no URL leads")?;
+    let uri: Uri = location.parse().context("the server redirects to something that is no URL")?;
     if uri.host().is_some() {
         return Ok(uri);
     }
@@ -265,7 +267,7 @@ struct Exchanged {
     location: Option<String>,
 }
 
-/// Ends the connection's task with what it was for.
+/// Aborts the connection's task when the exchange ends.
 struct AbortAtEnd<T>(JoinHandle<T>);
 
 impl<T> Drop for AbortAtEnd<T> {
@@ -280,7 +282,7 @@ async fn exchange(
     body: &serde_json::Value,
 ) -> Result<Exchanged> {
     let (mut sender, connection) =
-        http1::Builder::new().max_buf_size(ANSWER).handshake(TokioIo::new(stream)).await?;
+        http1::Builder::new().max_buf_size(MAX_ANSWER).handshake(TokioIo::new(stream)).await?;
     let _driver = AbortAtEnd(tokio::spawn(connection));
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let host = uri.authority().map_or("", |authority| authority.as_str());
@@ -294,8 +296,8 @@ async fn exchange(
     let location = location.map(str::to_owned);
     let mut body = answer.into_body();
     let mut length = 0;
-    // Read as far as is bearable: a server that is cut off at once may take the request back.
-    while length < ANSWER
+    // Read up to a limit: a server whose connection is closed at once may undo the request.
+    while length < MAX_ANSWER
         && let Some(Ok(frame)) = body.frame().await
     {
         length += frame.data_ref().map_or(0, Bytes::len);
@@ -323,7 +325,8 @@ mod tests {
                     let _ = stream.read(&mut [0; 4096]).await;
                     let _ = stream.write_all(answer.as_bytes()).await;
                     if answer.contains("endless") {
-                        while stream.write_all(&[b'x'; 65536]).await.is_ok() {}
+                        let filler = vec![b'x'; 65536];
+                        while stream.write_all(&filler).await.is_ok() {}
                     }
                 });
             }

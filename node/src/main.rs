@@ -16,7 +16,8 @@ use meshward_node::{
     relay_queue, runtimes, session,
 };
 use meshward_runtime::{
-    LogFormat, Mistake,
+    Mistake,
+    arguments::{ConfigArguments, Flags, LogArguments},
     config::Lasting,
     join::{self, InvitationSource},
     member::{Membership, Removed},
@@ -27,7 +28,7 @@ use serde::Serialize;
 use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -47,24 +48,14 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// The form of the log
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
-    log_format: LogFormat,
     #[command(flatten)]
-    common: Common,
-}
-
-#[derive(clap::Args)]
-struct Common {
-    /// Configuration file, in TOML [default: /etc/meshward/node.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    log: LogArguments,
     #[command(flatten)]
-    flags: Flags,
+    common: ConfigArguments<NodeFlags>,
 }
 
 #[derive(clap::Args, Serialize)]
-struct Flags {
+struct NodeFlags {
     /// Folder for keys, certificate and the last view [default: /var/lib/meshward/node]
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,7 +154,7 @@ enum Verb {
         #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10m")]
         ephemeral: Option<Lasting>,
         #[command(flatten)]
-        common: Common,
+        common: ConfigArguments<NodeFlags>,
     },
     /// Leave the mesh: the coordinator forgets this node, its workloads are closed, its keys go
     Leave {
@@ -172,18 +163,22 @@ enum Verb {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        common: Common,
+        common: ConfigArguments<NodeFlags>,
     },
     /// Run the daemon; the same as giving no command
     Run {
         #[command(flatten)]
-        common: Common,
+        common: ConfigArguments<NodeFlags>,
     },
+}
+
+impl Flags for NodeFlags {
+    const CONFIG_FILE: &'static str = USUAL_FILE;
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    meshward_runtime::init_logging(arguments.log_format);
+    meshward_runtime::init_logging(arguments.log.log_format);
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => meshward_runtime::report("meshward-node", &error),
@@ -224,15 +219,13 @@ async fn start(arguments: Arguments) -> Result<()> {
     }
 }
 
-fn open(common: &Common) -> Result<(Config, Folder)> {
-    let file = common.config.as_deref();
-    let config: Config =
-        meshward_runtime::config::load(file, Path::new(USUAL_FILE), &common.flags)?;
+fn open(common: &ConfigArguments<NodeFlags>) -> Result<(Config, Folder)> {
+    let config: Config = common.load()?;
     let folder = Folder::open(&config.data_dir)?;
     Ok((config, folder))
 }
 
-async fn run(common: Common) -> Result<()> {
+async fn run(common: ConfigArguments<NodeFlags>) -> Result<()> {
     let (config, folder) = open(&common)?;
     allow_descriptors();
     // Clients of registries take the process's default; there is one provider in it.

@@ -17,16 +17,16 @@ const METRICS_PORT: u16 = 7482;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// Where the certificate and the list of nodes are kept.
+    /// The folder of the certificate and the list of nodes.
     pub(crate) data_dir: PathBuf,
-    /// Where nodes connect, QUIC over UDP and TLS over TCP.
+    /// The address for nodes, QUIC over UDP and TLS over TCP.
     pub(crate) listen: SocketAddr,
-    /// Where STUN is served.
+    /// The address of the STUN server.
     pub(crate) stun_listen: SocketAddr,
-    /// Where nodes reach the relay, as `HOST:PORT`; where the coordinator sees it, with the port of
-    /// `listen`, if none is given.
+    /// The addresses at which nodes reach the relay, as `HOST:PORT`; if none is given, the address from
+    /// which it connects to the coordinator, with the port of `listen`.
     pub(crate) advertise: Vec<String>,
-    /// Where metrics are served, over plain HTTP.
+    /// The address for Prometheus: `/metrics`, over plain HTTP.
     pub(crate) metrics_listen: SocketAddr,
     /// Limits on clients that have not authenticated.
     pub(crate) strangers: Strangers,

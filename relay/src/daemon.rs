@@ -1,5 +1,5 @@
-//! The relay's daemon. It holds a link to the coordinator, by which it is told which nodes there
-//! are; while the coordinator is away it goes on serving those that it knows.
+//! The relay's daemon. It keeps a link to the coordinator, by which it learns the mesh's nodes; while
+//! the coordinator is away, it goes on serving those that it knows.
 
 use crate::{cert_resolver::CertResolver, config::Config, members_file::MembersFile};
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use meshward_control_proto::{
 use meshward_relay::{
     forwarder::Forwarder,
     guard::Guard,
-    listener::{self, Listener},
+    listener::{self, Listener, ListenerConfig},
     metrics::{register_forwarder, register_guard},
     stun,
 };
@@ -49,15 +49,15 @@ const MEMBERS: &str = "members.json";
 /// Opens the data folder of a relay.
 ///
 /// # Errors
-/// If it cannot be made.
+/// Those of creating it.
 pub(crate) fn open(data_dir: &Path) -> Result<MemberFolder> {
     MemberFolder::open(data_dir, MemberKind::Relay, &[])
 }
 
-/// Serves until the process is asked to end, or the relay is removed from the mesh.
+/// Serves until the process gets a signal to end, or the relay is removed from the mesh.
 ///
 /// # Errors
-/// [`Mistake`] if the machine has not joined, or an address cannot be had.
+/// [`Mistake`] if the machine has not joined, or cannot listen on an address.
 pub(crate) async fn run(config: Config) -> Result<()> {
     let folder = open(&config.data_dir)?;
     let membership = folder.membership()?.ok_or_else(|| {
@@ -74,8 +74,14 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let resolver = Arc::new(CertResolver::new(&credentials)?);
     let ca = CertificateDer::from(credentials.ca.clone());
     let guard = Guard::new(&config.strangers, descriptors::raise());
-    let Listener { endpoint, tunnels, tls, address } =
-        listener::open(config.listen, ca, resolver.clone(), &[Channel::Relay], &[], &guard)?;
+    let listener = ListenerConfig {
+        listen: config.listen,
+        ca,
+        certificate: resolver.clone(),
+        channels: &[Channel::Relay],
+        alpn: &[],
+    };
+    let Listener { endpoint, tunnels, tls, address } = listener::open(listener, &guard)?;
     stun::serve(config.stun_listen).await?;
     let members: Option<HashMap<NodeName, String>> =
         folder.read_state(MEMBERS).map(|MembersFile { members }| members.into_iter().collect());
@@ -114,20 +120,25 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     }
 }
 
-/// The registry of a relay's metrics, made anew for each scrape.
+/// Returns the function that makes the registry of each scrape.
 fn scrape(daemon: Arc<Daemon>) -> metrics::Scrape {
     Arc::new(move || {
         let daemon = daemon.clone();
         Box::pin(async move {
             metrics::with_process("meshward_relay", env!("CARGO_PKG_VERSION"), |registry| {
                 let members = daemon.members.read().len() as u64;
-                metrics::number(registry, "members", "Nodes that may be relayed to", members);
-                let linked = u64::from(daemon.is_linked.load(Relaxed));
                 metrics::number(
                     registry,
-                    "linked",
+                    "members",
+                    "Nodes that packets may be relayed to",
+                    members,
+                );
+                let connected = u64::from(daemon.is_linked.load(Relaxed));
+                metrics::number(
+                    registry,
+                    "connected",
                     "1 while there is a link to the coordinator",
-                    linked,
+                    connected,
                 );
                 register_guard(registry, &daemon.guard);
                 register_forwarder(registry, &daemon.forwarder);
@@ -144,6 +155,12 @@ struct Expelled;
 /// The files that a relay keeps besides its membership.
 pub(crate) const KEPT: [&str; 1] = [MEMBERS];
 
+/// The connection of a node of the mesh.
+struct Admitted {
+    id: RelayId,
+    connection: Connection,
+}
+
 /// The state of a running relay.
 struct Daemon {
     folder: MemberFolder,
@@ -153,7 +170,7 @@ struct Daemon {
     /// The nodes that may use it, with the keys of their certificates.
     members: RwLock<HashMap<NodeName, String>>,
     forwarder: Forwarder,
-    /// Whether there is a link to the coordinator.
+    /// `true` while there is a link to the coordinator.
     is_linked: AtomicBool,
     resolver: Arc<CertResolver>,
     guard: Arc<Guard>,
@@ -161,12 +178,13 @@ struct Daemon {
 }
 
 impl Daemon {
+    /// Serves connections of nodes until the endpoint is closed.
     async fn accept(self: Arc<Self>, endpoint: quinn::Endpoint) {
         let serve = |incoming, from, permit| {
             let daemon = self.clone();
             async move {
                 match daemon.admit(incoming, from, permit).await {
-                    Ok((id, connection)) => {
+                    Ok(Admitted { id, connection }) => {
                         if let Err(error) = daemon.forwarder.serve(id, connection).await {
                             debug!("refused: {error:#}");
                         }
@@ -178,12 +196,13 @@ impl Daemon {
         listener::accept(endpoint, self.tunnels.clone(), self.guard.clone(), serve).await;
     }
 
+    /// Finishes a handshake, and checks that the client is a node of the mesh.
     async fn admit(
         &self,
         incoming: Incoming,
         from: SocketAddr,
         permit: SourcePermit,
-    ) -> Result<(RelayId, Connection)> {
+    ) -> Result<Admitted> {
         let connection = listener::finish_handshake(incoming, permit).await?;
         let certificate = listener::peer_certificate(&connection)?;
         let known = self.members.read().get(&certificate.node).cloned();
@@ -196,7 +215,7 @@ impl Daemon {
         self.guard.note_known(from.ip());
         self.tunnels.trust(connection.remote_address(), &format!("node:{}", certificate.node));
         listener::widen_for_member(&connection);
-        Ok((RelayId::of(&certificate.node), connection))
+        Ok(Admitted { id: RelayId::of(&certificate.node), connection })
     }
 
     /// Holds links to the coordinator until this relay is removed from the mesh.
@@ -205,7 +224,7 @@ impl Daemon {
         loop {
             let begun = Instant::now();
             let ended = self.hold_one_link().await;
-            // Nobody says any more which start of a node has its session.
+            // Without a link, nobody announces which start of a node's daemon has its session.
             self.forwarder.set_sessions([]);
             self.is_linked.store(false, Relaxed);
             if ended.as_ref().is_err_and(anyhow::Error::is::<Expelled>) {
@@ -213,18 +232,19 @@ impl Daemon {
                 if let Err(error) =
                     self.folder.keep_removed(OffsetDateTime::now_utc().unix_timestamp() as u64)
                 {
-                    warn!("that it was removed could not be noted: {error:#}");
+                    warn!("cannot write that the relay was removed: {error:#}");
                 }
                 return;
             }
-            let why = ended
+            let reason = ended
                 .err()
                 .map_or_else(|| "it was closed".to_owned(), |error| format!("{error:#}"));
-            warn!("no link to the coordinator: {why}; known nodes are served on");
+            warn!("no link to the coordinator: {reason}; known nodes are still served");
             pauses.wait(begun).await;
         }
     }
 
+    /// Holds a link until it ends, or the relay has a renewed certificate.
     async fn hold_one_link(&self) -> Result<()> {
         let Credentials { ca, certificate, key } = self.folder.credentials()?;
         let dial = Dial::for_member(&ca, &certificate, &key, Channel::RelayLink, COORDINATOR_NAME)?;
@@ -275,7 +295,9 @@ impl Daemon {
                         *known = members;
                         gone
                     };
-                    gone.iter().for_each(|name| self.forwarder.end(RelayId::of(name)));
+                    for name in &gone {
+                        self.forwarder.end(RelayId::of(name));
+                    }
                 }
                 ToRelay::Admit(name, key) => {
                     let before = self.members.write().insert(name.clone(), key.clone());

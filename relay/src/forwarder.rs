@@ -1,4 +1,4 @@
-//! The forwarder: passes sealed packets on between nodes that cannot reach each other.
+//! The forwarder: forwards encrypted packets between nodes that cannot reach each other.
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
@@ -28,8 +28,8 @@ pub struct Forwarder {
 #[derive(Default)]
 struct Table {
     connections: HashMap<RelayId, Served>,
-    /// The starts of nodes' daemons that have sessions, as far as is known. A copy of a node's disk
-    /// is another start.
+    /// The starts of nodes' daemons that have sessions, as far as known. A copy of a node's disk is
+    /// another start.
     sessions: HashMap<RelayId, InstanceId>,
 }
 
@@ -39,37 +39,40 @@ struct Served {
 }
 
 impl Table {
-    fn has_session(&self, id: &RelayId, instance: InstanceId) -> bool {
-        self.sessions.get(id).is_none_or(|session| *session == instance)
+    /// Returns `false` if another start of the node's daemon has its session.
+    fn may_connect(&self, id: RelayId, instance: InstanceId) -> bool {
+        self.sessions.get(&id).is_none_or(|session| *session == instance)
     }
 }
 
 /// Counts of what was forwarded and what was lost, since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Frames, and their bytes.
+    /// Frames received.
     pub frames: AtomicU64,
+    /// The bytes of these frames.
     pub bytes: AtomicU64,
     /// Frames for nodes that have no connection.
     pub unreachable: AtomicU64,
-    /// Frames that the connection to the receiver did not take.
+    /// Frames for which the receiver's connection had no room.
     pub lost: AtomicU64,
     /// Connections of second machines with a node's identity.
     pub duplicates: AtomicU64,
 }
 
 impl Forwarder {
-    /// Forwards what a node sends until its connection ends. What does not fit into the receiver's
-    /// buffer is lost, as in any network: nobody is held up by a slow one.
+    /// Forwards a node's frames until its connection ends. A frame that does not fit into the
+    /// receiver's buffer is dropped, as in any network: a slow receiver delays nobody.
     ///
     /// # Errors
-    /// If it does not say which start of its daemon it is, or another has the node's session.
+    /// If the node does not send its instance id in time, or another start of its daemon has the
+    /// session.
     pub async fn serve(&self, id: RelayId, connection: Connection) -> Result<()> {
-        let said = tokio::time::timeout(FIRST_MESSAGE, receive_instance(&connection)).await;
-        let instance = said.context("the node does not say which start of its daemon it is")??;
+        let received = tokio::time::timeout(FIRST_MESSAGE, receive_instance(&connection)).await;
+        let instance = received.context("the node did not send its instance id in time")??;
         {
             let mut table = self.table.write();
-            if !table.has_session(&id, instance) {
+            if !table.may_connect(id, instance) {
                 drop(table);
                 self.close_duplicate(&connection);
                 anyhow::bail!("another machine has this node's session");
@@ -88,7 +91,7 @@ impl Forwarder {
                 self.counts.unreachable.fetch_add(1, Relaxed);
                 continue;
             };
-            // Copied only if its packet had others in it.
+            // Copied only if the QUIC packet carried other frames, too.
             let mut frame = frame.try_into_mut().unwrap_or_else(BytesMut::from);
             set_source(&mut frame, id);
             let forward = |frame: Bytes| {
@@ -97,9 +100,9 @@ impl Forwarder {
                 }
             };
             match to.max_datagram_size() {
-                // The way there takes only shorter ones.
-                Some(most) if frame.len() > most => {
-                    split_frame(&frame, most).for_each(|piece| forward(piece.into()));
+                // The path to the receiver has a smaller MTU.
+                Some(max) if frame.len() > max => {
+                    split_frame(&frame, max).for_each(|piece| forward(piece.into()));
                 }
                 _ => forward(frame.freeze()),
             }
@@ -118,7 +121,7 @@ impl Forwarder {
         connection.close(6u32.into(), b"another machine has this node's identity and its session");
     }
 
-    /// Notes which start of a node's daemon has its session: the connection of any other ends.
+    /// Records which start of a node's daemon has its session: the connection of any other ends.
     pub fn set_session(&self, id: RelayId, instance: Option<InstanceId>) {
         let mut table = self.table.write();
         match instance {
@@ -135,7 +138,7 @@ impl Forwarder {
         }
     }
 
-    /// Notes all sessions that there are; of other nodes nothing is known any more.
+    /// Records all sessions; those of other nodes are forgotten.
     pub fn set_sessions(&self, all: impl IntoIterator<Item = (RelayId, InstanceId)>) {
         self.table.write().sessions.clear();
         all.into_iter().for_each(|(id, instance)| self.set_session(id, Some(instance)));
@@ -150,12 +153,12 @@ impl Forwarder {
         }
     }
 
-    /// Number of nodes that are connected.
+    /// Returns the number of nodes that are connected.
     pub fn connected(&self) -> usize {
         self.table.read().connections.len()
     }
 
-    /// Counts since the start.
+    /// Returns the counts since the start.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }

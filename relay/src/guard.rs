@@ -22,39 +22,40 @@ use std::{
 use tokio::sync::Notify;
 use tracing::warn;
 
-/// The sources of failed authentications that are counted one by one for the audit log, and those
-/// that a line of it names.
+/// The maximum number of sources of failed authentications that are counted one by one.
 const FAILED_SOURCES: usize = 256;
+/// The number of sources that a line of the audit log names.
 const NAMED_SOURCES: usize = 4;
 
-/// What guards a process's listeners.
+/// The guard of a process's listeners: limits on connections, handshakes, joins and failures.
 #[derive(Debug)]
 pub struct Guard {
-    /// Permits for TCP connections.
+    /// The permits of TCP connections.
     pub permits: Arc<ConnectionPermits>,
-    /// Where members and operators have come from.
+    /// The addresses from which members and operators have authenticated.
     known: Arc<KnownSources>,
-    /// QUIC handshakes of addresses that have not shown that they are theirs.
+    /// QUIC handshakes whose client has not proven its address.
     unproven: Arc<OpenBySource>,
-    /// QUIC handshakes of strangers, and of those who were there before.
+    /// QUIC handshakes of strangers.
     strangers: Arc<OpenBySource>,
+    /// QUIC handshakes of known addresses.
     members: Arc<OpenBySource>,
     joins: Arc<OpenBySource>,
     join_rate: RateBySource,
     failures: RateBySource,
     counts: Counts,
-    /// Authentications that failed and are not in the audit log yet.
+    /// Failed authentications that are not in the audit log yet.
     unaudited: Mutex<Failed>,
-    /// Told when there is one.
+    /// Woken when there is one.
     pub failed: Notify,
 }
 
-/// Failed authentications together: however many there are, what is kept of them is little.
+/// A summary of failed authentications, of bounded size.
 #[derive(Debug, Default, Clone)]
 pub struct Failed {
-    /// By what was shown and where it came from.
+    /// The number of failures by kind of credential and source.
     by_source: HashMap<(&'static str, IpAddr), u64>,
-    /// Those of further sources.
+    /// The number of failures of further sources.
     others: u64,
 }
 
@@ -68,7 +69,8 @@ impl Failed {
         }
     }
 
-    /// A line for the audit log, which names where most came from; nothing if there were none.
+    /// Returns a line for the audit log, which names the sources of most failures; `None` if there were
+    /// none.
     pub fn line(&self) -> Option<String> {
         let count = self.by_source.values().sum::<u64>() + self.others;
         let mut sources: Vec<_> = self.by_source.iter().collect();
@@ -90,39 +92,49 @@ impl Failed {
     }
 }
 
-/// What was turned away since the start.
+/// Counts of what was refused since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// QUIC handshakes that had to prove their address first.
     pub retried: AtomicU64,
-    /// QUIC handshakes that were refused.
+    /// QUIC handshakes refused because too many were under way.
     pub refused: AtomicU64,
-    /// Requests to join that were refused for their number.
+    /// Requests to join refused because there were too many.
     pub joins: AtomicU64,
-    /// Authentications that failed, and those that were refused unseen after too many of these.
+    /// Authentications that failed.
     pub failures: AtomicU64,
-    pub barred: AtomicU64,
+    /// Authentications refused unchecked after too many failures.
+    pub rate_limited: AtomicU64,
 }
 
-/// What becomes of a QUIC handshake.
+/// The decision about a QUIC handshake.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is gone on with, and holds this until it is done.
+    /// Continue it; it keeps the permit until it is done.
     Accept(SourcePermit),
-    /// Its address has to be proven first.
+    /// Have the client prove its address first (RFC 9000 §8.1.2).
     Retry,
-    /// There is no room: it is to come again later.
+    /// Refuse it: too many are under way.
     Refuse,
 }
 
+/// The state of a client's address (address validation, RFC 9000 §8.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressValidation {
+    /// The client has received a packet that was sent to its address.
+    Proven,
+    /// The address may be forged.
+    Unproven,
+}
+
 impl Guard {
-    /// With room for `descriptors` connections.
+    /// Creates a guard for a process that may have `descriptors` connections.
     pub fn new(limits: &Strangers, descriptors: usize) -> Arc<Self> {
         let known = Arc::new(KnownSources::new(KNOWN_SOURCES));
         let tcp = limits.tcp(descriptors);
         let trusted = descriptors.saturating_sub(tcp.total * 3 / 2).clamp(1, TRUSTED_CONNECTIONS);
         let quic = limits.quic();
-        // As many from each source as there are: a whole site may come back behind one address.
+        // One source may have all of them: a whole site may come back behind one address.
         let members =
             OpenLimit { per_address: quic.total, per_prefix: quic.total, total: quic.total };
         Arc::new(Self {
@@ -144,18 +156,17 @@ impl Guard {
         })
     }
 
-    /// Judges a QUIC handshake. `proven`: whether it is shown that the sender receives what is sent
-    /// to its address.
-    pub fn judge(&self, source: IpAddr, proven: bool) -> Verdict {
-        let proven = proven || source.is_loopback();
-        let room = match (proven, source.is_loopback() || self.known.contains(source)) {
+    /// Decides about a QUIC handshake.
+    pub fn decide(&self, source: IpAddr, validation: AddressValidation) -> Verdict {
+        let is_proven = validation == AddressValidation::Proven || source.is_loopback();
+        let permits = match (is_proven, source.is_loopback() || self.known.contains(source)) {
             (false, _) => &self.unproven,
             (true, true) => &self.members,
             (true, false) => &self.strangers,
         };
-        match room.open(source) {
+        match permits.open(source) {
             Some(permit) => Verdict::Accept(permit),
-            None if proven => {
+            None if is_proven => {
                 self.counts.refused.fetch_add(1, Relaxed);
                 Verdict::Refuse
             }
@@ -166,13 +177,14 @@ impl Guard {
         }
     }
 
-    /// Notes that a member or an operator has authenticated from there.
+    /// Records that a member or an operator has authenticated from an address.
     pub fn note_known(&self, source: IpAddr) {
         self.known.note(source);
     }
 
-    /// Whether a request to join may be worked on; it holds this meanwhile.
-    pub fn join(&self, source: IpAddr, now: Instant) -> Option<SourcePermit> {
+    /// Returns the permit of a request to join, to be kept while it is served; `None` if there are too
+    /// many.
+    pub fn permit_join(&self, source: IpAddr, now: Instant) -> Option<SourcePermit> {
         let permit = self
             .joins
             .open(source)
@@ -183,20 +195,21 @@ impl Guard {
         permit
     }
 
-    /// Whether somebody may try to authenticate: not after too many failures from the same source.
-    /// Who was known there before may, so that nobody locks an operator out by failing beside them.
+    /// Returns `false` for a source with too many failed authentications. A source from which a member
+    /// or operator has authenticated before is let through, so that nobody locks an operator out by
+    /// failing beside them.
     pub fn may_authenticate(&self, source: IpAddr, now: Instant) -> bool {
-        let may = source.is_loopback()
+        let is_allowed = source.is_loopback()
             || self.known.contains(source)
             || self.failures.allows(source, now);
-        if !may {
-            self.counts.barred.fetch_add(1, Relaxed);
+        if !is_allowed {
+            self.counts.rate_limited.fetch_add(1, Relaxed);
         }
-        may
+        is_allowed
     }
 
-    /// Counts a failed authentication, and logs it, once in a while. `what` was shown, such as "an
-    /// API token".
+    /// Counts a failed authentication, and logs one at most every five seconds. `what` is the kind of
+    /// credential, such as "an API token".
     pub fn note_failure(&self, source: IpAddr, what: &'static str, now: Instant) {
         static LINES: Seldom = Seldom::every(Duration::from_secs(5));
         self.counts.failures.fetch_add(1, Relaxed);
@@ -208,14 +221,14 @@ impl Guard {
         }
     }
 
-    /// The failures that are not in the audit log yet. They are taken: who cannot write them down
-    /// gives them back.
-    pub fn take_failed(&self) -> Failed {
+    /// Returns the failures that are not in the audit log yet, and removes them. If they cannot be
+    /// written, they go back by [`Self::restore_failed`].
+    pub fn drain_failed(&self) -> Failed {
         std::mem::take(&mut self.unaudited.lock())
     }
 
-    /// Takes back what could not be written down.
-    pub fn give_back(&self, failed: Failed) {
+    /// Restores failures that could not be written.
+    pub fn restore_failed(&self, failed: Failed) {
         let mut unaudited = self.unaudited.lock();
         unaudited.others += failed.others;
         for ((what, source), count) in failed.by_source {
@@ -225,41 +238,44 @@ impl Guard {
         self.failed.notify_one();
     }
 
-    /// What was turned away since the start.
+    /// Returns the counts since the start.
     pub fn counts(&self) -> &Counts {
         &self.counts
     }
 }
 
-/// The connections of members, counted by who has them and by protocol.
+/// The number of connections of each member, by protocol.
 #[derive(Debug, Default)]
 pub struct MemberConnections(Arc<Mutex<HashMap<String, usize>>>);
 
-/// One of these. It is closed when this is dropped.
+/// The permit of one connection. It is free again when this is dropped.
 #[derive(Debug)]
-pub struct MemberConnection(Arc<Mutex<HashMap<String, usize>>>, String);
+pub struct MemberPermit {
+    counts: Arc<Mutex<HashMap<String, usize>>>,
+    key: String,
+}
 
 impl MemberConnections {
-    /// One more of a member; `None` if it has too many.
-    pub fn open(&self, who: &str, alpn: &[u8]) -> Option<MemberConnection> {
-        let key = format!("{who} {}", alpn.escape_ascii());
+    /// Reserves a permit for a connection of a member; `None` if it has too many.
+    pub fn open(&self, member: &str, alpn: &[u8]) -> Option<MemberPermit> {
+        let key = format!("{member} {}", alpn.escape_ascii());
         let mut counts = self.0.lock();
         let count = counts.entry(key.clone()).or_default();
         if *count >= CONNECTIONS_OF_A_MEMBER {
             return None;
         }
         *count += 1;
-        Some(MemberConnection(self.0.clone(), key))
+        Some(MemberPermit { counts: self.0.clone(), key })
     }
 }
 
-impl Drop for MemberConnection {
+impl Drop for MemberPermit {
     fn drop(&mut self) {
-        let mut counts = self.0.lock();
-        if let Some(count) = counts.get_mut(&self.1) {
+        let mut counts = self.counts.lock();
+        if let Some(count) = counts.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.1);
+                counts.remove(&self.key);
             }
         }
     }
@@ -267,7 +283,10 @@ impl Drop for MemberConnection {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        AddressValidation::{Proven, Unproven},
+        *,
+    };
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -277,42 +296,45 @@ mod tests {
     fn forged_addresses_leave_room_for_proven_ones_and_strangers_for_members() {
         let guard = Guard::new(&Strangers::default(), 10_000);
         let forged: Vec<Verdict> = (0..10_000u32)
-            .map(|at| guard.judge(IpAddr::from((0x0a00_0000 + at * 256).to_be_bytes()), false))
+            .map(|at| guard.decide(IpAddr::from((0x0a00_0000 + at * 256).to_be_bytes()), Unproven))
             .collect();
         let accepted =
             forged.iter().filter(|verdict| matches!(verdict, Verdict::Accept(_))).count();
         assert_eq!(accepted, RETRY_FROM);
         assert!(matches!(forged[9_999], Verdict::Retry));
-        assert!(matches!(guard.judge(ip("192.0.2.1"), true), Verdict::Accept(_)));
+        assert!(matches!(guard.decide(ip("192.0.2.1"), Proven), Verdict::Accept(_)));
 
         guard.note_known(ip("192.0.2.1"));
         let real: Vec<Verdict> = (0..10_000u32)
-            .map(|at| guard.judge(IpAddr::from((0x0a00_0000 + at * 256).to_be_bytes()), true))
+            .map(|at| guard.decide(IpAddr::from((0x0a00_0000 + at * 256).to_be_bytes()), Proven))
             .collect();
         assert!(matches!(real[9_999], Verdict::Refuse));
         assert!(
-            matches!(guard.judge(ip("192.0.2.1"), true), Verdict::Accept(_)),
+            matches!(guard.decide(ip("192.0.2.1"), Proven), Verdict::Accept(_)),
             "a member's source"
         );
-        assert!(matches!(guard.judge(ip("192.0.2.1"), false), Verdict::Retry), "if it is its own");
         assert!(
-            matches!(guard.judge(ip("127.0.0.1"), false), Verdict::Accept(_)),
+            matches!(guard.decide(ip("192.0.2.1"), Unproven), Verdict::Retry),
+            "if it is its own"
+        );
+        assert!(
+            matches!(guard.decide(ip("127.0.0.1"), Unproven), Verdict::Accept(_)),
             "the operator's machine"
         );
     }
 
     #[test]
-    fn failures_are_joined_together_in_a_line_that_stays_short() {
+    fn failures_are_summed_up_in_a_line_that_stays_short() {
         let (guard, now) = (Guard::new(&Strangers::default(), 1000), Instant::now());
-        assert_eq!(guard.take_failed().line(), None);
+        assert_eq!(guard.drain_failed().line(), None);
         guard.note_failure(ip("192.0.2.1"), "an API token", now);
-        let line = guard.take_failed().line().unwrap();
+        let line = guard.drain_failed().line().unwrap();
         assert_eq!(line, "an authentication failed: 1 by an API token from 192.0.2.1");
         for at in 0..10_000u32 {
             guard.note_failure(IpAddr::from((0x0a00_0000 + at).to_be_bytes()), "a join token", now);
             guard.note_failure(ip("::ffff:192.0.2.1"), "an API token", now);
         }
-        let failed = guard.take_failed();
+        let failed = guard.drain_failed();
         assert!(failed.by_source.len() <= FAILED_SOURCES);
         let line = failed.line().unwrap();
         let begins =
@@ -321,12 +343,12 @@ mod tests {
             line.starts_with(begins) && line.ends_with(", and others") && line.len() < 300,
             "{line}"
         );
-        guard.give_back(failed);
-        assert_eq!(guard.take_failed().line().unwrap(), line, "nothing is lost");
+        guard.restore_failed(failed);
+        assert_eq!(guard.drain_failed().line().unwrap(), line, "nothing is lost");
     }
 
     #[test]
-    fn who_fails_too_often_is_refused_unseen_and_others_are_not() {
+    fn a_source_that_fails_too_often_is_refused_unchecked_and_others_are_not() {
         let guard = Guard::new(&Strangers { failures_per_minute: 3.0, ..Default::default() }, 1000);
         let now = Instant::now();
         guard.note_known(ip("198.51.100.1"));

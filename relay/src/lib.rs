@@ -1,4 +1,4 @@
-//! What relays and the coordinator, which is relay 1 of every mesh, have in common: the forwarder,
+//! The parts that relays share with the coordinator, which is relay 1 of every mesh: the forwarder,
 //! the listener with the guard that admits connections to it, and the STUN server.
 #![forbid(unsafe_code)]
 

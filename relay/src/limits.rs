@@ -1,4 +1,4 @@
-//! Limits on what clients may take of a listener before and after they have authenticated.
+//! Limits on the clients of a listener, before and after they have authenticated.
 //! docs/configuration.md lists those that an operator can change.
 
 use meshward_runtime::sources::{OpenLimit, Rate};
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Strangers {
-    /// TCP connections, all together. The oldest gives way to a new one.
+    /// The maximum number of TCP connections. The oldest one is closed for a new one.
     pub connections: usize,
-    /// TCP connections from one address.
+    /// The maximum number of TCP connections from one address.
     pub connections_per_address: usize,
-    /// TCP connections from one prefix.
+    /// The maximum number of TCP connections from one prefix.
     pub connections_per_prefix: usize,
-    /// QUIC handshakes at a time, all together. Members that come from where they came before have
-    /// as many of their own.
+    /// The maximum number of QUIC handshakes at a time. Members that come from known addresses have as
+    /// many of their own.
     pub handshakes: usize,
-    /// QUIC handshakes at a time from one address.
+    /// The maximum number of QUIC handshakes at a time from one address.
     pub handshakes_per_address: usize,
-    /// QUIC handshakes at a time from one prefix.
+    /// The maximum number of QUIC handshakes at a time from one prefix.
     pub handshakes_per_prefix: usize,
-    /// Requests to join from one address, a second; ten times as many at once.
+    /// The rate of requests to join from one address, per second; ten times as many at once.
     pub joins_per_second: f64,
-    /// Failed authentications from one address, a minute; further ones are refused unseen. As many
-    /// at once.
+    /// The rate of failed authentications from one address, per minute, and as many at once; further
+    /// ones are refused unchecked.
     pub failures_per_minute: f64,
 }
 
@@ -45,7 +45,7 @@ impl Default for Strangers {
 }
 
 impl Strangers {
-    /// The limit on TCP connections, where there is room for `room` of them.
+    /// Returns the limit on TCP connections of a process that may have `room` of them.
     pub fn tcp(&self, room: usize) -> OpenLimit {
         OpenLimit {
             per_address: self.connections_per_address,
@@ -54,7 +54,7 @@ impl Strangers {
         }
     }
 
-    /// The limit on QUIC handshakes.
+    /// Returns the limit on QUIC handshakes.
     pub fn quic(&self) -> OpenLimit {
         OpenLimit {
             per_address: self.handshakes_per_address,
@@ -63,27 +63,28 @@ impl Strangers {
         }
     }
 
-    /// The rate of joins from one address.
+    /// Returns the rate of joins from one address.
     pub fn joins(&self) -> Rate {
         Rate { burst: self.joins_per_second * 10.0, per_second: self.joins_per_second }
     }
 
-    /// The rate of failures from one address.
+    /// Returns the rate of failures from one address.
     pub fn failures(&self) -> Rate {
         Rate { burst: self.failures_per_minute, per_second: self.failures_per_minute / 60.0 }
     }
 }
 
-/// From how many QUIC handshakes on, of addresses that have not shown that they are theirs, further
-/// ones have to show it first (Retry, RFC 9000 §8.1.2).
+/// The number of QUIC handshakes with unproven addresses; further ones have to prove theirs first
+/// (Retry, RFC 9000 §8.1.2).
 pub const RETRY_FROM: usize = 16;
-/// Connections of one member at a time, for each protocol: one that ends, and one that begins.
+/// The maximum number of connections of one member at a time, for each protocol: old ones may be
+/// ending while new ones begin.
 pub const CONNECTIONS_OF_A_MEMBER: usize = 4;
-/// Requests to join that are worked on at a time.
+/// Limits on requests to join that are served at a time.
 pub const JOINS: OpenLimit = OpenLimit { per_address: 32, per_prefix: 64, total: 128 };
-/// TCP connections of those who have authenticated, at the most.
+/// The maximum number of TCP connections of authenticated clients.
 pub const TRUSTED_CONNECTIONS: usize = 1 << 16;
-/// STUN requests of one address. Every endpoint of a node asks for itself.
+/// The rate of STUN requests of one address. Every endpoint of a node asks for itself.
 pub const STUN: Rate = Rate { burst: 200.0, per_second: 50.0 };
-/// Addresses from which somebody has authenticated that are remembered.
+/// The maximum number of addresses that are remembered because a client has authenticated there.
 pub const KNOWN_SOURCES: usize = 1 << 16;

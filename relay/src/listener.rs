@@ -1,7 +1,7 @@
 //! The listener of coordinators and relays: QUIC over UDP, and TLS over TCP on the same port.
 
 use crate::{
-    guard::{Guard, Verdict},
+    guard::{AddressValidation, Guard, Verdict},
     tls_listener::TlsListener,
 };
 use anyhow::{Context, Result};
@@ -14,7 +14,8 @@ use meshward_runtime::{
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn::{
-    Connection, Endpoint, Incoming, Runtime, TokioRuntime, crypto::rustls::QuicServerConfig,
+    Connection, Endpoint, EndpointConfig, Incoming, Runtime, TokioRuntime,
+    crypto::rustls::QuicServerConfig,
 };
 use rustls::{ServerConfig, pki_types::CertificateDer, server::ResolvesServerCert};
 use std::{
@@ -25,53 +26,61 @@ use std::{
 };
 use time::OffsetDateTime;
 
-/// Bytes that wait in the socket.
+/// The receive buffer of the UDP socket, in bytes.
 const SOCKET_BUFFER: usize = 32 << 20;
-/// Bytes of relayed packets that wait for one node, in each direction.
+/// The buffer for relayed packets of one node, in bytes, in each direction.
 const RELAY_BUFFER: usize = 512 << 10;
 
 /// Time limit for a QUIC handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes that wait to be judged, and the bytes of their packets that come meanwhile, of one
-/// and of all.
-const UNJUDGED: usize = 4096;
-const UNJUDGED_BYTES: u64 = 16 << 10;
-const ALL_UNJUDGED_BYTES: u64 = 16 << 20;
-/// The most bytes of one connection that wait to be read: of one that has not shown who it is, and
-/// of a member's.
+/// The maximum number of handshakes that wait for the guard's decision.
+const MAX_UNDECIDED: usize = 4096;
+/// The maximum number of bytes of packets that wait with one of them.
+const UNDECIDED_BYTES: u64 = 16 << 10;
+/// The maximum number of bytes of packets that wait with all of them.
+const ALL_UNDECIDED_BYTES: u64 = 16 << 20;
+/// The receive window of a connection that has not authenticated, in bytes.
 const STRANGER_WINDOW: u32 = 128 << 10;
+/// The receive window of a member's connection, in bytes.
 const MEMBER_WINDOW: u32 = 2 << 20;
 
 /// A listener: one port, over UDP and TCP.
 pub struct Listener {
-    /// For QUIC.
+    /// The QUIC endpoint.
     pub endpoint: Endpoint,
     /// QUIC datagrams in TLS connections, for clients behind firewalls that block UDP.
     pub tunnels: Arc<Tunnels>,
-    /// TLS over TCP.
+    /// The listener for TLS over TCP.
     pub tls: TlsListener,
-    /// The bound address, with the port that was chosen.
+    /// The bound address, with the port that the kernel chose if none was given.
     pub address: SocketAddr,
 }
 
-/// Listens with a certificate: for members of the mesh with this CA over QUIC, for tunnels and what
-/// `over_tls` names over TLS.
+/// The configuration of a listener.
+pub struct ListenerConfig<'a> {
+    /// The address and port, for UDP and TCP.
+    pub listen: SocketAddr,
+    /// The mesh's CA, which signs the certificates of members.
+    pub ca: CertificateDer<'static>,
+    /// The certificate to present.
+    pub certificate: Arc<dyn ResolvesServerCert>,
+    /// The channels that are served to members over QUIC.
+    pub channels: &'a [Channel],
+    /// The ALPN protocols that are served over TLS, besides tunnels.
+    pub alpn: &'a [&'a [u8]],
+}
+
+/// Opens a listener.
 ///
 /// # Errors
-/// [`Mistake`] if the address cannot be had.
-pub fn open(
-    wanted: SocketAddr,
-    ca: CertificateDer<'static>,
-    certificate: Arc<dyn ResolvesServerCert>,
-    over_quic: &[Channel],
-    over_tls: &[&[u8]],
-    guard: &Arc<Guard>,
-) -> Result<Listener> {
-    let (tcp, udp, address) = bind(wanted)?;
+/// [`Mistake`] if the address is in use, or is none of this machine.
+pub fn open(config: ListenerConfig<'_>, guard: &Arc<Guard>) -> Result<Listener> {
+    let ListenerConfig { listen, ca, certificate, channels, alpn } = config;
+    let Bound { tcp, udp, address } = bind(listen)?;
     let tunnels = Tunnels::beside(TokioRuntime.wrap_udp_socket(udp)?);
-    let quic = quic_config(Members::of(ca)?, certificate.clone(), over_quic)?;
+    let quic = quic_config(Members::of(ca)?, certificate.clone(), channels)?;
     let endpoint = Endpoint::new_with_abstract_socket(
-        Default::default(),
+        EndpointConfig::default(),
         Some(quic),
         tunnels.clone(),
         Arc::new(TokioRuntime),
@@ -82,14 +91,14 @@ pub fn open(
             .with_no_client_auth()
             .with_cert_resolver(certificate);
     tls.alpn_protocols =
-        over_tls.iter().chain([&ALPN_TUNNEL]).map(|protocol| protocol.to_vec()).collect();
+        alpn.iter().chain([&ALPN_TUNNEL]).map(|protocol| protocol.to_vec()).collect();
     let tcp = tokio::net::TcpListener::from_std(tcp)?;
     let tls = TlsListener::new(tcp, Arc::new(tls), tunnels.clone(), guard.clone());
     Ok(Listener { endpoint, tunnels, tls, address })
 }
 
-/// Takes connections until the endpoint is closed. Each is served in a task of its own, from where
-/// it comes, and holds its permit until the handshake is done.
+/// Accepts connections until the endpoint is closed. Each is served in a task of its own, with the
+/// client's address, and keeps its permit until the handshake is done.
 pub async fn accept<F>(
     endpoint: Endpoint,
     tunnels: Arc<Tunnels>,
@@ -99,16 +108,18 @@ pub async fn accept<F>(
     F: Future<Output = ()> + Send + 'static,
 {
     while let Some(incoming) = endpoint.accept().await {
-        let seen = incoming.remote_address();
-        let from = tunnels.origin(seen);
+        let remote = incoming.remote_address();
+        let from = tunnels.origin(remote);
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        // Who comes by a tunnel has received what was sent there.
-        let proven = incoming.remote_address_validated() || tunnels.has(seen);
-        match guard.judge(from.ip(), proven) {
+        // A client behind a tunnel has received what was sent to its address: TCP proves that.
+        let validation = match incoming.remote_address_validated() || tunnels.has(remote) {
+            true => AddressValidation::Proven,
+            false => AddressValidation::Unproven,
+        };
+        match guard.decide(from.ip(), validation) {
             Verdict::Accept(permit) => drop(tokio::spawn(serve(incoming, from, permit))),
             Verdict::Retry => drop(incoming.retry()),
-            // Said at once: who is kept waiting gives up, and the work that was begun for it is
-            // lost.
+            // At once: a client that is kept waiting gives up, and the work for it is lost.
             Verdict::Refuse => incoming.refuse(),
         }
     }
@@ -117,7 +128,7 @@ pub async fn accept<F>(
 /// Finishes a handshake within [`HANDSHAKE`].
 ///
 /// # Errors
-/// If it failed or took too long.
+/// Those of the handshake, or that it took too long.
 pub async fn finish_handshake(incoming: Incoming, permit: SourcePermit) -> Result<Connection> {
     let connection = tokio::time::timeout(HANDSHAKE, incoming.into_future()).await;
     drop(permit);
@@ -129,22 +140,29 @@ pub fn widen_for_member(connection: &Connection) {
     connection.set_receive_window(MEMBER_WINDOW.into());
 }
 
-/// Ends what an endpoint serves, saying why.
-pub async fn close(endpoint: &Endpoint, why: &str) {
-    endpoint.close(0u32.into(), why.as_bytes());
+/// Closes all connections of an endpoint with a reason.
+pub async fn close(endpoint: &Endpoint, reason: &str) {
+    endpoint.close(0u32.into(), reason.as_bytes());
     let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
+}
+
+/// Two sockets that are bound to one port.
+struct Bound {
+    tcp: TcpListener,
+    udp: UdpSocket,
+    address: SocketAddr,
 }
 
 /// Binds both sockets to one port. Where the kernel has no IPv6, the unspecified address means
 /// IPv4's.
-fn bind(wanted: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketAddr)> {
+fn bind(wanted: SocketAddr) -> Result<Bound> {
     let bind = |address: SocketAddr| -> io::Result<_> {
         let tcp = TcpListener::bind(address)?;
         let address = SocketAddr::new(address.ip(), tcp.local_addr()?.port());
         let udp = UdpSocket::bind(address)?;
         tcp.set_nonblocking(true)?;
         widen(&udp);
-        Ok((tcp, udp, address))
+        Ok(Bound { tcp, udp, address })
     };
     let bound = bind(wanted).or_else(|error| {
         if wanted.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse {
@@ -160,15 +178,15 @@ fn bind(wanted: SocketAddr) -> Result<(TcpListener, UdpSocket, SocketAddr)> {
     })
 }
 
-/// Room for the first packets of all nodes, which may come back at once. Who may not have that much
-/// gets what the kernel gives (`net.core.rmem_max`), and lost packets are sent again.
+/// Sets a receive buffer for the first packets of all nodes, which may come back at once. Without
+/// the privilege the kernel's limit holds (`net.core.rmem_max`), and lost packets are sent again.
 fn widen(udp: &UdpSocket) {
     if setsockopt(udp, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         let _ = setsockopt(udp, sockopt::RcvBuf, &SOCKET_BUFFER);
     }
 }
 
-/// How QUIC is served to members and to those who want to be.
+/// Returns the QUIC configuration for members, and for machines that join.
 fn quic_config(
     members: Members,
     certificate: Arc<dyn ResolvesServerCert>,
@@ -182,16 +200,16 @@ fn quic_config(
     tls.alpn_protocols = channels.iter().flat_map(|channel| channel.alpn()).collect();
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
     config
-        .max_incoming(UNJUDGED)
-        .incoming_buffer_size(UNJUDGED_BYTES)
-        .incoming_buffer_size_total(ALL_UNJUDGED_BYTES);
+        .max_incoming(MAX_UNDECIDED)
+        .incoming_buffer_size(UNDECIDED_BYTES)
+        .incoming_buffer_size_total(ALL_UNDECIDED_BYTES);
     let mut transport = quinn::TransportConfig::default();
-    // The nodes keep their sessions alive.
+    // Nodes send keep-alives.
     transport.max_idle_timeout(Some(meshward_runtime::SESSION_IDLE.try_into()?));
     transport.datagram_send_buffer_size(RELAY_BUFFER);
     transport.datagram_receive_buffer_size(Some(RELAY_BUFFER));
     transport.ack_frequency_config(Some(meshward_runtime::seldom_acknowledged()));
-    // One, at the beginning of a connection for relayed packets.
+    // A connection for relayed packets begins with one.
     transport.max_concurrent_uni_streams(1u8.into());
     transport.receive_window(STRANGER_WINDOW.into());
     // Relayed packets come in datagrams.
@@ -201,10 +219,10 @@ fn quic_config(
     Ok(config)
 }
 
-/// The certificate that the other side of a connection has shown.
+/// Returns the certificate that the client of a connection has presented.
 ///
 /// # Errors
-/// If it has shown none of a member.
+/// That it is none of a member.
 pub fn peer_certificate(connection: &Connection) -> Result<MemberCertificate> {
     let chain = connection
         .peer_identity()
@@ -214,24 +232,23 @@ pub fn peer_certificate(connection: &Connection) -> Result<MemberCertificate> {
         .context("the connection has no member's certificate")
 }
 
-/// Whether a certificate is good now: with one that is not, a member can do nothing but ask for
-/// another.
+/// Checks that a certificate is valid now: with one that is not, a member can only renew it.
 ///
 /// # Errors
-/// If it is not, with what the coordinator's clock says.
+/// The reason why it is not, with the time by the coordinator's clock.
 pub fn check_unexpired(certificate: &MemberCertificate) -> Result<()> {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let MemberCertificate { kind, node, not_before, not_after, .. } = certificate;
     anyhow::ensure!(
         now >= *not_before,
-        "the certificate of {kind} {node} is good from {} on, and the coordinator's clock says {}: \
+        "the certificate of {kind} {node} is valid from {} on, and the coordinator's clock shows {}: \
         the coordinator's clock is behind; set it",
         date(*not_before),
         date(now)
     );
     anyhow::ensure!(
         now <= *not_after,
-        "the certificate of {kind} {node} expired at {}, and the coordinator's clock says {}",
+        "the certificate of {kind} {node} expired at {}, and the coordinator's clock shows {}",
         date(*not_after),
         date(now)
     );

@@ -1,4 +1,4 @@
-//! `meshward-relay`: passes sealed packets on between nodes that cannot reach each other.
+//! `meshward-relay`: forwards encrypted packets between nodes that cannot reach each other.
 #![forbid(unsafe_code)]
 
 mod cert_resolver;
@@ -10,16 +10,12 @@ use crate::config::{Config, USUAL_FILE};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use meshward_runtime::{
-    LogFormat,
+    arguments::{ConfigArguments, Flags, LogArguments},
     join::{self, InvitationSource},
 };
 use meshward_types::{Labels, NodeName};
 use serde::Serialize;
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 /// A relay of a mesh: it passes sealed packets on between nodes that cannot reach each other.
 ///
@@ -29,11 +25,10 @@ use std::{
 struct Arguments {
     #[command(subcommand)]
     verb: Option<Verb>,
-    /// Format of the log
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM")]
-    log_format: LogFormat,
     #[command(flatten)]
-    common: Common,
+    log: LogArguments,
+    #[command(flatten)]
+    common: ConfigArguments<RelayFlags>,
 }
 
 #[derive(Subcommand)]
@@ -46,28 +41,12 @@ enum Verb {
         #[arg(long)]
         name: NodeName,
         #[command(flatten)]
-        common: Common,
+        common: ConfigArguments<RelayFlags>,
     },
 }
 
-#[derive(clap::Args)]
-struct Common {
-    /// Configuration file, in TOML [default: /etc/meshward/relay.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    #[command(flatten)]
-    flags: Flags,
-}
-
-impl Common {
-    fn load(&self) -> Result<Config> {
-        let file = self.config.as_deref();
-        Ok(meshward_runtime::config::load(file, Path::new(USUAL_FILE), &self.flags)?)
-    }
-}
-
 #[derive(clap::Args, Serialize)]
-struct Flags {
+struct RelayFlags {
     /// Where the certificate and the list of nodes are kept [default: /var/lib/meshward/relay]
     #[arg(long, value_name = "FOLDER")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,9 +70,13 @@ struct Flags {
     metrics_listen: Option<SocketAddr>,
 }
 
+impl Flags for RelayFlags {
+    const CONFIG_FILE: &'static str = USUAL_FILE;
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    meshward_runtime::init_logging(arguments.log_format);
+    meshward_runtime::init_logging(arguments.log.log_format);
     match start(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => meshward_runtime::report("meshward-relay", &error),
@@ -105,7 +88,7 @@ async fn start(arguments: Arguments) -> Result<()> {
     let Some(Verb::Join { invitation, name, common }) = arguments.verb else {
         return daemon::run(arguments.common.load()?).await;
     };
-    let folder = daemon::open(&common.load()?.data_dir)?;
+    let folder = daemon::open(&common.load::<Config>()?.data_dir)?;
     if folder.removed_at().is_some() {
         folder.forget_membership(&daemon::KEPT)?;
     }

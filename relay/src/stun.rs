@@ -13,14 +13,15 @@ use std::{
 use tokio::{io::Interest, net::UdpSocket};
 use tracing::{info, warn};
 
-/// The longest request that is answered, and the most that the kernel gathers, in bytes.
+/// The maximum length of a request that is answered, in bytes.
 const MAX_REQUEST: usize = 128;
+/// The maximum length of what the kernel gathers (`UDP_GRO`), in bytes.
 const MAX_GATHERED: usize = 1 << 16;
 
 /// Binds the socket, and answers until the process ends.
 ///
 /// # Errors
-/// If the address cannot be had.
+/// Those of binding the address.
 pub async fn serve(listen: SocketAddr) -> Result<()> {
     let socket = UdpSocket::bind(listen).await.with_context(|| {
         format!("cannot serve STUN on {listen}; name another address with --stun-listen")
@@ -31,8 +32,8 @@ pub async fn serve(listen: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Answers for ever, each question from the address that it was sent to: who asks from behind a
-/// firewall hears no other.
+/// Answers requests forever, each from the address that it was sent to: a firewall in front of the
+/// client lets no other answer in.
 async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
     let mut buffer = vec![0; MAX_GATHERED];
     let rates = RateBySource::new(limits::STUN);
@@ -47,13 +48,13 @@ async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
         let [RecvMeta { addr, len, stride, dst_ip, .. }] = meta;
         // The kernel may have gathered several of one sender.
         for request in buffer[..len].chunks(stride.max(1)) {
-            // Longer requests have attributes that nobody here understands.
+            // Longer requests have attributes that this server does not know.
             let Some(transaction) = read_request(request).filter(|_| request.len() <= MAX_REQUEST)
             else {
                 continue;
             };
             let contents = response(&transaction, addr);
-            // Never longer than the request, and not often: nothing is gained by a forged sender.
+            // Never longer than the request, and at a bounded rate: a forged source gains nothing.
             if contents.len() > request.len() || !rates.take(addr.ip(), Instant::now()) {
                 continue;
             }
@@ -64,7 +65,7 @@ async fn answer(socket: &UdpSocket, state: &UdpSocketState) {
                 segment_size: None,
                 src_ip: dst_ip,
             };
-            // What does not leave now is asked for again.
+            // The client repeats a request whose answer does not leave now.
             let _ = state.try_send(socket.into(), &answer);
         }
     }
@@ -86,8 +87,8 @@ mod tests {
             let mut answer = [0; 128];
             let (length, from) = client.recv_from(&mut answer).await.unwrap();
             assert_eq!(from, at);
-            let seen = read_response(&answer[..length], &transaction).unwrap();
-            assert_eq!(seen, client.local_addr().unwrap());
+            let reflexive = read_response(&answer[..length], &transaction).unwrap();
+            assert_eq!(reflexive, client.local_addr().unwrap());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The TLS listener, for tunnels and the API: handshakes run beside each other, so that a slow
-//! client delays nobody.
+//! The TLS listener, for tunnels and the API: handshakes run concurrently, so that a slow client
+//! delays no other.
 
 use crate::guard::Guard;
 use meshward_runtime::{
@@ -14,9 +14,9 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// Time limit for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Time limit for a connection on which nobody authenticates.
+/// Time limit for a client to authenticate on a connection.
 const UNTRUSTED: Duration = Duration::from_mins(1);
-/// Time limit for a tunnel through which no member authenticates.
+/// Time limit for a member to authenticate through a tunnel.
 const UNTRUSTED_TUNNEL: Duration = Duration::from_secs(15);
 
 /// A connection after its TLS handshake, that is no tunnel.
@@ -25,7 +25,7 @@ pub struct Accepted {
     pub stream: TlsStream<TcpStream>,
     /// The client's address.
     pub from: SocketAddr,
-    /// The connection's permit, to be marked once it has authenticated.
+    /// The connection's permit, to be marked once the client has authenticated.
     pub permit: Arc<ConnectionPermit>,
 }
 
@@ -49,7 +49,7 @@ impl TlsListener {
     }
 
     /// Serves until the process ends. A connection that is no tunnel is served by `serve_other`,
-    /// and closed after a minute if nobody authenticates on it.
+    /// and closed after a minute if its client does not authenticate.
     pub async fn serve<F>(self, serve_other: impl Fn(Accepted) -> F + Clone + Send + 'static)
     where
         F: Future<Output = ()> + Send,
@@ -90,9 +90,9 @@ async fn serve_one<F: Future<Output = ()>>(
 ) {
     let permit = accepted.permit.clone();
     if accepted.stream.get_ref().1.alpn_protocol() == Some(ALPN_TUNNEL) {
-        let Accepted { stream, from, permit: held } = accepted;
+        let Accepted { stream, from, permit: own } = accepted;
         tokio::select! {
-            () = tunnels.serve(stream, from, Some(held)) => {}
+            () = tunnels.serve(stream, from, Some(own)) => {}
             () = until_untrusted(&permit, UNTRUSTED_TUNNEL) => {}
         }
         return;
@@ -103,10 +103,10 @@ async fn serve_one<F: Future<Output = ()>>(
     }
 }
 
-/// Ends when nobody has authenticated on the connection within `limit`.
+/// Returns once `limit` has passed, if the client has not authenticated by then.
 async fn until_untrusted(permit: &ConnectionPermit, limit: Duration) {
     tokio::time::sleep(limit).await;
     if permit.is_trusted() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -269,7 +269,7 @@ fn refuses(api: &Api<'_>) {
         ("GET", "/v1/nodes/A%2FB", None, 400, "is not a node name"),
         ("GET", "/v1/nodes/nope", None, 404, "there is no node `nope`"),
         ("GET", "/v1/nodes/%ff", None, 400, "path"),
-        ("DELETE", "/v1/nodes", None, 405, "does not take DELETE"),
+        ("DELETE", "/v1/nodes", None, 405, "does not support DELETE"),
         ("GET", "/v1/nodes?labels=a", None, 400, "unknown parameter `labels`"),
         ("GET", "/v1/nodes?limit=0", None, 400, "from 1 to 5000"),
         ("GET", "/v1/nodes?limit=x", None, 400, "limit"),
@@ -294,7 +294,7 @@ fn refuses(api: &Api<'_>) {
         ),
         ("POST", "/v1/keys/rotate", Some(&json!([null, null])), 400, "must be an object"),
         ("POST", "/v1/keys/rotate", Some(&json!({ "node": null })), 400, "`node` is null"),
-        ("POST", "/v1/keys/rotate", Some(&json!({})), 422, "say whose keys"),
+        ("POST", "/v1/keys/rotate", Some(&json!({})), 422, "name the keys"),
         (
             "POST",
             "/v1/quarantines",

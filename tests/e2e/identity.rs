@@ -46,7 +46,7 @@ fn a_copied_disk_is_relayed_nothing_and_takes_nothing_from_the_first() {
     assert!(stream.flows(PATIENCE));
     let copied = start_copy(&mut mesh, "cloud");
     mesh.wait(|| copied.printed().contains("held back")).unwrap();
-    mesh.wait(|| metric(&mesh, "meshward_coordinator_relay_held") > 0).unwrap();
+    mesh.wait(|| metric(&mesh, "meshward_coordinator_relay_duplicates_total") > 0).unwrap();
     for _ in 0..30 {
         assert!(stream.flows(Duration::from_millis(1500)), "the first is relayed to as before");
         std::thread::sleep(Duration::from_millis(100));

@@ -128,7 +128,12 @@ fn a_relay_says_in_metrics_who_is_there_and_what_it_turns_away() {
     };
     mesh.wait(|| scrape().contains("meshward_relay_members 1\n")).unwrap();
     let text = scrape();
-    for name in ["linked 1", "relay_held 0", "handshakes_refused 0", "authentications_failed 0"] {
+    for name in [
+        "connected 1",
+        "relay_duplicates_total 0",
+        "handshakes_refused_total 0",
+        "authentications_failed_total 0",
+    ] {
         assert!(text.contains(&format!("meshward_relay_{name}\n")), "{name}: {text}");
     }
 }

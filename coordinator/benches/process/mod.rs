@@ -22,7 +22,7 @@ impl Process {
         Ok(Self(child.with_context(|| format!("{} does not start", program.display()))?))
     }
 
-    /// Its resident memory, in GiB.
+    /// Returns the resident memory, in GiB.
     pub(crate) fn resident(&self) -> Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
         let line =

@@ -9,7 +9,7 @@ use meshward_control_state::records::{
 use meshward_types::{
     IdentityId, Labels, NetworkName, NodeName, PolicyFile, PublicKey, WorkloadId,
 };
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{collections::BTreeMap, fmt::Write, net::Ipv4Addr};
 
 /// Nodes of a tenant.
 pub(crate) const NODES: u32 = 100;
@@ -22,9 +22,10 @@ pub(crate) const INSTANCES: u32 = 200;
 /// Nodes that run the service which all tenants use. They know every workload of the mesh.
 const SERVERS: u32 = 3;
 
-/// How large the mesh is.
+/// The size of the mesh.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
+    /// The number of tenants.
     pub tenants: u32,
 }
 
@@ -138,7 +139,7 @@ fn node_record(at: u32, key: &str) -> NodeRecord {
         key: key.to_owned(),
         endpoints: [(network(), endpoint)].into(),
         blocks: [(network(), vec![IpNet::V4(block)])].into(),
-        problems: Default::default(),
+        problems: BTreeMap::default(),
         waiting: false,
         forget_after: None,
     }

@@ -13,7 +13,10 @@ use meshward_control_proto::{
     InstanceId, MAX_UPDATE, Resource, ResourceKey, WorkloadReport,
     view::{Digest, Hash128},
 };
-use meshward_control_state::{records::WorkloadRef, world::World};
+use meshward_control_state::{
+    records::WorkloadRef,
+    world::{QuarantineState, World},
+};
 use meshward_runtime::{dial::Dial, frames, random, tls::clock};
 use meshward_types::{NodeName, Revision, WorkloadId};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -36,9 +39,9 @@ const SOCKETS: usize = 64;
 const RECEIVE_BUFFER: usize = 16 << 20;
 /// The pauses of a real node between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
-/// What a node is to do.
+/// An order to a node.
 pub(crate) enum Order {
     Start(Box<WorkloadReport>),
     Stop(WorkloadId),
@@ -51,7 +54,7 @@ pub(crate) struct Fleet {
     shared: Arc<Shared>,
 }
 
-/// What the nodes tell the benchmark.
+/// The counters that all nodes share.
 struct Shared {
     world: Arc<World>,
     coordinator: SocketAddr,
@@ -70,8 +73,10 @@ struct Shared {
 
 struct Watched {
     workload: WorkloadId,
-    held: bool,
-    seen: AtomicU32,
+    /// `true` to wait for a quarantine, `false` for a release.
+    is_quarantined: bool,
+    /// The number of nodes that enforce it.
+    enforced: AtomicU32,
     last: Mutex<Instant>,
     progress: Notify,
 }
@@ -86,7 +91,7 @@ struct Node {
     config: ClientConfig,
     revision: Revision,
     digest: Digest,
-    /// What was put since the beginning; `None`: dropped.
+    /// The hashes of resources that were put since the beginning; `None` for dropped ones.
     changed: HashMap<ResourceKey, Option<Hash128>>,
     workloads: HashMap<WorkloadId, WorkloadReport>,
     started: HashMap<WorkloadId, Instant>,
@@ -94,20 +99,29 @@ struct Node {
     /// The epoch in which the session began, and the last one in which the node was current.
     epoch: u32,
     current_in: u32,
-    /// When it is to say what it enforces, if it has not yet.
+    /// The time at which it is to acknowledge a revision, if one is not acknowledged yet.
     unsaid: Option<tokio::time::Instant>,
     shared: Arc<Shared>,
 }
 
+/// The credentials of simulated nodes.
+pub(crate) struct FleetCredentials<'a> {
+    /// The mesh's CA (DER).
+    pub(crate) ca: &'a [u8],
+    /// The private key of all nodes (DER).
+    pub(crate) key: &'a [u8],
+    /// Returns the certificate of a node, by its number.
+    pub(crate) certificate: &'a dyn Fn(u32) -> Result<Vec<u8>>,
+}
+
 impl Fleet {
     pub(crate) fn new(
-        world: Arc<World>,
+        world: &Arc<World>,
         shape: Shape,
         coordinator: SocketAddr,
-        ca: &[u8],
-        sign: impl Fn(u32) -> Result<Vec<u8>>,
-        key: &[u8],
+        credentials: &FleetCredentials<'_>,
     ) -> Result<Self> {
+        let FleetCredentials { ca, key, certificate } = credentials;
         let shared = Arc::new(Shared {
             world: world.clone(),
             coordinator,
@@ -132,7 +146,7 @@ impl Fleet {
             nodes.push(Node {
                 number,
                 endpoint: sockets[number as usize % SOCKETS].clone(),
-                config: Dial::for_session(ca, &sign(number)?, key)?.quic,
+                config: Dial::for_session(ca, &certificate(number)?, key)?.quic,
                 revision: world.revision,
                 digest: world.digest_of(&name),
                 changed: HashMap::new(),
@@ -162,24 +176,24 @@ impl Fleet {
     }
 
     /// Waits until every node has a session and is current in it.
-    pub(crate) async fn all_current(&self, patience: Duration) -> Result<()> {
+    pub(crate) async fn all_current(&self, timeout: Duration) -> Result<()> {
         let nodes = self.orders.len() as u32;
-        self.until(patience, "nodes are current", nodes, &self.shared.current).await
+        self.until(timeout, "nodes are current", nodes, &self.shared.current).await
     }
 
     /// Waits until so many starts have been admitted.
-    pub(crate) async fn all_admitted(&self, starts: u32, patience: Duration) -> Result<()> {
-        self.until(patience, "workloads are admitted", starts, &self.shared.admitted).await
+    pub(crate) async fn all_admitted(&self, starts: u32, timeout: Duration) -> Result<()> {
+        self.until(timeout, "workloads are admitted", starts, &self.shared.admitted).await
     }
 
     async fn until(
         &self,
-        patience: Duration,
+        timeout: Duration,
         what: &str,
         wanted: u32,
         count: &AtomicU32,
     ) -> Result<()> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         while count.load(SeqCst) < wanted {
             ensure!(Instant::now() < deadline, "only {} of {wanted} {what}", count.load(SeqCst));
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -192,12 +206,12 @@ impl Fleet {
         std::mem::take(&mut *self.shared.admissions.lock())
     }
 
-    /// Watches for a workload being told as held or free.
-    pub(crate) fn watch(&self, workload: &str, held: bool) -> Watch {
+    /// Watches for the quarantine of a workload, or its end.
+    pub(crate) fn watch(&self, workload: &str, is_quarantined: bool) -> Watch {
         let watched = Arc::new(Watched {
             workload: workload.parse().expect("an id"),
-            held,
-            seen: AtomicU32::new(0),
+            is_quarantined,
+            enforced: AtomicU32::new(0),
             last: Mutex::new(Instant::now()),
             progress: Notify::new(),
         });
@@ -242,21 +256,21 @@ fn socket() -> Result<Endpoint> {
 }
 
 impl Watch {
-    /// When the last of so many nodes had seen it.
-    pub(crate) async fn seen_by(&self, nodes: u32, patience: Duration) -> Result<Instant> {
+    /// Waits until so many nodes enforce it; returns the time of the last one.
+    pub(crate) async fn wait(&self, nodes: u32, timeout: Duration) -> Result<Instant> {
         let all = async {
             loop {
                 let progress = self.0.progress.notified();
-                if self.0.seen.load(SeqCst) >= nodes {
+                if self.0.enforced.load(SeqCst) >= nodes {
                     return *self.0.last.lock();
                 }
                 let _ = tokio::time::timeout(Duration::from_millis(20), progress).await;
             }
         };
-        let seen = || self.0.seen.load(SeqCst);
-        tokio::time::timeout(patience, all)
+        let enforced = || self.0.enforced.load(SeqCst);
+        tokio::time::timeout(timeout, all)
             .await
-            .with_context(|| format!("only {} of {nodes} nodes saw it", seen()))
+            .with_context(|| format!("only {} of {nodes} nodes enforce it", enforced()))
     }
 }
 
@@ -267,13 +281,13 @@ impl Node {
             let begun = Instant::now();
             // Why it ended makes no difference to a node: it comes again.
             let _ = self.hold().await;
-            if begun.elapsed() > LONGEST_PAUSE {
+            if begun.elapsed() > MAX_PAUSE {
                 pause = FIRST_PAUSE;
             }
             let jitter =
                 f64::from(self.number.wrapping_mul(2_654_435_761) >> 16) / f64::from(1 << 16);
             tokio::time::sleep(pause / 2 + (pause / 2).mul_f64(jitter)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
@@ -407,7 +421,7 @@ impl Node {
         match change {
             Change::Put(key, resource) => {
                 let hash = Hash128::of(&key, &resource);
-                if let Some(before) = self.held(&key) {
+                if let Some(before) = self.hash_of(&key) {
                     self.digest.remove(before);
                 }
                 self.digest.add(hash);
@@ -418,7 +432,7 @@ impl Node {
                 if matches!(key, ResourceKey::Link(..)) {
                     self.shared.lost.fetch_add(1, SeqCst);
                 }
-                if let Some(before) = self.held(&key) {
+                if let Some(before) = self.hash_of(&key) {
                     self.digest.remove(before);
                 }
                 // What was not there at the beginning is as it was then. Kept, it would have the
@@ -442,28 +456,29 @@ impl Node {
             self.shared.admitted.fetch_add(1, SeqCst);
         }
         let watched = self.shared.watched.lock().clone();
-        if let Some(watched) =
-            watched.filter(|watched| watched.workload == *id && watched.held == spec.quarantined)
+        if let Some(watched) = watched
+            .filter(|watched| watched.workload == *id && watched.is_quarantined == spec.quarantined)
         {
             *watched.last.lock() = Instant::now();
-            watched.seen.fetch_add(1, SeqCst);
+            watched.enforced.fetch_add(1, SeqCst);
             watched.progress.notify_one();
         }
     }
 
-    /// The hash of an resource as it was held before a change.
-    fn held(&self, key: &ResourceKey) -> Option<Hash128> {
+    /// Returns the hash of a resource before a change.
+    fn hash_of(&self, key: &ResourceKey) -> Option<Hash128> {
         if let Some(changed) = self.changed.get(key) {
             return *changed;
         }
         self.at_first(key)
     }
 
-    /// The hash of an resource as it was held at the beginning.
+    /// Returns the hash of a resource at the beginning.
     fn at_first(&self, key: &ResourceKey) -> Option<Hash128> {
         let ResourceKey::Workload(network, id) = key else { return None };
         let record = self.shared.world.networks.get(network)?.workloads.get(id)?;
-        let resource = meshward_control_state::world::workload_resource(record, Default::default());
+        let resource =
+            meshward_control_state::world::workload_resource(record, QuarantineState::default());
         Some(Hash128::of(&resource.0, &resource.1))
     }
 }

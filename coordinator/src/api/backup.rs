@@ -21,7 +21,7 @@ const PIECE: usize = 64 << 10;
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
-    /// Whether the CA is to be in it, with its key.
+    /// `true` to include the CA with its private key.
     #[serde(default)]
     ca: bool,
 }
@@ -48,7 +48,7 @@ pub(super) async fn backup(
     let failed =
         |error: std::io::Error| Refusal::Failed(format!("the backup cannot be read: {error}"));
     let content = File::open(&file.0).await.map_err(failed)?;
-    // Nobody finds it any more, and it goes when it was read.
+    // The file is unlinked; its content goes when it was read.
     drop(file);
     let pieces = stream::try_unfold(content, |mut content| async move {
         let mut piece = vec![0; PIECE];

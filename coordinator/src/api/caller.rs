@@ -1,4 +1,4 @@
-//! Who calls, and what they may.
+//! The caller of a request: a credential, its role, and the networks that it reaches.
 
 use super::problem::ApiError;
 use crate::mesh::{ChangeContext, Mesh};
@@ -19,23 +19,24 @@ use meshward_types::{NetworkName, token::secret_hash};
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use time::OffsetDateTime;
 
-/// Who calls, by the name of a credential, what they may, and whether it is a dry run
-/// (`?dry_run=true`).
+/// The caller of a request, known by a credential.
 #[derive(Debug, Clone)]
 pub struct Caller {
+    /// The context of the changes that the request makes, a dry run (`?dry_run=true`) included.
     pub context: ChangeContext,
+    /// The credential's role.
     pub role: Role,
-    /// Where; empty: everywhere.
+    /// The networks that the credential reaches; empty for all.
     pub networks: Vec<NetworkName>,
-    /// SHA-256 of the bearer token, by which the credential is known.
+    /// The SHA-256 hash of the bearer token, by which the credential is found.
     pub hash: String,
 }
 
 impl Caller {
-    /// Refuses who may less than a role.
+    /// Refuses a credential with a lesser role.
     ///
     /// # Errors
-    /// 403, with what it takes.
+    /// 403, with the role that is needed.
     pub fn must_be(&self, role: Role) -> Result<(), ApiError> {
         if self.role >= role {
             return Ok(());
@@ -44,18 +45,18 @@ impl Caller {
         Err(ApiError::new(
             StatusCode::FORBIDDEN,
             format!(
-                "this credential is {own}'s, and that takes {needed}'s; an admin makes one with \
-                `meshctl credential create`"
+                "this credential has the role of {own}, and this needs that of {needed}; an \
+                admin makes such a credential with `meshctl credential create`"
             ),
         ))
     }
 
-    /// Whether the caller's word reaches a network.
+    /// Returns `true` if the credential reaches a network.
     pub fn reaches(&self, network: &NetworkName) -> bool {
         covers(&self.networks, network)
     }
 
-    /// Refuses who may not read about a network.
+    /// Refuses a credential that does not reach a network.
     ///
     /// # Errors
     /// 403.
@@ -69,7 +70,7 @@ impl Caller {
         }
     }
 
-    /// Refuses who may read about some networks only.
+    /// Refuses a credential that does not reach all networks.
     ///
     /// # Errors
     /// 403.
@@ -78,12 +79,13 @@ impl Caller {
             true => Ok(()),
             false => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
-                "this credential reaches some networks only, and that is about all of them",
+                "this credential reaches some networks only, and this request is about all of them",
             )),
         }
     }
 
-    /// Whether the credential is still what it was when the request began.
+    /// Returns `true` if the credential is valid, with the same role and networks as when the request
+    /// began.
     pub fn still_stands(&self, world: &World) -> bool {
         let known =
             world.credentials.values().find(|credential| credential.secret_hash == self.hash);
@@ -107,8 +109,8 @@ impl Caller {
             let text = "too many wrong credentials came from this address; wait a minute";
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, text));
         }
-        // Hashes are compared: what their comparison might tell by its timing is of no use to find
-        // a secret.
+        // Hashes are compared: what the timing of that comparison reveals does not help to find a
+        // secret.
         let hash = secret_hash(secret);
         let caller = mesh.look(|world| {
             let known =
@@ -116,8 +118,8 @@ impl Caller {
             if known.is_expired(unix_now()) {
                 let at = known.expires.map(shown_time).unwrap_or_default();
                 return Some(Err(refused(&format!(
-                    "the credential `{}` expired at {at}; an admin makes it good again with \
-                    `meshctl credential change {} --lifetime TIME`, or makes another",
+                    "the credential `{}` expired at {at}; an admin extends it with \
+                    `meshctl credential change {} --lifetime TIME`, or makes a new one",
                     known.name, known.name
                 ))));
             }
@@ -160,16 +162,17 @@ fn with_article(role: Role) -> String {
     format!("{article} {name}")
 }
 
-/// Where a request comes from.
+/// The origin of a request.
 #[derive(Debug, Clone)]
 pub struct Origin {
+    /// The client's address.
     pub address: SocketAddr,
-    /// The connection's permit, if it has one.
+    /// The connection's permit, if it needs one.
     pub permit: Option<Arc<ConnectionPermit>>,
 }
 
-/// Lets in who has a credential. It comes before everything else: strangers are told nothing of
-/// what the request would be.
+/// Lets in requests with a valid credential. It comes before everything else: strangers learn
+/// nothing about the request.
 pub(super) async fn authenticated(
     State(mesh): State<Arc<Mesh>>,
     request: Request,

@@ -33,7 +33,7 @@ impl Listed for Credential {
     }
 
     fn fits(&self, filter: &Filter) -> bool {
-        lists::is(&filter.role, &self.role)
+        lists::is(filter.role.as_ref(), &self.role)
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {

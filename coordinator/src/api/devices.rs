@@ -40,9 +40,9 @@ impl Listed for Device {
     }
 
     fn fits(&self, filter: &Filter) -> bool {
-        lists::is(&filter.network, &self.network)
-            && lists::is(&filter.gateway, &self.gateway)
-            && lists::selects(&filter.selector, &self.labels)
+        lists::is(filter.network.as_ref(), &self.network)
+            && lists::is(filter.gateway.as_ref(), &self.gateway)
+            && lists::selects(filter.selector.as_ref(), &self.labels)
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
@@ -112,7 +112,7 @@ pub(super) async fn create(
     let public_key = wanted.public_key.parse().map_err(|error: meshward_types::keys::BadKey| {
         Refusal::Invalid(error.to_string()).about("public_key")
     })?;
-    let (gateway, endpoint) =
+    let Gateway { name: gateway, endpoint } =
         mesh.look(|world| gateway(&mesh, world, &wanted, &caller.networks))?;
     let session = mesh.sessions.get(&gateway).ok_or_else(|| away(&gateway))?;
     let order = DeviceOrder {
@@ -203,32 +203,39 @@ fn away(node: &NodeName) -> Refusal {
     .about("gateway")
 }
 
-/// The node by which a device joins, and where that is reached: the one that is named, or the first
-/// that others reach directly. A node that serves none of `scope` is answered as one that is not
-/// there.
+/// The node by which a device joins.
+struct Gateway {
+    name: NodeName,
+    /// The address at which the device reaches it.
+    endpoint: SocketAddr,
+}
+
+/// Returns the gateway of a new device: the node that is named, or else the only connected one with a
+/// direct address. A node that serves none of `scope` is treated as one that does not exist.
 fn gateway(
     mesh: &Mesh,
     world: &World,
     wanted: &CreateDevice,
     scope: &[NetworkName],
-) -> Result<(NodeName, SocketAddr), Refusal> {
+) -> Result<Gateway, Refusal> {
     networks::find(world, &wanted.network).map_err(|refusal| refusal.about("network"))?;
-    let place = |node: &NodeRecord| {
+    let direct_address = |node: &NodeRecord| {
         let candidates = &node.endpoints.get(&wanted.network)?.candidates;
-        candidates.iter().find(|place| !is_relayed(place)).copied()
+        candidates.iter().find(|candidate| !is_relayed(candidate)).copied()
     };
     if let Some(name) = &wanted.gateway {
         let text = || format!("there is no node `{name}`; `meshctl nodes` shows them");
         let node = world.nodes.get(name).filter(|_| nodes::serves_any(world, name, scope));
         let node = node.ok_or_else(|| Refusal::Missing(text()).about("gateway"))?;
         let text = || format!("node {name} does not serve network {}", wanted.network);
-        return Ok((
-            name.clone(),
-            place(node).ok_or_else(|| Refusal::Conflict(text()).about("gateway"))?,
-        ));
+        let endpoint = direct_address(node);
+        let endpoint = endpoint.ok_or_else(|| Refusal::Conflict(text()).about("gateway"))?;
+        return Ok(Gateway { name: name.clone(), endpoint });
     }
     let connected = world.nodes.values().filter(|node| mesh.sessions.get(&node.name).is_some());
-    let mut found = connected.filter_map(|node| Some((node.name.clone(), place(node)?)));
+    let mut found = connected.filter_map(|node| {
+        Some(Gateway { name: node.name.clone(), endpoint: direct_address(node)? })
+    });
     let only = found.next().ok_or_else(|| {
         Refusal::Conflict(format!(
             "no connected node serves network {}: a device needs one as its gateway",
@@ -238,7 +245,8 @@ fn gateway(
     match found.next() {
         None => Ok(only),
         Some(_) => Err(Refusal::Invalid(
-            "say by which node the device joins (`--gateway`): one that it reaches directly".into(),
+            "name the node by which the device joins (`--gateway`): one that it reaches directly"
+                .into(),
         )
         .about("gateway")),
     }

@@ -1,5 +1,4 @@
-//! The API's document (`OpenAPI` 3.1): what the routes say of themselves, and what holds for all of
-//! them, said once.
+//! The API's document (OpenAPI 3.1): the routes' own descriptions, and what holds for all of them.
 
 use super::problem::PROBLEM_JSON;
 use axum::http::StatusCode;
@@ -16,26 +15,26 @@ pub(super) const WATCHABLE: &str = "x-meshward-watch";
     info(
         title = "Meshward coordinator",
         description = "Networks, nodes, workloads, policy and quarantine of one mesh.\n\n\
-            **Refusals** are problem documents (RFC 9457). 400: the request has not the form that \
-            this document says; 422: it has, and makes no sense; 409: not as things are.\n\n\
-            **Dry runs**: every write takes `?dry_run=true`. Then it is checked and answered as if \
-            it were done, and nothing is changed.\n\n\
+            **Refusals** are problem documents (RFC 9457). 400: the request does not conform \
+            to this document; 422: it conforms, but its values are wrong; 409: it conflicts with \
+            the present state.\n\n\
+            **Dry runs**: every write has the parameter `dry_run`. With `?dry_run=true` it is checked \
+            and answered as if it were carried out, and nothing is changed.\n\n\
             **Lists** come in pages, in the order of the entries' keys; `next` is the `cursor` of \
             the next page.\n\n\
-            **Watching**: every list takes `?watch=1` beside its filters, and answers with \
-            server-sent events (`text/event-stream`) as long as both sides live: `put` (an entry \
-            is new or has changed), \
-            `gone` (an entry is not there any more, or does not fit the filter any more), `synced` \
-            (all of a revision is said), each with a `Change` as its data and the revision as its \
-            id. With \
-            `revision=N`, or the header `Last-Event-ID: N`, it goes on from a list of that \
-            revision; the answer is 410 if that is too long ago: list anew. Without, it begins \
-            with every entry.\n\n\
-            **Retries**: a POST with the header `Idempotency-Key` is done once. For an hour, and \
-            until the coordinator restarts, the same credential's same request under the same key \
-            gets the first answer again.\n\n\
-            **Overwriting**: an answer about one thing that can be overwritten has an `ETag`; a \
-            write with `If-Match` is refused with 412 if it has been changed meanwhile.",
+            **Watching**: every list has the parameter `watch`. With `?watch=1`, and any filters, it \
+            answers with server-sent events (`text/event-stream`) until one side closes the \
+            connection: `put` (an entry is new or has changed), `gone` (an entry was removed, or \
+            no longer matches the filter), `synced` (all changes of a revision were sent), each \
+            with a `Change` as its data; the id of `synced` is the revision. With `revision=N`, \
+            or the header `Last-Event-ID: N`, the watch goes on from a list of that revision; the \
+            answer is 410 if that is too long ago: list again. Without, it begins with every \
+            entry.\n\n\
+            **Retries**: a POST with the header `Idempotency-Key` is carried out once. For an hour, or \
+            until the coordinator restarts, the same request of the same credential with the same \
+            key gets the first answer again.\n\n\
+            **Overwriting**: an answer with one resource that can be overwritten has an `ETag`; a \
+            write with `If-Match` is refused with 412 if the resource has changed meanwhile.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     components(schemas(Problem))
@@ -45,7 +44,7 @@ pub(super) struct Document;
 /// Path of the document.
 pub(super) const DOCUMENT: &str = "/v1/openapi.json";
 
-/// The document that is served.
+/// Returns the document that is served.
 pub(super) fn document(routes: &utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(routes).unwrap_or_default();
     document["servers"] =
@@ -111,7 +110,7 @@ fn schemas(document: &mut Value) {
     }
     if let Some(target) = all.get_mut("Impose") {
         for name in ["selector", "allow_from"] {
-            // Nobody isolates, or lets in, everything by leaving something out.
+            // Leaving a selector out must not mean everything.
             let selector = target["properties"][name].take();
             target["properties"][name] =
                 json!({ "allOf": [selector, { "type": "object", "minProperties": 1 }] });
@@ -119,7 +118,7 @@ fn schemas(document: &mut Value) {
     }
 }
 
-/// Which fields go with which: that cannot be said of a field alone.
+/// Adds constraints between fields: they cannot be attributes of one field.
 fn together() -> [(&'static str, &'static str, Value); 6] {
     let target = || json!([{ "required": ["selector"] }, { "required": ["workload"] }]);
     let role = |roles: Value| json!({ "enum": roles });
@@ -159,7 +158,7 @@ fn together() -> [(&'static str, &'static str, Value); 6] {
     ]
 }
 
-/// The names of the schemas that requests are made of.
+/// Returns the names of the schemas that requests consist of.
 fn reachable_from_requests(document: &Value) -> std::collections::BTreeSet<String> {
     let mut open: Vec<&Value> = Vec::new();
     for item in document["paths"].as_object().into_iter().flat_map(|paths| paths.values()) {
@@ -212,7 +211,7 @@ fn merge(schema: &mut Value, all: &Map<String, Value>) {
     }
 }
 
-/// Takes `null` from what a field may be: in a request, what is not said is left out.
+/// Removes `null` from the types of a field: in a request, an absent value is left out.
 fn without_null(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
@@ -235,7 +234,7 @@ fn without_null(schema: &mut Value) {
                     fields.remove(word);
                     let description = fields.get("description").cloned();
                     match description {
-                        // What stands beside a reference holds with it (OpenAPI 3.1, JSON Schema
+                        // Keywords beside a reference hold together with it (OpenAPI 3.1, JSON Schema
                         // 2020-12 §8.2.3.1).
                         Some(_) => fields.extend(
                             only.as_object()
@@ -255,19 +254,22 @@ fn without_null(schema: &mut Value) {
     }
 }
 
-/// Says what holds for every operation.
+/// Adds what holds for every operation.
 fn finish(path: &str, method: &str, operation: &mut Value) {
-    let protected = path.starts_with("/v1/") && path != DOCUMENT;
+    let access = match path.starts_with("/v1/") && path != DOCUMENT {
+        true => Access::Authenticated,
+        false => Access::Public,
+    };
     let known = operations::ALL.iter().find(|own| (own.method, own.path) == (method, path));
     let writes = known.is_some_and(meshward_api_types::operations::Described::writes);
-    if known.is_some_and(|own| own.kind == "List") {
+    if known.is_some_and(|own| own.kind == operations::Kind::List) {
         operation[WATCHABLE] = true.into();
     }
     let mut parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
     if writes {
         parameters.push(query(
             "dry_run",
-            json!({ "type": "boolean", "default": false }),
+            &json!({ "type": "boolean", "default": false }),
             "Whether to check the request and answer without changing anything.",
         ));
     }
@@ -282,29 +284,39 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
     if operation.get(WATCHABLE).is_some() {
         parameters.push(query(
             "limit",
-            json!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_PAGE, "default": USUAL_PAGE }),
+            &json!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_PAGE, "default": USUAL_PAGE }),
             "The maximum number of entries on a page.",
         ));
         parameters.push(query(
             "cursor",
-            json!({ "type": "string", "minLength": 2, "maxLength": 1024, "examples": ["c2hvcA"] }),
+            &json!({ "type": "string", "minLength": 2, "maxLength": 1024, "examples": ["c2hvcA"] }),
             "The start of the page: the value of `next` of the page before.",
         ));
     }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
     }
-    if !protected {
+    if access == Access::Public {
         operation["security"] = json!([]);
     }
-    responses(operation, protected);
+    responses(operation, access);
 }
 
-fn query(name: &str, schema: Value, description: &str) -> Value {
+fn query(name: &str, schema: &Value, description: &str) -> Value {
     json!({ "name": name, "in": "query", "required": false, "schema": schema, "description": description })
 }
 
-fn responses(operation: &mut Value, protected: bool) {
+/// The callers of an operation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Everybody.
+    Public,
+    /// Callers with a credential.
+    Authenticated,
+}
+
+/// Adds the responses that every operation has.
+fn responses(operation: &mut Value, access: Access) {
     let Some(all) = operation["responses"].as_object_mut() else { return };
     for (status, response) in all.iter_mut() {
         if response["description"].as_str().unwrap_or_default().is_empty() {
@@ -322,10 +334,10 @@ fn responses(operation: &mut Value, protected: bool) {
             "content": { PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } } }
         })
     };
-    if protected {
+    if access == Access::Authenticated {
         let mut refused = problem("The credential is missing or unknown.");
         refused["headers"] = json!({ "WWW-Authenticate": {
-            "description": "How to authenticate (RFC 6750 §3).", "required": true, "schema": { "type": "string" }
+            "description": "The way to authenticate (RFC 6750 §3).", "required": true, "schema": { "type": "string" }
         } });
         all.insert(StatusCode::UNAUTHORIZED.as_u16().to_string(), refused);
     }

@@ -1,4 +1,4 @@
-//! How far a change is enforced: by which nodes, and by which not yet.
+//! Progress of a change's enforcement: the nodes that enforce it, and those that do not yet.
 
 use crate::mesh::Mesh;
 use meshward_api_types::{Enforcement, SilentNode};
@@ -7,16 +7,17 @@ use meshward_types::{Revision, WorkloadId};
 use roaring::{MultiOps, RoaringBitmap};
 use std::time::Duration;
 
-/// For how long an answer waits for the connected nodes to enforce a change.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The maximum time for which an answer waits until the connected nodes enforce a change.
+const ENFORCEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Waits for nodes to enforce a revision, for a moment, and says how far it has come.
+/// Waits for nodes to enforce a revision, for at most [`ENFORCEMENT_TIMEOUT`], and returns how many
+/// do.
 pub(super) async fn wait(
     mesh: &Mesh,
     concerned: &RoaringBitmap,
     revision: Revision,
 ) -> Enforcement {
-    let enforcing = mesh.sessions.wait_enforced(concerned, revision, PATIENCE).await;
+    let enforcing = mesh.sessions.wait_enforced(concerned, revision, ENFORCEMENT_TIMEOUT).await;
     mesh.look(|world| Enforcement {
         nodes: concerned.len() as usize,
         nodes_enforcing: enforcing.len() as usize,
@@ -27,7 +28,7 @@ pub(super) async fn wait(
     })
 }
 
-/// A node that does not say that it enforces it; nothing if it was removed meanwhile.
+/// Returns a node that has not acknowledged the revision; `None` if it was removed meanwhile.
 fn silent(mesh: &Mesh, world: &World, node: u32, enforcing: &RoaringBitmap) -> Option<SilentNode> {
     let name = world.nodes.record(node)?.name.clone();
     let mut peers = world.networks.values().map(|network| network.meeting(node)).union();
@@ -41,8 +42,8 @@ fn silent(mesh: &Mesh, world: &World, node: u32, enforcing: &RoaringBitmap) -> O
     })
 }
 
-/// The nodes that have to do with these workloads: those that run them, and those whose workloads
-/// meet them.
+/// Returns the nodes that these workloads concern: those that run them, and those whose workloads
+/// have a link with them.
 pub(super) fn concerned(world: &World, workloads: &[WorkloadId]) -> RoaringBitmap {
     let mut nodes = RoaringBitmap::new();
     for id in workloads {

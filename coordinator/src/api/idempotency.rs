@@ -1,4 +1,4 @@
-//! Requests that come again: under one `Idempotency-Key`, a request is done once
+//! Idempotency of requests: with one `Idempotency-Key`, a request is carried out once
 //! (draft-ietf-httpapi-idempotency-key-header).
 
 use super::{caller::Caller, problem::ApiError};
@@ -18,43 +18,45 @@ use std::{
 };
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
-/// Says that an answer was given before.
+/// The header that marks a repeated answer.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// For how long an answer is kept. A restart of the coordinator forgets it: answers have secrets in
-/// them, which are not stored.
+/// The time for which an answer is kept. A restart of the coordinator forgets it: answers contain
+/// secrets, which are not stored.
 const KEPT: Duration = Duration::from_hours(1);
-/// The most answers that are kept, and their bytes together: of one credential, whose own oldest
-/// give way, and of all, where those of who has most give way.
+/// The maximum number of answers kept for one credential; the oldest are dropped first.
 const MAX_OWN_ANSWERS: usize = 128;
+/// The maximum size of the answers kept for one credential, in bytes.
 const MAX_OWN_BYTES: usize = 2 << 20;
+/// The maximum size of all answers, in bytes; the credential with the largest share loses its oldest
+/// first.
 const MAX_BYTES: usize = 16 << 20;
-/// The longest answer that is kept.
+/// The maximum size of an answer that is kept, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 const MAX_KEY: usize = 128;
 
-/// The answers that were given of late.
+/// The recent answers.
 #[derive(Default)]
 pub(super) struct Answers(Mutex<Kept>);
 
-/// By the hash of the credential.
+/// The answers by the hash of the credential.
 #[derive(Default)]
 struct Kept(HashMap<String, Share>);
 
-/// What is kept for one credential: nobody's answers go because of another's requests, unless all
-/// together are too many.
+/// The answers kept for one credential. Requests of others do not displace them, unless all answers
+/// together are too large.
 #[derive(Default)]
 struct Share {
     answers: HashMap<String, Known>,
-    /// In the order in which they were given.
+    /// The times and keys of the answers, the oldest first.
     order: VecDeque<(Instant, String)>,
     bytes: usize,
 }
 
-/// What is known of a request under a key.
+/// A request under a key, and its answer once there is one.
 struct Known {
-    /// Of the method, the path and the body.
+    /// The fingerprint of method, path and body.
     request: Fingerprint,
-    /// Nothing while it is being worked on.
+    /// `None` while the request is being carried out.
     answer: Option<Answer>,
 }
 
@@ -65,7 +67,7 @@ struct Answer {
     body: Bytes,
 }
 
-/// Does a request, or gives the answer that it has got before.
+/// Carries out a request, or repeats the answer that it got before.
 pub(super) async fn once(
     State(answers): State<Arc<Answers>>,
     request: Request,
@@ -84,12 +86,12 @@ pub(super) async fn once(
     let hash =
         parts.extensions.get::<Caller>().map(|caller| caller.hash.clone()).unwrap_or_default();
     let body = meshward_runtime::body::read(body, super::limits::MAX_BODY).await?;
-    let mut said = format!("{} {}\n", parts.method, parts.uri).into_bytes();
-    said.extend_from_slice(&body);
-    if let Some(answer) = answers.begin(&hash, &key, Fingerprint::of(&said), Instant::now())? {
+    let mut contents = format!("{} {}\n", parts.method, parts.uri).into_bytes();
+    contents.extend_from_slice(&body);
+    if let Some(answer) = answers.begin(&hash, &key, Fingerprint::of(&contents), Instant::now())? {
         return Ok(answer.into_response());
     }
-    // Whatever becomes of the request, its key is free again unless there is an answer.
+    // The key becomes free again unless there is an answer, whatever happens to the request.
     let pending = Pending { answers: &answers, credential: &hash, key: &key };
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     if !response.status().is_success() {
@@ -129,7 +131,7 @@ impl Drop for Pending<'_> {
 }
 
 impl Answers {
-    /// The answer that a request has got; nothing if it is to be done now.
+    /// Returns the answer that a request got before; `None` if it is to be carried out now.
     fn begin(
         &self,
         credential: &str,
@@ -144,12 +146,12 @@ impl Answers {
             None => {}
             Some(known) if known.request != request => {
                 let text =
-                    "this Idempotency-Key was used for another request; take a new key for each";
+                    "this Idempotency-Key was used for another request; use a new key for each";
                 return Err(ApiError::new(StatusCode::CONFLICT, text).about("Idempotency-Key"));
             }
             Some(Known { answer: Some(answer), .. }) => return Ok(Some(answer.clone())),
             Some(Known { answer: None, .. }) => {
-                let text = "the same request is being worked on; ask again in a moment";
+                let text = "the same request is being carried out; ask again in a moment";
                 return Err(ApiError::new(StatusCode::CONFLICT, text).about("Idempotency-Key"));
             }
         }
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn under_one_key_there_is_one_request() {
+    fn one_key_is_for_one_request() {
         let (answers, request, now) = (Answers::default(), Fingerprint::of(b"a"), Instant::now());
         assert!(answers.begin("ann", "k", request, now).unwrap().is_none());
         let busy = answers.begin("ann", "k", request, now).err().unwrap().problem();
@@ -231,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_few_small_and_for_a_time_and_nobody_takes_anothers_place() {
+    fn answers_are_bounded_and_expire_and_do_not_displace_those_of_others() {
         let (answers, request, now) = (Answers::default(), Fingerprint::of(b"a"), Instant::now());
         answers.begin("ann", "one", request, now).unwrap();
         answers.finish("ann", "one", answer(10), now);

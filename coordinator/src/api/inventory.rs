@@ -72,7 +72,7 @@ pub(super) struct NodeFilter {
 impl Listed for Node {
     type Filter = NodeFilter;
     const KIND: ListKind = ListKind::Nodes;
-    /// Whether they are connected, and what they enforce.
+    /// Sessions, and what nodes enforce, change without a revision.
     const VOLATILE: bool = true;
 
     fn key(&self) -> String {
@@ -81,9 +81,9 @@ impl Listed for Node {
 
     fn fits(&self, filter: &NodeFilter) -> bool {
         let site = filter.site.as_ref().is_none_or(|site| self.site.as_ref() == Some(site));
-        site && lists::is(&filter.state, &self.state)
-            && lists::is(&filter.connected, &self.connected)
-            && lists::selects(&filter.selector, &self.labels)
+        site && lists::is(filter.state.as_ref(), &self.state)
+            && lists::is(filter.connected.as_ref(), &self.connected)
+            && lists::selects(filter.selector.as_ref(), &self.labels)
     }
 
     fn all(mesh: &Mesh, world: &World) -> Vec<Self> {
@@ -107,7 +107,7 @@ impl Listed for Node {
         nodes::serves_any(world, &self.name, &caller.networks)
     }
 
-    fn seen_by(mut self, _: &Mesh, world: &World, caller: &Caller) -> Self {
+    fn redacted_for(mut self, _: &Mesh, world: &World, caller: &Caller) -> Self {
         if caller.networks.is_empty() {
             return self;
         }
@@ -165,7 +165,7 @@ fn tag_in(mesh: &Mesh, world: &World, name: &NodeName) -> Option<String> {
     nodes::is_known(world, name).then(|| tag(&describe(mesh, world, name)))
 }
 
-/// A node as it stands, one that is only expected included.
+/// Returns a node, which may be one that is approved and has not joined yet.
 fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
     let given_labels = world.approved_nodes.get(name).map(|approved| approved.labels.clone());
     let Some(node) = world.nodes.get(name) else {
@@ -269,7 +269,7 @@ pub(super) async fn remove_node(
     };
     let done = mesh.change(&caller.context, plan).await?;
     if !caller.context.dry_run {
-        mesh.let_go(&name, "this node was removed from the mesh");
+        mesh.disconnect(&name, "this node was removed from the mesh");
     }
     Ok(Json(done.outcome))
 }
@@ -304,18 +304,19 @@ impl Listed for Workload {
     }
 
     fn fits(&self, filter: &WorkloadFilter) -> bool {
-        lists::is(&filter.network, &self.network)
-            && lists::is(&filter.node, &self.node)
-            && lists::is(&filter.name, &self.name)
-            && lists::is(&filter.quarantined, &self.quarantined)
-            && lists::is(&filter.refused, &!self.refused.is_empty())
-            && lists::selects(&filter.selector, &self.labels)
+        lists::is(filter.network.as_ref(), &self.network)
+            && lists::is(filter.node.as_ref(), &self.node)
+            && lists::is(filter.name.as_ref(), &self.name)
+            && lists::is(filter.quarantined.as_ref(), &self.quarantined)
+            && lists::is(filter.refused.as_ref(), &!self.refused.is_empty())
+            && lists::selects(filter.selector.as_ref(), &self.labels)
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
         let refused = world.networks.values().flat_map(|network| network.refused.values());
-        let admitted =
-            world.workloads().map(|(workload, labels, held)| admitted(workload, labels, held));
+        let admitted = world
+            .workloads()
+            .map(|(workload, labels, is_quarantined)| admitted(workload, labels, is_quarantined));
         admitted.chain(refused.map(|record| refused_one(record))).collect()
     }
 
@@ -329,8 +330,8 @@ impl Listed for Workload {
             WorkloadRef::Admitted(record) => {
                 let network = world.networks.get(&record.network)?;
                 let labels = &network.identities.get(&record.identity)?.labels;
-                let held = world.quarantine_of(&record.network, labels, Some(&record.id)).is_some();
-                Some(admitted(record, labels, held))
+                let quarantine = world.quarantine_of(&record.network, labels, Some(&record.id));
+                Some(admitted(record, labels, quarantine.is_some()))
             }
         }
     }

@@ -12,9 +12,9 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// For how long it is waited for nodes to say that they have other keys.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// The longest that keys of before are good, in seconds.
+/// The maximum time for which an answer waits until nodes report their new keys.
+const ROTATION_TIMEOUT: Duration = Duration::from_secs(3);
+/// The maximum time for which old keys stay valid, in seconds.
 const MOST_KEPT: u64 = 30 * 24 * 3600;
 
 /// Rotates the keys of endpoints without losing a packet. Nodes that are away keep their keys.
@@ -30,7 +30,7 @@ pub(super) async fn rotate(
         return Err(Refusal::Invalid("old keys can be kept for 30 days at the most".into()).into());
     }
     if wanted.all == (wanted.node.is_some() || wanted.network.is_some()) {
-        let text = "say whose keys: those of a `node`, of a `network`, or `all`";
+        let text = "name the keys to rotate: those of a `node`, of a `network`, or `all`";
         return Err(Refusal::Invalid(text.into()).into());
     }
     let before = mesh.look(|world| check(world, &wanted).map(|()| keys(world, &wanted)))?;
@@ -59,7 +59,8 @@ pub(super) async fn rotate(
         let after = mesh.look(|world| keys(world, &wanted));
         let connected = |(node, _): &&(NodeName, NetworkName)| mesh.sessions.get(node).is_some();
         let changed = before.iter().filter(|(of, key)| after.get(of) != Some(key)).count();
-        if changed >= before.keys().filter(connected).count() || begun.elapsed() >= PATIENCE {
+        if changed >= before.keys().filter(connected).count() || begun.elapsed() >= ROTATION_TIMEOUT
+        {
             return Ok(Json(answer(&mesh, &wanted, &before, changed)));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,4 +1,4 @@
 //! Limits of requests.
 
-/// The most bytes of a request's body.
+/// The maximum size of a request's body, in bytes.
 pub(super) const MAX_BODY: usize = 8 << 20;

@@ -3,7 +3,7 @@ use super::{
     lists::{self, BySelector, Query},
     problem::ApiError,
     state::Api,
-    watch::{self, Watched},
+    watch::{self, Entries, Watched},
 };
 use crate::{mesh::Mesh, sessions::NodeAnswer};
 use axum::{
@@ -37,13 +37,13 @@ pub(super) struct Filter {
 
 impl Filter {
     fn fits(&self, link: &Link) -> bool {
-        lists::is(&self.network, &link.network)
-            && lists::selects(&self.from, &link.from)
-            && lists::selects(&self.to, &link.to)
-            && (lists::selects(&self.selector, &link.from)
-                || lists::selects(&self.selector, &link.to))
-            && lists::is(&self.denied, &(link.denied > 0))
-            && lists::is(&self.observed, &(link.observed > 0))
+        lists::is(self.network.as_ref(), &link.network)
+            && lists::selects(self.from.as_ref(), &link.from)
+            && lists::selects(self.to.as_ref(), &link.to)
+            && (lists::selects(self.selector.as_ref(), &link.from)
+                || lists::selects(self.selector.as_ref(), &link.to))
+            && lists::is(self.denied.as_ref(), &(link.denied > 0))
+            && lists::is(self.observed.as_ref(), &(link.observed > 0))
     }
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn list(
     if let Some(name) = &query.filter().network {
         api.mesh.look(|world| networks::find(world, name).map(drop))?;
     }
-    if query.asked().watches()? {
+    if query.params().watches()? {
         let (mesh, who, filter) = (api.mesh.clone(), caller.clone(), query.filter().clone());
         let look: watch::Look = Arc::new(move |_| {
             let (mesh, who, filter) = (mesh.clone(), who.clone(), filter.clone());
@@ -77,18 +77,22 @@ pub(super) async fn list(
                 let entries = found.items.into_iter();
                 let values =
                     entries.filter_map(|link| Some((key(&link), serde_json::to_value(link).ok()?)));
-                Ok((found.revision, values.collect()))
+                Ok(Entries { revision: found.revision, by_key: values.collect() })
             })
         });
-        let from = query.asked().from(query.headers())?;
-        let watched =
-            Watched { kind: ListKind::Links, every: Some(watch::ASKED), keyed: false, look };
+        let from = query.params().from(query.headers())?;
+        let watched = Watched {
+            kind: ListKind::Links,
+            interval: Some(watch::QUERIED_INTERVAL),
+            by_key: false,
+            look,
+        };
         return watch::answer(&api, caller, watched, from);
     }
     let found = counted(&api.mesh, &caller, query.filter()).await;
     let Links { items, next: _, revision, nodes_answered, nodes_silent } = found;
     let entries = items.into_iter().map(|link| (key(&link), link)).collect();
-    let Page { items, next, revision } = lists::page(entries, revision, query.asked())?;
+    let Page { items, next, revision } = lists::page(entries, revision, query.params())?;
     Ok(Json(Links { items, next, revision, nodes_answered, nodes_silent }).into_response())
 }
 
@@ -109,7 +113,7 @@ async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
     for LinkCount { network, from, to, count } in counts {
         let zero = Count { packets: 0, bytes: 0, denied: 0, observed: 0 };
         let sum = sums.entry((network.clone(), *from, *to)).or_insert(zero);
-        // What a node says may be any number.
+        // A node may report any number.
         sum.packets = sum.packets.saturating_add(count.packets);
         sum.bytes = sum.bytes.saturating_add(count.bytes);
         sum.denied = sum.denied.saturating_add(count.denied);
@@ -131,14 +135,14 @@ async fn counted(mesh: &Mesh, caller: &Caller, filter: &Filter) -> Links {
         let snapshots: Vec<Snapshot> = networks.map(|(_, network)| Snapshot::of(network)).collect();
         (snapshots, world.revision, answered.count(), silent.cloned().collect())
     });
-    // What there may be much of is made beside the world: no change waits for it.
+    // Long lists are made without the world's lock: no change waits for it.
     let all = snapshots.iter().flat_map(|snapshot| counted_links(snapshot, &mut sums));
     let mut items: Vec<Link> = all.filter(|link| filter.fits(link)).collect();
     items.sort_by(|a, b| (&a.network, &a.from, &a.to).cmp(&(&b.network, &b.from, &b.to)));
     Links { items, next: None, revision, nodes_answered, nodes_silent }
 }
 
-/// Of the networks that a node serves: the identities whose workloads it has or has had.
+/// The identities whose workloads a node has or had, by network.
 type Hosted = BTreeMap<NetworkName, RoaringBitmap>;
 
 fn hosted<'a>(mesh: &Mesh, nodes: impl Iterator<Item = &'a NodeName>) -> HashMap<NodeName, Hosted> {
@@ -156,8 +160,7 @@ fn hosted<'a>(mesh: &Mesh, nodes: impl Iterator<Item = &'a NodeName>) -> HashMap
     })
 }
 
-/// The counts of links that a node can have seen packets of: a workload of its own is one of the
-/// ends.
+/// Returns the counts that a node can know: those with a workload of its own at one end.
 fn own<'a>(counts: &'a [LinkCount], hosted: Option<&Hosted>) -> Vec<&'a LinkCount> {
     let is_own = |count: &&LinkCount| {
         let identities = hosted.and_then(|hosted| hosted.get(&count.network));
@@ -166,8 +169,8 @@ fn own<'a>(counts: &'a [LinkCount], hosted: Option<&Hosted>) -> Vec<&'a LinkCoun
     counts.iter().filter(is_own).collect()
 }
 
-/// The links of a network with what was counted, and the pairs without a link of which something
-/// was.
+/// Returns the links of a network with their counters, and the pairs without a link that have
+/// counters.
 fn counted_links(
     snapshot: &Snapshot,
     sums: &mut BTreeMap<(NetworkName, IdentityId, IdentityId), Count>,

@@ -5,7 +5,7 @@ use super::{
     problem::ApiError,
     request::Params,
     state::Api,
-    watch::{self, Watched},
+    watch::{self, Entries, Watched},
 };
 use crate::mesh::Mesh;
 use axum::{
@@ -21,20 +21,20 @@ use meshward_types::{Labels, Revision, Selector};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, sync::Arc};
 
-/// What a list is asked for, beside its filter.
+/// The parameters that every list has.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct Asked {
+pub(super) struct ListParams {
     limit: Option<u32>,
     cursor: Option<String>,
     watch: Option<String>,
     revision: Option<Revision>,
 }
 
-impl Asked {
-    /// How many entries the page has at the most.
+impl ListParams {
+    /// Returns the maximum number of entries of the page.
     ///
     /// # Errors
-    /// 400 if that is out of bounds.
+    /// 400 if it is not from 1 to [`MAX_PAGE`].
     pub(super) fn limit(&self) -> Result<usize, ApiError> {
         match self.limit.unwrap_or(USUAL_PAGE) {
             limit @ 1..=MAX_PAGE => Ok(limit as usize),
@@ -45,10 +45,10 @@ impl Asked {
         }
     }
 
-    /// The key after which the page begins.
+    /// Returns the key after which the page begins.
     ///
     /// # Errors
-    /// 404 if it is none that was given out.
+    /// 404 if the cursor is none of this API.
     pub(super) fn after(&self) -> Result<Option<String>, ApiError> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
         let key =
@@ -56,17 +56,17 @@ impl Asked {
         match key.filter(|key| !key.is_empty()) {
             Some(key) => Ok(Some(key)),
             None => {
-                let text = "`cursor` is no cursor: pass on `next` of the page before as it is, or \
-                    leave it out";
+                let text = "`cursor` is no cursor: copy `next` of the page before, or leave it out";
                 Err(ApiError::missing(text).about("cursor"))
             }
         }
     }
 
-    /// The same where entries are numbered by revisions, the newest first.
+    /// Returns the revision before which the page begins, in lists that are ordered by revision, the
+    /// newest first.
     ///
     /// # Errors
-    /// 404 if it is none that was given out.
+    /// 404 if the cursor is none of such a list.
     pub(super) fn before(&self) -> Result<Option<Revision>, ApiError> {
         let Some(key) = self.after()? else { return Ok(None) };
         let revision = key.parse().map_err(|_| {
@@ -76,10 +76,10 @@ impl Asked {
         Ok(Some(revision))
     }
 
-    /// Whether it is a watch.
+    /// Returns `true` for a watch.
     ///
     /// # Errors
-    /// 400 if that is not plain.
+    /// 400 if the parameters contradict each other.
     pub(super) fn watches(&self) -> Result<bool, ApiError> {
         match self.watch.as_deref() {
             None | Some("0" | "false") => {}
@@ -99,8 +99,11 @@ impl Asked {
         }
     }
 
-    /// The revision from which a watch goes on, by its parameter or as browsers say it when they
-    /// connect anew.
+    /// Returns the revision from which a watch goes on: the parameter, or the header `Last-Event-ID`
+    /// that browsers send when they reconnect.
+    ///
+    /// # Errors
+    /// 400 if the header is no revision.
     pub(super) fn from(&self, headers: &HeaderMap) -> Result<Option<Revision>, ApiError> {
         let Some(header) = headers.get("last-event-id") else { return Ok(self.revision) };
         let revision = header.to_str().ok().and_then(|text| text.parse().ok());
@@ -111,18 +114,21 @@ impl Asked {
     }
 }
 
-/// A cursor for what comes after a key.
+/// Returns the cursor of the page that begins after a key.
 pub(super) fn cursor(key: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(key)
 }
 
-/// A page of entries that are there in full.
+/// Returns a page of a complete list.
+///
+/// # Errors
+/// Those of [`ListParams::limit`] and [`ListParams::after`].
 pub(super) fn page<T>(
     entries: BTreeMap<String, T>,
     revision: Revision,
-    asked: &Asked,
+    params: &ListParams,
 ) -> Result<Page<T>, ApiError> {
-    let (limit, after) = (asked.limit()?, asked.after()?);
+    let (limit, after) = (params.limit()?, params.after()?);
     let mut left =
         entries.into_iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key > after));
     let (mut items, mut last) = (Vec::new(), None);
@@ -134,59 +140,59 @@ pub(super) fn page<T>(
     Ok(Page { items, next, revision })
 }
 
-/// What is listed from the world.
+/// An entry of a list that is read from the world.
 pub(super) trait Listed: Serialize + Send + Sized + 'static {
-    /// What may be asked for.
+    /// The parameters by which the list can be filtered.
     type Filter: DeserializeOwned + Default + Clone + Send + Sync + 'static;
-    /// Its list.
+    /// The list, as the change log names it.
     const KIND: ListKind;
-    /// Whether entries change without a revision, too.
+    /// `true` if entries also change without a revision.
     const VOLATILE: bool = false;
 
-    /// Refuses who may not read any of it.
+    /// Refuses callers that may not read any entry.
     fn may(_: &Caller) -> Result<(), ApiError> {
         Ok(())
     }
 
-    /// Refuses a filter that can find nothing.
+    /// Refuses a filter that cannot match anything.
     fn check(_: &World, _: &Self::Filter) -> Result<(), ApiError> {
         Ok(())
     }
 
-    /// Its key, unique in the list: the rest of the path of a single entry.
+    /// Returns the key, unique in the list: the rest of the path of a single entry.
     fn key(&self) -> String;
 
-    /// Whether a caller may see it.
+    /// Returns `true` if a caller may see the entry.
     fn is_for(&self, _: &World, _: &Caller) -> bool {
         true
     }
 
-    /// It, as a caller sees it: what is of networks that the caller does not reach is left out.
-    fn seen_by(self, _: &Mesh, _: &World, _: &Caller) -> Self {
+    /// Removes what belongs to networks that the caller does not reach.
+    fn redacted_for(self, _: &Mesh, _: &World, _: &Caller) -> Self {
         self
     }
 
-    /// Whether it fits a filter.
+    /// Returns `true` if the entry matches a filter.
     fn fits(&self, filter: &Self::Filter) -> bool;
 
-    /// All of them, in any order.
+    /// Returns all entries, in any order.
     fn all(mesh: &Mesh, world: &World) -> Vec<Self>;
 
-    /// The keys of all, if there can be so many that they are looked at some at a time, by
-    /// [`Self::one`]: no change waits for a list.
+    /// Returns the keys of all entries, if there can be so many that they are read in batches, by
+    /// [`Self::one`]: then no change waits for a list.
     fn keys(_: &World) -> Option<Vec<String>> {
         None
     }
 
-    /// The one with a key.
+    /// Returns the entry with a key.
     fn one(mesh: &Mesh, world: &World, key: &str) -> Option<Self> {
         Self::all(mesh, world).into_iter().find(|one| one.key() == key)
     }
 }
 
-/// What a request for a list says.
+/// The parameters of a request for a list.
 pub(super) struct Query<F> {
-    asked: Asked,
+    params: ListParams,
     filter: F,
     headers: HeaderMap,
 }
@@ -196,64 +202,68 @@ impl<F: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<F> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         check_selectors(parts.uri.query().unwrap_or_default())?;
-        let Params(asked) = Params::from_request_parts(parts, state).await?;
+        let Params(params) = Params::from_request_parts(parts, state).await?;
         let Params(filter) = Params::from_request_parts(parts, state).await?;
-        Ok(Self { asked, filter, headers: parts.headers.clone() })
+        Ok(Self { params, filter, headers: parts.headers.clone() })
     }
 }
 
 impl<F> Query<F> {
+    /// Returns the filter.
     pub(super) fn filter(&self) -> &F {
         &self.filter
     }
 
-    pub(super) fn asked(&self) -> &Asked {
-        &self.asked
+    /// Returns the parameters that every list has.
+    pub(super) fn params(&self) -> &ListParams {
+        &self.params
     }
 
+    /// Returns the headers of the request.
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 }
 
-/// An entry as a caller sees it, if the caller may.
-fn seen<T: Listed>(mesh: &Mesh, world: &World, caller: &Caller, one: T) -> Option<T> {
-    one.is_for(world, caller).then(|| one.seen_by(mesh, world, caller))
+/// Returns an entry as a caller may see it.
+fn visible<T: Listed>(mesh: &Mesh, world: &World, caller: &Caller, one: T) -> Option<T> {
+    one.is_for(world, caller).then(|| one.redacted_for(mesh, world, caller))
 }
 
-/// The most entries that are made at one look.
-const AT_ONCE: usize = 256;
+/// The number of entries that are read from the world at once.
+const BATCH: usize = 256;
 
-/// The entries of a list that a caller may see and has asked for, each as it is at the revision
-/// that is given, or later.
-fn entries<T: Listed>(
-    mesh: &Mesh,
-    caller: &Caller,
-    filter: &T::Filter,
-) -> (Revision, BTreeMap<String, T>) {
+/// Returns the entries that a caller may see and that match the filter, each as of the returned
+/// revision or later.
+fn entries<T: Listed>(mesh: &Mesh, caller: &Caller, filter: &T::Filter) -> Entries<T> {
     let keyed = |one: T| one.fits(filter).then(|| (one.key(), one));
     let first = mesh.look(|world| {
         let found = T::keys(world).ok_or_else(|| {
             let all = T::all(mesh, world).into_iter();
-            all.filter_map(|one| seen(mesh, world, caller, one)).filter_map(keyed).collect()
+            all.filter_map(|one| visible(mesh, world, caller, one)).filter_map(keyed).collect()
         });
         (world.revision, found)
     });
     let (revision, keys) = match first {
         (revision, Ok(keys)) => (revision, keys),
-        (revision, Err(whole)) => return (revision, whole),
+        (revision, Err(by_key)) => return Entries { revision, by_key },
     };
-    let mut entries = BTreeMap::new();
-    for keys in keys.chunks(AT_ONCE) {
+    let mut by_key = BTreeMap::new();
+    for keys in keys.chunks(BATCH) {
         mesh.look(|world| {
             let some = keys.iter().filter_map(|key| T::one(mesh, world, key));
-            entries.extend(some.filter_map(|one| seen(mesh, world, caller, one)).filter_map(keyed));
+            by_key
+                .extend(some.filter_map(|one| visible(mesh, world, caller, one)).filter_map(keyed));
         });
     }
-    (revision, entries)
+    Entries { revision, by_key }
 }
 
 /// Answers with a page of a list, or with what changes in it.
+///
+/// # Errors
+/// Those of [`Listed::may`], [`Listed::check`] and of the parameters.
+#[expect(clippy::unused_async, reason = "handlers of axum, which return this, are async")]
 pub(super) async fn list<T: Listed>(
     State(api): State<Api>,
     caller: Caller,
@@ -261,34 +271,37 @@ pub(super) async fn list<T: Listed>(
 ) -> Result<Response, ApiError> {
     T::may(&caller)?;
     api.mesh.look(|world| T::check(world, &query.filter))?;
-    if !query.asked.watches()? {
-        let (revision, entries) = entries::<T>(&api.mesh, &caller, &query.filter);
-        return Ok(Json(page(entries, revision, &query.asked)?).into_response());
+    if !query.params.watches()? {
+        let Entries { revision, by_key } = entries::<T>(&api.mesh, &caller, &query.filter);
+        return Ok(Json(page(by_key, revision, &query.params)?).into_response());
     }
-    let from = query.asked.from(&query.headers)?;
+    let from = query.params.from(&query.headers)?;
     let (mesh, filter, who) = (api.mesh.clone(), query.filter, caller.clone());
     let look: watch::Look = Arc::new(move |keys| {
-        let seen: (Revision, BTreeMap<String, T>) = match &keys {
+        let Entries { revision, by_key } = match &keys {
             None => entries::<T>(&mesh, &who, &filter),
             Some(keys) => mesh.look(|world| {
                 let found = keys.iter().filter_map(|key| {
-                    Some((key.clone(), seen(&mesh, world, &who, T::one(&mesh, world, key)?)?))
+                    Some((key.clone(), visible(&mesh, world, &who, T::one(&mesh, world, key)?)?))
                 });
-                (world.revision, found.filter(|(_, one)| one.fits(&filter)).collect())
+                let found = found.filter(|(_, one)| one.fits(&filter)).collect();
+                Entries { revision: world.revision, by_key: found }
             }),
         };
-        let values = seen
-            .1
-            .into_iter()
-            .filter_map(|(key, one)| Some((key, serde_json::to_value(one).ok()?)));
-        let seen = (seen.0, values.collect());
-        Box::pin(async move { Ok(seen) })
+        let values = by_key.into_iter();
+        let values = values.filter_map(|(key, one)| Some((key, serde_json::to_value(one).ok()?)));
+        let entries = Entries { revision, by_key: values.collect() };
+        Box::pin(async move { Ok(entries) })
     });
-    let every = T::VOLATILE.then_some(watch::VOLATILE);
-    watch::answer(&api, caller, Watched { kind: T::KIND, every, keyed: true, look }, from)
+    let interval = T::VOLATILE.then_some(watch::VOLATILE_INTERVAL);
+    watch::answer(&api, caller, Watched { kind: T::KIND, interval, by_key: true, look }, from)
 }
 
-/// Answers with one entry of a list.
+/// Returns one entry of a list.
+///
+/// # Errors
+/// 404 if there is none that the caller may see, with `what` it was to be; and those of
+/// [`Listed::may`].
 pub(super) fn one<T: Listed>(
     mesh: &Mesh,
     caller: &Caller,
@@ -296,14 +309,14 @@ pub(super) fn one<T: Listed>(
     what: &str,
 ) -> Result<T, ApiError> {
     T::may(caller)?;
-    let found = mesh.look(|world| seen(mesh, world, caller, T::one(mesh, world, key)?));
+    let found = mesh.look(|world| visible(mesh, world, caller, T::one(mesh, world, key)?));
     found.ok_or_else(|| {
         let key: String = key.chars().take(80).collect();
         ApiError::missing(format!("there is no {what} `{key}`"))
     })
 }
 
-/// A selector of labels, as text: `app=web,env in (prod,stage)`.
+/// A label selector as a parameter: `app=web,env in (prod,stage)`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct BySelector(Selector);
@@ -322,8 +335,8 @@ impl BySelector {
     }
 }
 
-/// Refuses text that selects nothing: what a selector is cannot be said by a pattern, so it is not
-/// a matter of form.
+/// Refuses malformed selectors. They answer 422: the grammar of selectors cannot be a pattern of the
+/// API's document, so the form of the request is right.
 fn check_selectors(query: &str) -> Result<(), ApiError> {
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if let ("selector" | "from" | "to", Err(error)) = (&*name, value.parse::<Selector>()) {
@@ -334,14 +347,14 @@ fn check_selectors(query: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Whether something is what was asked for, if anything was.
-pub(super) fn is<T: PartialEq>(wanted: &Option<T>, found: &T) -> bool {
-    wanted.as_ref().is_none_or(|wanted| wanted == found)
+/// Returns `true` if a value is the wanted one, or none is wanted.
+pub(super) fn is<T: PartialEq>(wanted: Option<&T>, found: &T) -> bool {
+    wanted.is_none_or(|wanted| wanted == found)
 }
 
-/// Whether labels are what was asked for, if anything was.
-pub(super) fn selects(wanted: &Option<BySelector>, labels: &Labels) -> bool {
-    wanted.as_ref().is_none_or(|wanted| wanted.matches(labels))
+/// Returns `true` if a selector matches labels, or none is given.
+pub(super) fn selects(wanted: Option<&BySelector>, labels: &Labels) -> bool {
+    wanted.is_none_or(|wanted| wanted.matches(labels))
 }
 
 #[cfg(test)]
@@ -353,14 +366,14 @@ mod tests {
         #[test]
         fn pages_are_the_list_each_entry_once_in_order(keys in proptest::collection::btree_set("[a-z/0-9é-]{1,6}", 0..60), limit in 1u32..20) {
             let all: BTreeMap<String, String> = keys.iter().map(|key| (key.clone(), key.clone())).collect();
-            let mut asked = Asked { limit: Some(limit), ..Asked::default() };
+            let mut params = ListParams { limit: Some(limit), ..ListParams::default() };
             let mut found = Vec::new();
             loop {
-                let page = page(all.clone(), Revision(1), &asked).unwrap();
+                let page = page(all.clone(), Revision(1), &params).unwrap();
                 prop_assert!(page.items.len() <= limit as usize);
                 found.extend(page.items);
                 match page.next {
-                    Some(next) => asked.cursor = Some(next),
+                    Some(next) => params.cursor = Some(next),
                     None => break,
                 }
             }
@@ -369,19 +382,19 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_out_of_bounds_and_a_cursor_of_nobody_are_refused() {
-        let asked = |limit, cursor: Option<&str>| Asked {
+    fn a_limit_out_of_bounds_and_an_unknown_cursor_are_refused() {
+        let params = |limit, cursor: Option<&str>| ListParams {
             limit,
             cursor: cursor.map(ToOwned::to_owned),
-            ..Asked::default()
+            ..ListParams::default()
         };
         assert!(
-            asked(Some(0), None).limit().is_err()
-                && asked(Some(MAX_PAGE + 1), None).limit().is_err()
+            params(Some(0), None).limit().is_err()
+                && params(Some(MAX_PAGE + 1), None).limit().is_err()
         );
         for bad in ["", "!", "a", "____"] {
-            assert!(asked(None, Some(bad)).after().is_err(), "{bad}");
+            assert!(params(None, Some(bad)).after().is_err(), "{bad}");
         }
-        assert!(asked(None, Some(&cursor("web"))).before().is_err());
+        assert!(params(None, Some(&cursor("web"))).before().is_err());
     }
 }

@@ -2,11 +2,11 @@
 
 use super::{
     caller::Caller,
-    lists::{Asked, Query, cursor},
+    lists::{ListParams, Query, cursor},
     problem::ApiError,
     request::At,
     state::Api,
-    watch::{self, Watched},
+    watch::{self, Entries, Watched},
 };
 use crate::{
     mesh::Mesh,
@@ -34,7 +34,7 @@ pub(super) struct AuditFilter {
     before: Option<Revision>,
 }
 
-/// The audit log, the newest line first.
+/// Returns the audit log, the newest line first.
 #[utoipa::path(get, path = operations::AUDIT.path(), tag = "mesh", operation_id = "audit",
     params(("actor" = Option<String>, Query, description = "Only lines of this actor: `user:NAME`, \
         `node:NAME`, `trigger:NAME`"),
@@ -56,7 +56,7 @@ pub(super) async fn audit(
             return Err(ApiError::malformed(text).about(name));
         }
     }
-    if query.asked().watches()? {
+    if query.params().watches()? {
         if after.is_some() || before.is_some() {
             let text = "a watch goes on from `revision`: leave `after` and `before` out";
             return Err(ApiError::malformed(text).about("watch"));
@@ -71,23 +71,24 @@ pub(super) async fn audit(
                 let limit =
                     keys.as_ref().map_or(MAX_PAGE, |keys| keys.len().min(MAX_PAGE as usize) as u32);
                 let found = mesh.audit(before, limit).await?;
-                let own = found.into_iter().filter(|entry| is_by(&actor, entry));
-                Ok((revision, own.filter_map(|entry| value(entry.revision, &entry)).collect()))
+                let own = found.into_iter().filter(|entry| is_by(actor.as_ref(), entry));
+                let by_key = own.filter_map(|entry| value(entry.revision, &entry)).collect();
+                Ok(Entries { revision, by_key })
             })
         });
-        let from = query.asked().from(query.headers())?;
+        let from = query.params().from(query.headers())?;
         return watch::answer(
             &api,
             caller,
-            Watched { kind: ListKind::Audit, every: None, keyed: true, look },
+            Watched { kind: ListKind::Audit, interval: None, by_key: true, look },
             from,
         );
     }
-    let (asked, actor) = (query.asked(), &query.filter().actor);
-    let (limit, mut before) = (asked.limit()?, asked.before()?.or(before));
+    let (params, actor) = (query.params(), query.filter().actor.as_ref());
+    let (limit, mut before) = (params.limit()?, params.before()?.or(before));
     let is_after = |revision: Revision| after.is_none_or(|after| revision > after);
     let mut found = Vec::new();
-    // One more than fits says whether there is another page.
+    // One more than fits shows that there is another page.
     while found.len() <= limit {
         let lines = api.mesh.audit(before, limit as u32 + 1).await?;
         let last = lines.last().map(|line| line.revision);
@@ -99,24 +100,27 @@ pub(super) async fn audit(
             break;
         }
     }
-    Ok(newest(found, &api.mesh, asked, |line| line.revision)?.into_response())
+    Ok(newest(found, &api.mesh, params, |line| line.revision)?.into_response())
 }
 
-fn is_by(actor: &Option<String>, line: &AuditEntry) -> bool {
-    actor.as_ref().is_none_or(|actor| *actor == line.actor)
+/// Returns `true` if a line of the audit log is by the wanted actor, or by anybody if none is wanted.
+fn is_by(actor: Option<&String>, line: &AuditEntry) -> bool {
+    actor.is_none_or(|actor| *actor == line.actor)
 }
 
+/// Returns an entry with its key, for a watch.
 fn value(revision: Revision, entry: &impl Serialize) -> Option<(String, serde_json::Value)> {
     Some((revision.to_string(), serde_json::to_value(entry).ok()?))
 }
 
+/// Returns a page of entries that are ordered by revision, the newest first.
 fn newest<T>(
     mut found: Vec<T>,
     mesh: &Mesh,
-    asked: &Asked,
+    params: &ListParams,
     revision: impl Fn(&T) -> Revision,
 ) -> Result<Json<Page<T>>, ApiError> {
-    let limit = asked.limit()?;
+    let limit = params.limit()?;
     let more = found.len() > limit;
     found.truncate(limit);
     let last = found.last().filter(|_| more).map(|last| cursor(&revision(last).to_string()));
@@ -138,7 +142,7 @@ pub(super) async fn policy(
 ) -> Result<Response, ApiError> {
     caller.must_reach(&name)?;
     api.mesh.look(|world| networks::find(world, &name).map(drop))?;
-    if query.asked().watches()? {
+    if query.params().watches()? {
         let mesh = api.mesh.clone();
         let look: watch::Look = Arc::new(move |_| {
             let (mesh, name) = (mesh.clone(), name.clone());
@@ -146,18 +150,19 @@ pub(super) async fn policy(
                 let revision = mesh.look(|world| world.revision);
                 let states = mesh.history(RecordKey::Policy(name), None, MAX_PAGE).await?;
                 let shown = states.into_iter().map(describe);
-                Ok((revision, shown.filter_map(|state| value(state.revision, &state)).collect()))
+                let by_key = shown.filter_map(|state| value(state.revision, &state)).collect();
+                Ok(Entries { revision, by_key })
             })
         });
-        let from = query.asked().from(query.headers())?;
-        let watched = Watched { kind: ListKind::Policies, every: None, keyed: false, look };
+        let from = query.params().from(query.headers())?;
+        let watched = Watched { kind: ListKind::Policies, interval: None, by_key: false, look };
         return watch::answer(&api, caller, watched, from);
     }
-    let asked = query.asked();
-    let limit = asked.limit()? as u32 + 1;
-    let states = api.mesh.history(RecordKey::Policy(name), asked.before()?, limit).await?;
+    let params = query.params();
+    let limit = params.limit()? as u32 + 1;
+    let states = api.mesh.history(RecordKey::Policy(name), params.before()?, limit).await?;
     let shown = states.into_iter().map(describe).collect();
-    Ok(newest(shown, &api.mesh, asked, |state: &PolicyRevision| state.revision)?.into_response())
+    Ok(newest(shown, &api.mesh, params, |state: &PolicyRevision| state.revision)?.into_response())
 }
 
 fn describe(state: Past) -> PolicyRevision {

@@ -100,7 +100,7 @@ pub(super) async fn submit(
     Ok(Json(SubmitResult { revision, networks: results, findings, nodes_silent, enforcement }))
 }
 
-/// Whether the policy that is overwritten is in the state that is expected.
+/// Checks that the policy to be overwritten is in the expected state.
 fn expect(world: &World, expected: &Precondition, results: &[PolicyResult]) -> Result<(), Refusal> {
     match results {
         _ if !expected.is_set() => Ok(()),
@@ -113,7 +113,7 @@ fn expect(world: &World, expected: &Precondition, results: &[PolicyResult]) -> R
     }
 }
 
-/// Asks the nodes how many live flows would be cut; gives those that did not say.
+/// Asks the nodes how many live flows would be cut; returns those that did not answer.
 async fn count_cuts(
     mesh: &Mesh,
     closing: Vec<(NetworkName, Closing)>,
@@ -130,7 +130,7 @@ async fn count_cuts(
         {
             match answer {
                 Some(Answer::Cuts(cuts)) => {
-                    // A node speaks of its own workloads.
+                    // A node may only report its own workloads.
                     let own: BTreeSet<WorkloadId> = mesh.look(|world| {
                         world.workloads_on(&node).map(|workload| workload.id.clone()).collect()
                     });
@@ -180,7 +180,7 @@ impl Listed for Policy {
     }
 
     fn fits(&self, filter: &Filter) -> bool {
-        lists::is(&filter.network, &self.network)
+        lists::is(filter.network.as_ref(), &self.network)
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
@@ -334,7 +334,7 @@ pub(super) async fn suggest(
     let seconds = since.seconds.unwrap_or(3600);
     let answers = mesh.sessions.ask_all(&Question::Flows(name.clone(), seconds)).await;
     let flows = answers.into_iter().flat_map(|NodeAnswer { node, answer }| match answer {
-        // A node speaks of what its own workloads have begun.
+        // A node may only report flows that its own workloads have begun.
         Some(Answer::Flows(mut flows)) => {
             let own = own_identities(&mesh, &name, &node);
             flows.retain(|flow| own.contains(&flow.from));
@@ -343,7 +343,7 @@ pub(super) async fn suggest(
         _ => vec![],
     });
     let counted = flows.filter(|flow| flow.passed || since.with_denied);
-    let seen: BTreeSet<(IdentityId, IdentityId, PortSpec)> = counted
+    let observed: BTreeSet<(IdentityId, IdentityId, PortSpec)> = counted
         .map(|flow| {
             let ports = match flow.protocol.has_ports() {
                 true => PortRange { first: flow.port, last: flow.port },
@@ -359,7 +359,7 @@ pub(super) async fn suggest(
     let work = move || {
         let identities: BTreeMap<IdentityId, Labels> =
             inputs.identities().map(|(id, labels)| (id, labels.clone())).collect();
-        meshward_policy::suggest(network, &identities, &seen).to_yaml()
+        meshward_policy::suggest(network, &identities, &observed).to_yaml()
     };
     let text = mesh.pool.run(&caller.context.actor, work).await?;
     let text = text.map_err(Refusal::Failed)?;

@@ -15,17 +15,17 @@ pub(crate) use meshward_runtime::problem::{PROBLEM_JSON, documented};
 pub struct ApiError(problem::ApiError);
 
 impl ApiError {
-    /// Makes a refusal that says what is wrong and how to mend it.
+    /// Creates a refusal. `detail` says what is wrong and how to mend it.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self(problem::ApiError::new(status, detail))
     }
 
-    /// A request that does not have the form that it must have.
+    /// Creates the refusal of a request that does not conform to the API's document.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self(problem::ApiError::malformed(detail))
     }
 
-    /// What is asked for is not there.
+    /// Creates the refusal of a request for something that is not there.
     pub fn missing(detail: impl Into<String>) -> Self {
         Self(problem::ApiError::missing(detail))
     }
@@ -41,7 +41,7 @@ impl ApiError {
         Self(self.0.about(field))
     }
 
-    /// Says after how many seconds the request may be sent again.
+    /// Sets the seconds after which the request may be sent again (`Retry-After`).
     #[must_use]
     pub fn retry_after(self, seconds: u64) -> Self {
         Self(self.0.retry_after(seconds))
@@ -96,7 +96,9 @@ pub(super) async fn no_such_route(uri: Uri) -> ApiError {
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> ApiError {
-    let text =
-        format!("{} does not take {method}; GET /v1/openapi.json says what it takes", uri.path());
+    let text = format!(
+        "{} does not support {method}; GET /v1/openapi.json lists the methods of each path",
+        uri.path()
+    );
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, text)
 }

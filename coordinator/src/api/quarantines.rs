@@ -82,7 +82,7 @@ impl Listed for Quarantine {
             filter.network.as_ref().is_none_or(|own| target.network.as_ref() == Some(own));
         let workload =
             filter.workload.as_ref().is_none_or(|own| target.workload.as_ref() == Some(own));
-        network && workload && lists::is(&filter.by, &self.by)
+        network && workload && lists::is(filter.by.as_ref(), &self.by)
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
@@ -142,7 +142,7 @@ pub(super) async fn release(
 async fn enforced(mesh: &Mesh, caller: &Caller, done: Done<Vec<WorkloadId>>) -> QuarantineResult {
     let mut concerned = done.touched;
     if concerned.is_empty() && !caller.context.dry_run {
-        // It stood already: whether all enforce it is wanted to be known all the same.
+        // It was active already: the caller still learns how far it is enforced.
         concerned = mesh.look(|world| enforcement::concerned(world, &done.outcome));
     }
     let enforcement = enforcement::wait(mesh, &concerned, done.revision).await;

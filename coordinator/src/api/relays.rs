@@ -33,7 +33,7 @@ pub(super) struct Filter {
 impl Listed for Relay {
     type Filter = Filter;
     const KIND: ListKind = ListKind::Relays;
-    /// Whether they are connected.
+    /// Links of relays change without a revision.
     const VOLATILE: bool = true;
 
     fn key(&self) -> String {
@@ -42,7 +42,7 @@ impl Listed for Relay {
 
     fn fits(&self, filter: &Filter) -> bool {
         let site = filter.site.as_ref().is_none_or(|site| self.site.as_ref() == Some(site));
-        site && lists::is(&filter.connected, &self.connected)
+        site && lists::is(filter.connected.as_ref(), &self.connected)
     }
 
     fn all(mesh: &Mesh, world: &World) -> Vec<Self> {
@@ -50,7 +50,7 @@ impl Listed for Relay {
     }
 
     /// Only the nodes of the caller's networks are counted.
-    fn seen_by(self, mesh: &Mesh, world: &World, caller: &Caller) -> Self {
+    fn redacted_for(self, mesh: &Mesh, world: &World, caller: &Caller) -> Self {
         match world.relays.get(&self.name) {
             Some(relay) if !caller.networks.is_empty() => {
                 describe(mesh, world, relay, &caller.networks)
@@ -88,12 +88,13 @@ pub(super) async fn get(
     Ok(([(ETAG, tag.unwrap_or_default())], Json(relay)).into_response())
 }
 
-/// `networks`: those whose nodes are counted; none: all.
+/// Returns a relay. Only nodes of `networks` are counted; all, if these are empty.
 fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[NetworkName]) -> Relay {
     let by_it = |node: &&NodeRecord| {
         let mut candidates = node.endpoints.values().flat_map(|endpoint| &endpoint.candidates);
-        candidates
-            .any(|place| RelayId::at(place).is_some_and(|(_, number)| number.0 == relay.number))
+        candidates.any(|candidate| {
+            RelayId::at(candidate).is_some_and(|(_, number)| number.0 == relay.number)
+        })
     };
     Relay {
         name: relay.name.clone(),

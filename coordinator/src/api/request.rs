@@ -1,4 +1,4 @@
-//! What comes with a request: bodies, paths, parameters, preconditions.
+//! Extractors of a request's body, path, parameters and preconditions.
 
 use super::{caller::Caller, problem::ApiError, state::Api};
 use axum::{
@@ -17,7 +17,7 @@ use meshward_types::token::Fingerprint;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-/// The most states that a precondition names.
+/// The maximum number of ETags in a precondition.
 const MAX_TAGS: usize = 16;
 
 #[derive(Deserialize)]
@@ -26,8 +26,8 @@ struct Switches {
     dry_run: bool,
 }
 
-/// Refuses parameters that the operation does not have, and notes a dry run. It comes after who
-/// calls is known.
+/// Refuses parameters that the operation does not have, and records a dry run. It comes after
+/// authentication.
 pub(super) async fn shaped(
     State(api): State<Api>,
     request: Request,
@@ -45,8 +45,8 @@ pub(super) async fn shaped(
     Ok(next.run(Request::from_parts(parts, body)).await)
 }
 
-/// Parameters of the query.
-pub(super) struct Params<T>(pub T);
+/// The parameters of the query.
+pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned> Params<T> {
     fn read(parts: &Parts) -> Result<Self, ApiError> {
@@ -67,7 +67,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// What the path names.
+/// The variables of the path.
 pub(super) struct At<T>(pub T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
@@ -85,7 +85,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for At<T> {
     }
 }
 
-/// A JSON body of the form that the API's document says.
+/// A JSON body that conforms to the schema in the API's document.
 pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
@@ -112,7 +112,7 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
     }
 }
 
-/// Makes integers of numbers that are whole, however they are written: to JSON Schema, `1.0` is one
+/// Converts whole numbers to integers, however they are written: to JSON Schema, `1.0` is one
 /// (2020-12, §6.1.1).
 fn whole(value: &mut Value) {
     match value {
@@ -128,23 +128,23 @@ fn whole(value: &mut Value) {
     }
 }
 
-/// The state that something is in, for `ETag`.
+/// Returns the `ETag` of a state.
 pub(super) fn etag(state: &impl Serialize) -> String {
     let text = serde_json::to_vec(state).unwrap_or_default();
     format!("\"{:.32}\"", Fingerprint::of(&text).to_string())
 }
 
-/// One thing that can be overwritten, with its state.
+/// Returns the answer with one resource, and its state as `ETag`.
 pub(super) fn with_state(thing: &impl Serialize) -> Response {
     ([(ETAG, etag(thing))], Json(thing)).into_response()
 }
 
-/// Which states a write may overwrite (`If-Match`, RFC 9110 §13.1.1).
+/// The states that a write may overwrite (`If-Match`, RFC 9110 §13.1.1).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Precondition(Option<Vec<String>>);
 
 impl Precondition {
-    /// Refuses a write if what is there is not in one of the states.
+    /// Refuses a write if the resource is not in one of the states.
     ///
     /// # Errors
     /// [`Refusal::Changed`].
@@ -163,7 +163,7 @@ impl Precondition {
         }
     }
 
-    /// A removal of what is in one of the states, which gives what it was.
+    /// Returns the plan of a removal, with the removed resource as its outcome.
     ///
     /// # Errors
     /// [`Refusal::Changed`], and those of the removal.
@@ -178,7 +178,7 @@ impl Precondition {
         Ok(plan.with_outcome(known))
     }
 
-    /// Whether there is any.
+    /// Returns `true` if the request has a precondition.
     pub(super) fn is_set(&self) -> bool {
         self.0.is_some()
     }
@@ -194,8 +194,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Precondition {
             for tag in text.split(',').map(str::trim) {
                 let quoted = tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
                 if !quoted && tag != "*" || tags.len() == MAX_TAGS {
-                    let text =
-                        "If-Match takes up to 16 ETags as they were given, in double quotes, or *";
+                    let text = "If-Match needs at most 16 ETags in double quotes, as the API returned them, or *";
                     return Err(ApiError::malformed(text).about("If-Match"));
                 }
                 tags.push(tag.to_owned());

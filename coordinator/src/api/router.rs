@@ -1,4 +1,4 @@
-//! The routes of the API, and what serves them.
+//! The routes of the API, and the server.
 
 use super::{
     backup,
@@ -26,7 +26,7 @@ use tower_http::compression::CompressionLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// The routes that want a bearer token.
+/// The routes that need a bearer token.
 fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(document::Document::openapi())
         .routes(routes!(inventory::status))
@@ -64,7 +64,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(quarantines::release))
 }
 
-/// The routes that are for everybody.
+/// The routes without authentication.
 fn open() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(health::healthz))
@@ -72,13 +72,13 @@ fn open() -> OpenApiRouter<Api> {
         .routes(routes!(health::version))
 }
 
-/// The `OpenAPI` document of all routes.
+/// Returns the OpenAPI document of all routes.
 pub(super) fn openapi() -> serde_json::Value {
     let (_, routes) = described().merge(open()).split_for_parts();
     document::document(&routes)
 }
 
-/// The routes.
+/// Returns the router of the API.
 pub fn router(mesh: Arc<Mesh>) -> Router {
     let document = openapi();
     let api = Api {
@@ -117,7 +117,7 @@ pub async fn serve(tls: TlsListener, mesh: Arc<Mesh>) {
     tls.serve(serve_one).await;
 }
 
-/// Counts how long a request took. What has no route is one kind of request, whatever its path.
+/// Measures the latency of a request. All requests without a route are counted together.
 async fn timed(State(mesh): State<Arc<Mesh>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let path = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
@@ -128,7 +128,7 @@ async fn timed(State(mesh): State<Arc<Mesh>>, request: Request, next: Next) -> R
         path: path.unwrap_or_default(),
         status: format!("{}xx", response.status().as_u16() / 100),
     };
-    mesh.api_latency.note(request, begun.elapsed());
+    mesh.api_latency.note(&request, begun.elapsed());
     response
 }
 
@@ -146,13 +146,13 @@ mod tests {
             std::fs::write(path, &served).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
-        let mend = "docs/openapi.json is not what is served; write it anew with \
+        let mend = "docs/openapi.json differs from what is served; write it with \
             MESHWARD_WRITE_OPENAPI=1 cargo nextest run -p meshward-coordinator openapi";
         assert!(kept == served, "{mend}");
     }
 
     #[test]
-    fn what_is_served_is_what_clients_know() {
+    fn the_operations_that_are_served_are_those_that_clients_know() {
         let document = openapi();
         let mut served = BTreeSet::new();
         for (path, item) in document["paths"].as_object().unwrap() {

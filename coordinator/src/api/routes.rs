@@ -35,10 +35,10 @@ impl Listed for Route {
     }
 
     fn fits(&self, filter: &Filter) -> bool {
-        lists::is(&filter.network, &self.network)
-            && lists::is(&filter.node, &self.node)
-            && lists::is(&filter.state, &self.state)
-            && lists::selects(&filter.selector, &self.labels)
+        lists::is(filter.network.as_ref(), &self.network)
+            && lists::is(filter.node.as_ref(), &self.node)
+            && lists::is(filter.state.as_ref(), &self.state)
+            && lists::selects(filter.selector.as_ref(), &self.labels)
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {

@@ -1,5 +1,5 @@
-//! Whether requests have the form that the API's document says: what it does not name is refused,
-//! with what was meant.
+//! Validation of requests by the API's document: what it does not name is refused, with a guess at
+//! what was meant.
 
 use super::problem::ApiError;
 use axum::http::Method;
@@ -20,7 +20,7 @@ struct Operation {
 }
 
 impl Shapes {
-    /// The forms that a document says (`OpenAPI` 3.1).
+    /// Reads the forms from an OpenAPI 3.1 document.
     pub(super) fn of(document: &Value) -> Self {
         let mut operations = HashMap::new();
         for (path, item) in document["paths"].as_object().into_iter().flatten() {
@@ -33,7 +33,7 @@ impl Shapes {
         Self { operations, schemas }
     }
 
-    /// Refuses parameters that an operation does not have, and those that are there twice.
+    /// Refuses unknown parameters, and those that are given twice.
     pub(super) fn check_query(
         &self,
         method: &Method,
@@ -44,7 +44,7 @@ impl Shapes {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         let none = Operation::default();
         let operation = self.operations.get(&(method.clone(), path.to_owned())).unwrap_or(&none);
-        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        let mut values: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let (name, value) = (name.into_owned(), value.into_owned());
             if !operation.parameters.contains(&name) {
@@ -56,7 +56,7 @@ impl Shapes {
                 ))
                 .about(short(&name)));
             }
-            if seen.insert(name.clone(), value).is_some() {
+            if values.insert(name.clone(), value).is_some() {
                 return Err(ApiError::malformed(format!("the parameter `{name}` is there twice"))
                     .about(name));
             }
@@ -64,7 +64,7 @@ impl Shapes {
         Ok(())
     }
 
-    /// Refuses a body that has not the form that an operation takes.
+    /// Refuses a body that does not conform to the operation's schema.
     pub(super) fn check_body(
         &self,
         method: &Method,
@@ -77,8 +77,8 @@ impl Shapes {
         }
     }
 
-    /// Only what serde does not see, or says worse: values of another type, `null`, unknown fields,
-    /// missing ones, empty lists.
+    /// Checks only what serde does not notice, or reports less clearly: values of another type,
+    /// `null`, unknown and missing fields, empty lists.
     fn check(&self, schema: &Value, value: &Value, at: &str) -> Result<(), ApiError> {
         if let Some(name) = schema["$ref"].as_str().and_then(|path| path.rsplit('/').next()) {
             return self.schemas.get(name).map_or(Ok(()), |schema| self.check(schema, value, at));
@@ -90,7 +90,7 @@ impl Shapes {
             self.check(only, value, at)?;
         }
         if value.is_null() {
-            let text = "is null; leave it out, or say what it is to be";
+            let text = "is null; leave it out, or give a value";
             return Err(wrong(at, text));
         }
         if let Some(wanted) = schema["type"].as_str().filter(|wanted| !is(wanted, value)) {
@@ -202,7 +202,7 @@ fn article(name: &str) -> String {
     format!("{article} {name}")
 }
 
-/// What may have been meant by a name, as the end of a sentence.
+/// Returns a guess at what was meant by a name, as the end of a sentence.
 fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let mut known: Vec<&str> = known.collect();
     let near = |one: &&&str| strsim::damerau_levenshtein(one, name);
@@ -217,7 +217,7 @@ fn meant<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// As much of a text as an answer repeats.
+/// Returns the part of a text that an answer repeats: at most 80 characters.
 fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
@@ -231,20 +231,20 @@ mod tests {
         Shapes::of(&crate::api::router::openapi())
     }
 
-    fn said(method: Method, path: &str, body: Value) -> Result<(), String> {
-        shapes().check_body(&method, path, &body).map_err(|error| error.problem().detail)
+    fn check(method: &Method, path: &str, body: &Value) -> Result<(), String> {
+        shapes().check_body(method, path, body).map_err(|error| error.problem().detail)
     }
 
     #[test]
     fn a_field_that_is_not_known_is_refused_with_what_was_meant() {
         let body = json!({ "name": "shop", "prefixs": ["10.42.0.0/16"] });
-        let error = said(Method::POST, "/v1/networks", body).unwrap_err();
+        let error = check(&Method::POST, "/v1/networks", &body).unwrap_err();
         assert_eq!(error, "unknown field `prefixs`; did you mean `prefixes`?");
         let body = json!({ "selector": { "app": "web" }, "secs": 3 });
-        let error = said(Method::POST, "/v1/quarantines", body).unwrap_err();
+        let error = check(&Method::POST, "/v1/quarantines", &body).unwrap_err();
         assert!(error.starts_with("unknown field `secs`"), "{error}");
         let body = json!({ "files": [{ "name": "a", "text": "b", "txt": "c" }] });
-        let error = said(Method::POST, "/v1/policies", body).unwrap_err();
+        let error = check(&Method::POST, "/v1/policies", &body).unwrap_err();
         assert_eq!(error, "unknown field `files[0].txt`; did you mean `text`?");
     }
 
@@ -260,7 +260,7 @@ mod tests {
             ("/v1/quarantines", json!({ "selector": null })),
             ("/v1/routes/approve", json!(["shop", "10.0.0.0/8", "node-a"])),
         ] {
-            assert!(said(Method::POST, path, body.clone()).is_err(), "{path} {body}");
+            assert!(check(&Method::POST, path, &body).is_err(), "{path} {body}");
         }
     }
 
@@ -285,8 +285,8 @@ mod tests {
     fn every_write_can_be_a_dry_run_and_no_read_can() {
         for one in meshward_api_types::operations::ALL {
             let method: Method = one.method.to_uppercase().parse().unwrap();
-            let takes = shapes().check_query(&method, one.path, "dry_run=true").is_ok();
-            assert_eq!(takes, one.writes(), "{method} {}", one.path);
+            let allowed = shapes().check_query(&method, one.path, "dry_run=true").is_ok();
+            assert_eq!(allowed, one.writes(), "{method} {}", one.path);
         }
     }
 }

@@ -33,7 +33,7 @@ impl Listed for Token {
 
     fn fits(&self, filter: &Filter) -> bool {
         let site = filter.site.as_ref().is_none_or(|site| self.site.as_ref() == Some(site));
-        site && lists::is(&filter.relay, &self.relay)
+        site && lists::is(filter.relay.as_ref(), &self.relay)
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {

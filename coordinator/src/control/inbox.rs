@@ -1,4 +1,4 @@
-//! What a node says, read ahead as far as its budget goes.
+//! The inbox of a session: a node's messages, read ahead as far as its budget allows.
 
 use anyhow::{Context, Result};
 use meshward_control_proto::{FromNode, MAX_FRAME, decode};
@@ -11,39 +11,38 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Messages that may wait; then the node's stream is held back.
-const QUEUE: usize = 4096;
-/// What a message takes besides its bytes, at the most.
+/// The maximum number of messages that wait; then the node's stream is not read.
+const MAX_MESSAGES: usize = 4096;
+/// The memory that a waiting message needs besides its bytes, at most.
 const OVERHEAD: usize = 64;
-/// A message that says which revision is enforced is no longer than this.
-const SHORT: usize = 16;
+/// The maximum length of an acknowledgement ([`FromNode::Enforced`]), in bytes.
+const MAX_ENFORCED: usize = 16;
 
-/// The messages that wait. They wait as bytes: decoded they could be much more, and so only one is
-/// at a time.
+/// The messages that wait. They wait as bytes: decoded, they could need much more memory, so only
+/// one is decoded at a time.
 pub(super) struct Inbox {
     frames: mpsc::Receiver<(Vec<u8>, OwnedSemaphorePermit)>,
-    /// The newest revision that the node says it enforces, ahead of all that waits: whoever waits
-    /// for that does not wait for what else the node says.
+    /// The newest revision that the node has acknowledged. It overtakes the messages that wait.
     pub enforced: watch::Receiver<Revision>,
     reader: JoinHandle<()>,
 }
 
 impl Inbox {
-    /// Reads a stream from now on; at most `waiting` bytes wait.
+    /// Starts to read a stream; at most `waiting` bytes wait.
     pub(super) fn read(mut stream: RecvStream, waiting: usize) -> Self {
-        let (to_session, frames) = mpsc::channel(QUEUE);
+        let (to_session, frames) = mpsc::channel(MAX_MESSAGES);
         let (to_enforced, enforced) = watch::channel(Revision(0));
         let room = waiting.max(MAX_FRAME + OVERHEAD);
         let budget = Arc::new(Semaphore::new(room));
         let reader = tokio::spawn(async move {
             while let Ok(body) = frames::receive_body(&mut stream, MAX_FRAME).await {
-                if body.len() <= SHORT
+                if body.len() <= MAX_ENFORCED
                     && let Ok(FromNode::Enforced(revision)) = decode(&body)
                 {
                     to_enforced.send_replace(revision);
                     continue;
                 }
-                // A message is never longer than all the room there is.
+                // A message is never longer than the whole budget.
                 let Ok(permit) =
                     budget.clone().acquire_many_owned((body.len() + OVERHEAD) as u32).await
                 else {
@@ -57,16 +56,16 @@ impl Inbox {
         Self { frames, enforced, reader }
     }
 
-    /// The next message; `None`: the session has ended.
+    /// Waits for the next message; `None` once the session has ended.
     ///
     /// # Errors
-    /// If it is no message of a node.
+    /// If the message cannot be decoded.
     pub(super) async fn next(&mut self) -> Result<Option<FromNode>> {
         let Some((body, _permit)) = self.frames.recv().await else { return Ok(None) };
         Ok(Some(decode(&body)?))
     }
 
-    /// The next message, if one waits.
+    /// Returns the next message, if one waits.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -75,13 +74,13 @@ impl Inbox {
         Ok(Some(decode(&body)?))
     }
 
-    /// The next message, which has to come within `patience`.
+    /// Waits for the next message, for at most `timeout`.
     ///
     /// # Errors
-    /// If it does not, or is none.
-    pub(super) async fn expect(&mut self, patience: Duration) -> Result<FromNode> {
-        let message = tokio::time::timeout(patience, self.next()).await;
-        message.context("the node says nothing")??.context("the session ended")
+    /// If no message comes in time, the session ends, or the message cannot be decoded.
+    pub(super) async fn expect(&mut self, timeout: Duration) -> Result<FromNode> {
+        let message = tokio::time::timeout(timeout, self.next()).await;
+        message.context("the node sent nothing in time")??.context("the session ended")
     }
 }
 

@@ -14,6 +14,6 @@ pub(super) struct MemberConnection {
     pub(super) from: SocketAddr,
     /// The sending side of the first stream.
     pub(super) send: SendStream,
-    /// Its receiving side.
+    /// The receiving side of the first stream.
     pub(super) receive: RecvStream,
 }

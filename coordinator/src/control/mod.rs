@@ -48,7 +48,7 @@ pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint, tunnels: Arc<Tunnels>) {
     accept(endpoint, tunnels.clone(), mesh.guard.clone(), serve).await;
 }
 
-/// Says why a connection ended, once in a while: strangers can end as many as they like.
+/// Logs why a connection ended, at most five times a second: strangers can end as many as they like.
 fn log_ended(from: SocketAddr, error: &anyhow::Error) {
     static LINES: Seldom = Seldom::every(Duration::from_millis(200));
     if let Some(unlogged) = LINES.due(std::time::Instant::now()) {
@@ -67,10 +67,10 @@ async fn serve_connection(
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
     let alpn = data.and_then(|data| data.protocol).unwrap_or_default();
     let (channel, version) =
-        Channel::negotiated(&alpn).context("an unknown protocol was asked for")?;
+        Channel::negotiated(&alpn).context("the client asked for an unknown protocol")?;
     debug!(%from, ?channel, version = version.0, "connected");
     if channel == Channel::Join {
-        let Some(_permit) = mesh.guard.join(from.ip(), std::time::Instant::now()) else {
+        let Some(_permit) = mesh.guard.permit_join(from.ip(), std::time::Instant::now()) else {
             connection.close(5u32.into(), b"too many machines are joining; try again in a moment");
             anyhow::bail!("too many machines are joining from there");
         };
@@ -80,7 +80,7 @@ async fn serve_connection(
     let kind = if channel == Channel::RelayLink { MemberKind::Relay } else { MemberKind::Node };
     let certificate = member(mesh, &connection, from, kind)?;
     let who = format!("{kind}:{}", certificate.node);
-    let Some(_connection) = mesh.members.open(&who, &alpn) else {
+    let Some(_permit) = mesh.members.open(&who, &alpn) else {
         connection.close(5u32.into(), b"too many connections of one member");
         anyhow::bail!("{who} has too many connections");
     };
@@ -101,7 +101,7 @@ async fn serve_connection(
 
 async fn first_stream(connection: &Connection) -> Result<(SendStream, RecvStream)> {
     let opened = tokio::time::timeout(FIRST_MESSAGE, connection.accept_bi()).await;
-    Ok(opened.context("nothing was said")??)
+    Ok(opened.context("the client opened no stream in time")??)
 }
 
 async fn serve_join(
@@ -116,12 +116,12 @@ async fn serve_join(
             .await??;
     let (kind, name) = (request.kind, request.name.clone());
     let reply = match join(mesh, request, from).await {
-        Ok((certificate, site)) => {
+        Ok(Joined { certificate, site }) => {
             info!(%kind, %name, "joined");
             JoinReply::Accepted { certificate, mesh: mesh.ca.mesh.clone(), site }
         }
         Err(refusal) => {
-            // That somebody has no token is said elsewhere, once in a while.
+            // Wrong tokens are logged elsewhere, at a bounded rate.
             if !matches!(refusal, Refusal::Missing(_)) {
                 warn!(%kind, %name, %from, "refused to join: {refusal}");
             }
@@ -135,18 +135,22 @@ async fn serve_join(
     Ok(())
 }
 
-async fn join(
-    mesh: &Mesh,
-    request: JoinRequest,
-    from: SocketAddr,
-) -> Result<(Vec<u8>, Option<String>), Refusal> {
+/// A machine that has joined.
+struct Joined {
+    /// The member's certificate (DER).
+    certificate: Vec<u8>,
+    /// The member's site, if the token names one.
+    site: Option<String>,
+}
+
+/// Makes a machine a member of the mesh.
+async fn join(mesh: &Mesh, request: JoinRequest, from: SocketAddr) -> Result<Joined, Refusal> {
     let now = std::time::Instant::now();
     if !mesh.guard.may_authenticate(from.ip(), now) {
         let text = "too many wrong join tokens came from this address; wait a minute";
         return Err(Refusal::Conflict(text.into()));
     }
-    // Looked at before anything that costs more: who has no token has nothing signed and nothing
-    // checked.
+    // Checked before anything that costs more: without a token, nothing is signed or verified.
     if let Err(refusal) = mesh.look(|world| tokens::check_known(world, &request.secret)) {
         mesh.guard.note_failure(from.ip(), "a join token", now);
         return Err(refusal);
@@ -155,11 +159,11 @@ async fn join(
     if let Some(apart) = clocks_apart(request.clock, now) {
         return Err(Refusal::Invalid(format!("{apart}; set this machine's clock, and join again")));
     }
-    let (certificate, read) = mesh
+    let signed = mesh
         .ca
         .sign_member(request.kind, &request.name, &request.csr, mesh.certificate_lifetime)
         .map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
-    let key = read.key.to_string();
+    let key = signed.certificate.key.to_string();
     let context = ChangeContext {
         origin: Some(from.ip().to_string()),
         ..ChangeContext::named(format!("{}:{}", request.kind, request.name))
@@ -168,7 +172,7 @@ async fn join(
         MemberKind::Node => nodes::join(world, &request, &key, now),
         MemberKind::Relay => relays::join(world, &request, &key, now),
     };
-    // Before it is known: an ephemeral node has its time to begin a session.
+    // Recorded before the node is a member: an ephemeral node has its whole time to begin a session.
     if request.kind == MemberKind::Node {
         mesh.sessions.note_joining(&request.name);
     }
@@ -176,10 +180,13 @@ async fn join(
     if mesh.look(|world| !world.nodes.contains_key(&request.name)) {
         mesh.sessions.forget_joining(&request.name);
     }
-    Ok((certificate, done?.outcome))
+    Ok(Joined { certificate: signed.der, site: done?.outcome })
 }
 
-/// Whose connection this is, if the certificate is that of a member.
+/// Returns the certificate of the member that has the connection.
+///
+/// # Errors
+/// If the certificate is none of a present member; the connection is closed then.
 fn member(
     mesh: &Mesh,
     connection: &Connection,

@@ -3,7 +3,7 @@
 use super::member::MemberConnection;
 use crate::{
     mesh::{ChangeContext, Mesh},
-    relay_links::{Link, WAITING},
+    relay_links::{Link, MAX_WAITING},
 };
 use anyhow::{Context, Result};
 use meshward_control_proto::{
@@ -28,7 +28,7 @@ pub(super) async fn serve(mesh: &Arc<Mesh>, member: MemberConnection) -> Result<
     let FromRelay::Hello { version, addresses, stun_port } = first else {
         anyhow::bail!("a relay's link does not begin with a hello");
     };
-    let (messages, mut outgoing) = mpsc::channel(WAITING);
+    let (messages, mut outgoing) = mpsc::channel(MAX_WAITING);
     // From this moment on, the relay gets every change of the nodes and their sessions.
     let (members, sessions) = mesh.look(|world| {
         let members = world.nodes.values().map(|node| (node.name.clone(), node.key.clone()));
@@ -51,11 +51,11 @@ pub(super) async fn serve(mesh: &Arc<Mesh>, member: MemberConnection) -> Result<
             let FromRelay::Renew { csr } = message else {
                 anyhow::bail!("the relay sent a message that nothing had asked for")
             };
-            let (certificate, read) =
+            let signed =
                 mesh.ca.sign_member(MemberKind::Relay, &name, &csr, mesh.certificate_lifetime)?;
-            let key = read.key.to_string();
+            let key = signed.certificate.key.to_string();
             mesh.change(&context, |world| relays::set_key(world, &name, &key)).await?;
-            let renewed = to_link.send(ToRelay::Renewed { certificate }).await;
+            let renewed = to_link.send(ToRelay::Renewed { certificate: signed.der }).await;
             renewed.context("the link has ended")?;
         }
     };
@@ -80,7 +80,7 @@ fn with_host(address: &str, from: IpAddr) -> String {
     }
 }
 
-/// Removes the relay's link from those that are told of changes, when dropped.
+/// Removes the relay's link from those that get changes, when dropped.
 struct RemoveAtEnd<'a> {
     mesh: &'a Arc<Mesh>,
     relay: &'a NodeName,

@@ -1,5 +1,5 @@
-//! Requests to the API, as an admin may send them: each is answered by what was asked for, or by a
-//! sentence that says what is wrong; none is a failure of ours.
+//! Requests to the API, as an admin may send them: each is answered with success, or with a
+//! sentence that says what is wrong; none fails with 5xx.
 
 use super::folder;
 use crate::{
@@ -24,10 +24,10 @@ use tower::ServiceExt;
 
 const SECRET: &str = "secret";
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
-/// The most requests of one input, and the longest answer in bytes.
+/// The maximum number of requests of one input, and the maximum length of an answer in bytes.
 const MOST: usize = 6;
 const LONGEST: usize = 1 << 20;
-/// What there is, with a name in the braces' place.
+/// The paths, with a name in place of the braces.
 const PATHS: [&str; 30] = [
     "/v1/networks",
     "/v1/networks/{}",
@@ -67,7 +67,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime can be made")
 }
 
-/// Fills a store as a mesh that has a credential, a network and a policy.
+/// Fills a store with a credential, a network and a policy.
 pub(super) fn filled(store: Box<dyn Store>) {
     runtime().block_on(async { drop(mesh(store).await) });
 }
@@ -80,9 +80,9 @@ async fn mesh(store: Box<dyn Store>) -> Router {
     let network = r#"{"name":"shop","prefixes":["10.42.0.0/16"]}"#;
     let policy = serde_json::json!({ "files": [{ "name": "a.yaml", "text": POLICY }] }).to_string();
     for (path, body) in [("/v1/networks", network), ("/v1/policies", policy.as_str())] {
-        let (status, said) =
+        let (status, text) =
             ask(&router, "POST", path.parse().expect("a path"), body.as_bytes()).await;
-        assert!((200..300).contains(&status), "{path}: {status} {said}");
+        assert!((200..300).contains(&status), "{path}: {status} {text}");
     }
     router
 }
@@ -135,14 +135,14 @@ pub(super) fn api(data: &[u8]) {
             else {
                 continue;
             };
-            let (status, said) = ask(&router, method, uri.clone(), body).await;
-            assert!(status < 500, "{method} {uri}: {status} {said}");
-            assert!(said.len() <= LONGEST, "{method} {uri}: an answer of {} bytes", said.len());
+            let (status, text) = ask(&router, method, uri.clone(), body).await;
+            assert!(status < 500, "{method} {uri}: {status} {text}");
+            assert!(text.len() <= LONGEST, "{method} {uri}: an answer of {} bytes", text.len());
             if status >= 400 && !path.starts_with('{') {
-                let error = serde_json::from_str::<serde_json::Value>(&said).unwrap_or_default();
+                let error = serde_json::from_str::<serde_json::Value>(&text).unwrap_or_default();
                 // Extractors of axum answer in plain text.
-                let sentence = error["error"].as_str().unwrap_or(&said);
-                assert!(!sentence.is_empty(), "{method} {uri}: {status} without a reason: {said}");
+                let sentence = error["error"].as_str().unwrap_or(&text);
+                assert!(!sentence.is_empty(), "{method} {uri}: {status} without a reason: {text}");
             }
         }
     });

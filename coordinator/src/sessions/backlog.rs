@@ -20,11 +20,11 @@ pub(super) struct Backlog {
     has_overflowed: bool,
 }
 
-/// What a revision changes for a node.
+/// The changes of one revision for a node.
 pub(super) struct QueuedDelta {
     /// The revision.
     pub(super) revision: Revision,
-    /// Its changes, encoded once for all nodes that they are for.
+    /// The changes, encoded once for all nodes that they are for.
     pub(super) changes: EncodedChanges,
     /// `true` if it must not be held back.
     pub(super) is_urgent: bool,
@@ -37,6 +37,8 @@ pub(crate) enum NextStep {
     Wait,
     /// Send changes.
     Send {
+        /// The revision that the node has afterwards.
+        revision: Revision,
         /// The changes, in the order of their revisions.
         changes: Vec<EncodedChanges>,
         /// `true` if one of them must not be held back.
@@ -95,7 +97,10 @@ impl Backlog {
         let urgent = self.is_urgent;
         // Deltas of a revision that is still being delivered stay as urgent as they are.
         self.is_urgent &= self.has_deltas();
-        if changes.is_empty() { NextStep::Wait } else { NextStep::Send { changes, urgent } }
+        match changes.is_empty() {
+            true => NextStep::Wait,
+            false => NextStep::Send { revision: published, changes, urgent },
+        }
     }
 }
 

@@ -62,7 +62,7 @@ struct Table {
 pub(crate) struct NodeAnswer {
     /// The node.
     pub(crate) node: NodeName,
-    /// Its answer.
+    /// The answer.
     pub(crate) answer: Option<Answer>,
 }
 
@@ -178,7 +178,9 @@ impl Sessions {
         loop {
             tokio::time::sleep(LAST_SEEN_INTERVAL).await;
             let all: Vec<Arc<Session>> = self.table.read().by_node.values().cloned().collect();
-            all.iter().for_each(|session| session.update_last_seen());
+            for session in all {
+                session.update_last_seen();
+            }
         }
     }
 
@@ -218,7 +220,9 @@ impl Sessions {
             }
         }
         self.published.store(revision.0, Ordering::Release);
-        woken.into_iter().for_each(|session| session.wake.notify_one());
+        for session in woken {
+            session.wake.notify_one();
+        }
     }
 
     /// Has every node's view compared with the world.
@@ -226,10 +230,9 @@ impl Sessions {
         self.table.read().by_node.values().for_each(|session| session.require_comparison());
     }
 
-    /// Returns the next step of a session, and the revision that its node then has.
-    pub(crate) fn next_step(&self, session: &Session) -> (Revision, NextStep) {
-        let published = Revision(self.published.load(Ordering::Acquire));
-        (published, session.next_step(published))
+    /// Returns the next step of a session.
+    pub(crate) fn next_step(&self, session: &Session) -> NextStep {
+        session.next_step(Revision(self.published.load(Ordering::Acquire)))
     }
 
     /// Ends the session of a node that is no longer a member, and gives it the reason.

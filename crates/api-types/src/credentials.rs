@@ -108,7 +108,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// All places where the API may be reached, in the order in which they are tried.
+    /// Returns all addresses of the API, in the order in which they are tried.
     pub fn servers(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.server).chain(&self.more_servers).map(String::as_str)
     }
@@ -139,7 +139,7 @@ impl Context {
     }
 }
 
-/// `HOST:PORT`, from that or from `HOST` alone.
+/// Returns `HOST:PORT`, from that or from `HOST` alone.
 pub fn with_port(host: &str, port: u16) -> String {
     let bare_v6 = host.parse::<std::net::Ipv6Addr>().is_ok();
     let has_port =

@@ -1,4 +1,4 @@
-//! What a node finds out when it is asked: the way to another node, and what lies around this one.
+//! Diagnosis by a node: the path to another node, and the network around this one.
 
 use meshward_types::{
     labels::Labels,
@@ -8,13 +8,13 @@ use meshward_types::{
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
-/// A node to be asked for an answer, by the way that packets to it take.
+/// A node to be pinged, by the path that packets to it take.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ping {
     /// A node's name, or an id, the name on this node or an address of a workload.
     pub target: String,
-    /// The network; the only one, if it is left out.
+    /// The network; the only one, if this is left out.
     #[serde(default)]
     pub network: Option<NetworkName>,
     /// The node of the workload, where this node does not know the workload.
@@ -28,11 +28,11 @@ pub struct Ping {
 pub enum PathKind {
     /// It is this node.
     Local,
-    /// From one to the other.
+    /// Directly from one to the other.
     Direct,
     /// By a relay.
     Relayed,
-    /// They do not: no session has come about.
+    /// None: there is no session.
     None,
 }
 
@@ -49,13 +49,13 @@ pub struct Pong {
     /// The labels, as policy sees them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labels: Option<Labels>,
-    /// Round trip time in microseconds; nothing if no answer came.
+    /// The round-trip time in microseconds; left out if no answer came.
     pub round_trip_us: Option<u64>,
     /// The kind of path.
     pub path: PathKind,
     /// The destination address, if the path is direct.
     pub address: Option<SocketAddr>,
-    /// The relay that they go by, if they do.
+    /// The relay, if the path is relayed.
     pub relay: Option<RelayNumber>,
     /// The path MTU in bytes, once it is known.
     pub path_mtu: Option<u16>,
@@ -148,7 +148,7 @@ pub enum NatMapping {
 pub struct PortMappings {
     /// Whether this node asks the router (`port_mapping`).
     pub wanted: bool,
-    /// The router's address outside, if it answers NAT-PMP or PCP.
+    /// The router's external address, if it answers NAT-PMP or PCP.
     pub router: Option<IpAddr>,
     /// The ports that are mapped for this node's endpoints.
     pub mapped: Vec<SocketAddr>,
@@ -161,8 +161,8 @@ pub struct RelayCheck {
     pub number: RelayNumber,
     /// The first of its addresses.
     pub address: String,
-    /// Round trip by UDP, in microseconds, if it answers.
+    /// The round-trip time by UDP in microseconds, if it answers.
     pub udp_us: Option<u64>,
-    /// The time that a TCP connection takes, in microseconds, if one comes about.
+    /// The time to open a TCP connection in microseconds, if that succeeds.
     pub tcp_us: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! Links, and why a flow is let through or not.
+//! Links, and explanations of verdicts.
 
 use crate::Paged;
 use meshward_types::{Acl, Labels, NetworkName, NodeName, OnDeny, PortSpec, Revision, Selector};
@@ -38,7 +38,7 @@ pub struct Links {
     pub revision: Revision,
     /// Nodes whose counters are included.
     pub nodes_answered: usize,
-    /// Nodes that did not answer in time or have no session.
+    /// The nodes that did not answer in time or have no session.
     pub nodes_silent: Vec<NodeName>,
 }
 

@@ -40,7 +40,7 @@ pub struct Attach {
     pub accepts: Vec<AcceptFrom>,
     /// The network namespace, as `/run/netns/NAME` or `/proc/PID/ns/net`.
     pub netns: PathBuf,
-    /// A process whose end detaches the workload.
+    /// A process: the workload is detached when it ends.
     #[serde(default)]
     pub owner: Option<u32>,
     /// Whether the host's own namespace is permitted.
@@ -48,11 +48,11 @@ pub struct Attach {
     pub host: bool,
 }
 
-/// Prefixes behind a node, to be offered as a route.
+/// Prefixes behind a node, to be advertised as a route.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Advertise {
-    /// The network whose workloads are to reach them.
+    /// The network whose workloads may reach them.
     pub network: NetworkName,
     /// The prefixes.
     pub prefixes: Vec<IpNet>,
@@ -91,7 +91,7 @@ pub struct Kubernetes {
     pub ca_file: PathBuf,
 }
 
-/// A pod, and who knows it.
+/// A pod, and the API that knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pod {
@@ -107,7 +107,7 @@ pub struct Pod {
     pub uid: Option<String>,
 }
 
-/// A container to be placed by the CNI plugin.
+/// A container to be attached by the CNI plugin.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddContainer {
@@ -121,13 +121,13 @@ pub struct AddContainer {
     pub named: String,
     /// The network namespace.
     pub netns: PathBuf,
-    /// Addresses of the node's blocks that are asked for, at most one of each family.
+    /// The requested addresses of the node's blocks, at most one of each family.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
-    /// The socket of an API like Docker's that knows the container.
+    /// The socket of a Docker-compatible API that knows the container.
     #[serde(default)]
     pub engine: Option<PathBuf>,
-    /// The pod that it is.
+    /// The container's pod.
     #[serde(default)]
     pub pod: Option<Pod>,
     /// The facts that the request itself contains.
@@ -135,7 +135,7 @@ pub struct AddContainer {
     pub declared: Declared,
 }
 
-/// A container that was placed. Nothing passes until it is measured and let in.
+/// A container that was attached. Nothing passes until it is measured and admitted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AddedContainer {
     /// The workload.
@@ -157,7 +157,7 @@ pub struct ContainerKey {
     pub interface: String,
 }
 
-/// A container as it is attached.
+/// The state of an attached container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttachedContainer {
     /// The workload.
@@ -166,13 +166,13 @@ pub struct AttachedContainer {
     pub is_there: bool,
 }
 
-/// Other labels for a workload.
+/// New labels for a workload.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Relabel {
     /// All labels that its owner declares from now on.
     pub labels: Labels,
-    /// Those that it has, as the caller has read them: if it has others by now, it keeps these.
+    /// The labels that the caller has read: if the workload has others by now, it keeps them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<Labels>,
 }
@@ -181,9 +181,9 @@ pub struct Relabel {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "state", content = "reason")]
 pub enum State {
-    /// It is not known yet what runs in it: nothing passes.
+    /// It is not measured yet: nothing passes.
     Unmeasured,
-    /// The coordinator has not said anything yet: nothing passes.
+    /// The coordinator has not answered yet: nothing passes.
     Waiting,
     /// Admitted: policy decides what passes.
     Open,
@@ -192,7 +192,7 @@ pub enum State {
     Vouched,
     /// Quarantined: nothing passes.
     Quarantined,
-    /// Refused, and why: nothing passes.
+    /// Refused, with the reason: nothing passes.
     Refused(String),
 }
 
@@ -231,7 +231,7 @@ pub struct LocalPeer {
     pub node: NodeName,
     /// The address that packets to the peer go to now.
     pub address: Option<SocketAddr>,
-    /// The direct way to it that was lost, while packets to it are relayed.
+    /// The direct path to it that was lost, while packets to it are relayed.
     #[serde(default)]
     pub lost: Option<LostWay>,
     /// The path MTU in bytes, once it is known.
@@ -245,14 +245,14 @@ pub struct LocalPeer {
     pub received: u64,
 }
 
-/// A direct way to a peer that was lost.
+/// A direct path to a peer that was lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LostWay {
     /// The address of the path.
     pub address: SocketAddr,
-    /// Seconds since then.
+    /// The seconds since the loss.
     pub seconds: u64,
-    /// In how many seconds it may be taken again, if it is good then.
+    /// The seconds after which it may be used again, if it works then.
     pub again_in: u64,
     /// The reason, in words.
     pub why: String,
@@ -273,7 +273,7 @@ pub struct LocalEndpoint {
     pub offloads: Vec<String>,
     /// The peers.
     pub peers: Vec<LocalPeer>,
-    /// Flows in the table.
+    /// The number of flows in the flow table.
     pub flows: usize,
     /// Packets dropped, by cause.
     pub drops: BTreeMap<String, u64>,
@@ -300,7 +300,7 @@ impl RemovedNode {
     }
 }
 
-/// The node in short.
+/// The status of the node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LocalStatus {
     /// The name.
@@ -321,7 +321,7 @@ pub struct LocalStatus {
     pub degraded: Option<String>,
     /// The revision that it enforces.
     pub revision: Revision,
-    /// Seconds until its certificate expires; negative once it has.
+    /// The seconds until its certificate expires; negative once it has.
     pub certificate_seconds: i64,
     /// The endpoints.
     pub endpoints: Vec<LocalEndpoint>,

@@ -22,7 +22,7 @@ pub struct CreateNetwork {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 124)]
     pub block_v6: Option<u8>,
-    /// MTU of the workloads' interfaces, in bytes (1280 to 9000).
+    /// The MTU of the workloads' interfaces, in bytes (1280 to 9000).
     #[serde(default = "default_mtu")]
     #[schema(minimum = 1280, maximum = 9000)]
     pub mtu: u16,
@@ -44,7 +44,7 @@ pub struct Network {
     pub block_v4: u8,
     /// The prefix length of a node's IPv6 block.
     pub block_v6: u8,
-    /// MTU of the workloads' interfaces, in bytes.
+    /// The MTU of the workloads' interfaces, in bytes.
     pub mtu: u16,
 }
 

@@ -60,7 +60,7 @@ pub enum NodeState {
     Expected,
     /// It has joined, and serves no network before it is approved.
     Waiting,
-    /// It is a node as others.
+    /// It is a member of the mesh.
     Member,
 }
 

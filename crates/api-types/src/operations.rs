@@ -1,5 +1,5 @@
-//! What the coordinator's API can do: every path stands here, and nowhere else. The coordinator
-//! serves these, and `meshward-api-client` asks for them.
+//! The operations of the coordinator's API: the only list of its paths. The coordinator serves them,
+//! and `meshward-api-client` calls them.
 
 use crate::{
     ApproveNode, ApproveRoute, AuditEntry, ChangeCredential, CreateCredential, CreateDevice,
@@ -13,12 +13,12 @@ use std::{
     marker::PhantomData,
 };
 
-/// The path of an operation, with `{NAME}` for what is put in.
+/// The path of an operation, with variables as `{NAME}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Template(pub &'static str);
 
 impl Template {
-    /// The path, with what is to stand for each name in its order.
+    /// Returns the path with the variables replaced by `arguments`, in their order.
     pub fn fill(self, arguments: &[&(dyn Display + Sync)]) -> String {
         let mut arguments = arguments.iter();
         let parts = self.0.split('/').map(|part| {
@@ -34,8 +34,8 @@ impl Template {
     }
 }
 
-/// Text as one segment of a path or one value of a query (RFC 3986 §2.1): all but unreserved
-/// characters is escaped.
+/// Escapes text as one segment of a path or one value of a query (RFC 3986 §2.1): all but unreserved
+/// characters.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -49,7 +49,7 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
-/// A read of one thing.
+/// A read of one resource.
 #[derive(Debug)]
 pub struct Read<R>(&'static str, PhantomData<fn() -> R>);
 
@@ -61,14 +61,14 @@ pub struct List<P>(&'static str, PhantomData<fn() -> P>);
 #[derive(Debug)]
 pub struct Ask<B, R>(&'static str, PhantomData<fn(B) -> R>);
 
-/// The method of a write.
+/// The HTTP method of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
-    /// Makes something, or has something done.
+    /// Creates a resource, or carries out an action.
     Post,
-    /// Sets the whole of something.
+    /// Replaces a resource.
     Put,
-    /// Changes a part of something.
+    /// Changes a part of a resource.
     Patch,
 }
 
@@ -84,7 +84,7 @@ macro_rules! with_path {
     ($($type:ident<$($of:ident),*> $at:tt;)*) => {
         $(
             impl<$($of),*> $type<$($of),*> {
-                /// The path, as [`Template`] has it.
+                /// Returns the path, as [`Template`] has it.
                 pub const fn path(&self) -> &'static str {
                     self.$at
                 }
@@ -101,23 +101,38 @@ with_path! {
     Remove<R> 0;
 }
 
+/// The kind of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// [`Read`].
+    Read,
+    /// [`List`].
+    List,
+    /// [`Ask`].
+    Ask,
+    /// [`Write`].
+    Write,
+    /// [`Remove`].
+    Remove,
+}
+
 /// An operation, without its types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Described {
     /// The name of its constant.
     pub name: &'static str,
-    /// The name of its type: `Read`, `List`, `Ask`, `Write` or `Remove`.
-    pub kind: &'static str,
-    /// Returns the HTTP method in lower case.
+    /// The kind: the name of its type.
+    pub kind: Kind,
+    /// The HTTP method, in lower case.
     pub method: &'static str,
-    /// The path, as a [`Template`].
+    /// The path, as [`Template`] has it.
     pub path: &'static str,
 }
 
 impl Described {
-    /// Returns whether the operation changes something.
+    /// Returns `true` if the operation changes something.
     pub fn writes(&self) -> bool {
-        matches!(self.kind, "Write" | "Remove")
+        matches!(self.kind, Kind::Write | Kind::Remove)
     }
 }
 
@@ -131,7 +146,7 @@ macro_rules! operations {
         /// Every operation.
         pub const ALL: &[Described] = &[$(Described {
             name: stringify!($name),
-            kind: stringify!($kind),
+            kind: Kind::$kind,
             method: method!($kind $($verb)?),
             path: $path,
         }),*];
@@ -163,7 +178,7 @@ macro_rules! method {
 }
 
 operations! {
-    /// The mesh in short.
+    /// The status of the mesh.
     STATUS: Read<Status>("/v1/status");
     /// The audit log, the newest line first.
     AUDIT: List<Page<AuditEntry>>("/v1/audit");
@@ -188,16 +203,16 @@ operations! {
     /// The links, with counters.
     LINKS: List<Links>("/v1/links");
 
-    /// Has endpoints make other keys.
+    /// Rotates the keys of endpoints.
     ROTATE_KEYS: Write<RotateKeys, RotatedKeys>(Post, "/v1/keys/rotate");
 
     /// The devices.
     DEVICES: List<Page<Device>>("/v1/devices");
     /// A device.
     DEVICE: Read<Device>("/v1/devices/{network}/{name}");
-    /// Takes in a device.
+    /// Creates a device.
     CREATE_DEVICE: Write<CreateDevice, CreatedDevice>(Post, "/v1/devices");
-    /// Turns a device away.
+    /// Removes a device.
     REMOVE_DEVICE: Remove<Device>("/v1/devices/{network}/{name}");
 
     /// The prefixes behind gateways.
@@ -206,7 +221,7 @@ operations! {
     ROUTE: Read<Route>("/v1/routes/{network}/{node}/{prefix}");
     /// Approves a prefix behind a node.
     APPROVE_ROUTE: Write<ApproveRoute, Route>(Post, "/v1/routes/approve");
-    /// Takes an approval back.
+    /// Withdraws an approval.
     DISAPPROVE_ROUTE: Write<ApproveRoute, Route>(Post, "/v1/routes/disapprove");
 
     /// The relays, apart from the coordinator.
@@ -220,7 +235,7 @@ operations! {
     TOKENS: List<Page<Token>>("/v1/tokens");
     /// A join token, without its secret.
     TOKEN: Read<Token>("/v1/tokens/{id}");
-    /// Makes a join token.
+    /// Creates a join token.
     CREATE_TOKEN: Write<CreateToken, CreatedToken>(Post, "/v1/tokens");
     /// Revokes a join token.
     REVOKE_TOKEN: Remove<Token>("/v1/tokens/{id}");
@@ -238,9 +253,9 @@ operations! {
     CREDENTIALS: List<Page<Credential>>("/v1/credentials");
     /// A credential, without its secret.
     CREDENTIAL: Read<Credential>("/v1/credentials/{name}");
-    /// Makes a credential.
+    /// Creates a credential.
     CREATE_CREDENTIAL: Write<CreateCredential, CreatedCredential>(Post, "/v1/credentials");
-    /// Changes what a credential may do.
+    /// Changes the rights of a credential.
     CHANGE_CREDENTIAL: Write<ChangeCredential, Credential>(Patch, "/v1/credentials/{name}");
     /// Revokes a credential.
     REVOKE_CREDENTIAL: Remove<Credential>("/v1/credentials/{name}");
@@ -257,12 +272,12 @@ operations! {
     POLICY_DIFFERENCE: Read<PolicyDifference>("/v1/networks/{name}/policy/difference");
     /// Applies the policy of a revision.
     ROLL_POLICY_BACK: Write<Rollback, SubmitResult>(Post, "/v1/networks/{name}/policy/rollback");
-    /// The least policy that explains what was seen.
+    /// The smallest policy that allows the observed flows.
     POLICY_SUGGESTION: Read<Policy>("/v1/networks/{name}/policy/suggestion");
-    /// Says whether a flow is allowed, and what decides.
+    /// Explains whether a flow is allowed, and which rule decides.
     EXPLAIN: Ask<ExplainQuery, Vec<Explanation>>("/v1/explain");
 
-    /// The quarantines that stand.
+    /// The active quarantines.
     QUARANTINES: List<Page<Quarantine>>("/v1/quarantines");
     /// A quarantine in force.
     QUARANTINE: Read<Quarantine>("/v1/quarantines/{id}");
@@ -277,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_filled_in_order_and_what_it_is_filled_with_stays_one_segment() {
+    fn a_path_is_filled_in_order_and_each_argument_stays_one_segment() {
         let path = Template(DEVICE.path()).fill(&[&"shop", &"a/b ?é"]);
         assert_eq!(path, "/v1/devices/shop/a%2Fb%20%3F%C3%A9");
     }

@@ -4,9 +4,9 @@ use meshward_types::names::Revision;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The most entries of a page.
+/// The maximum number of entries of a page.
 pub const MAX_PAGE: u32 = 5000;
-/// The entries of a page for which nobody has said how many.
+/// The default number of entries of a page.
 pub const USUAL_PAGE: u32 = 1000;
 
 /// A page of a list, ordered by key.
@@ -26,7 +26,7 @@ pub trait Paged {
     /// Returns the cursor of the next page; `None` on the last page.
     fn next(&self) -> Option<&str>;
 
-    /// Adds the page that follows.
+    /// Appends the next page.
     fn append(&mut self, next: Self);
 }
 
@@ -66,14 +66,14 @@ fn blank() -> String {
     "about:blank".into()
 }
 
-/// One thing that has changed in a list that is watched.
+/// A changed entry of a list that is watched.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Change<T> {
-    /// The revision that has it.
+    /// The revision of the change.
     pub revision: Revision,
     /// The key of the entry.
     pub key: String,
-    /// The entry as it is now; nothing if it is gone.
+    /// The entry as it is now; left out if it is gone.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub item: Option<T>,
 }

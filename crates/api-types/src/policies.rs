@@ -1,4 +1,4 @@
-//! Policies: submitting, checking, comparing and going back.
+//! Policies: submission, check, comparison and rollback.
 
 use crate::Enforcement;
 use meshward_types::{
@@ -23,7 +23,7 @@ pub struct SubmitPolicy {
     /// The reason, for the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Whether to ask the nodes how many live flows it would cut. Only with `dry_run`.
+    /// `true` to ask the nodes how many live flows it would cut. Only with `dry_run`.
     #[serde(default)]
     pub count_cuts: bool,
     /// Whether to reset both ends of every TCP connection that the policy no longer allows.
@@ -98,7 +98,7 @@ pub struct PolicyResult {
     pub admitted: Vec<String>,
     /// Workloads that would no longer be admitted, with the reasons.
     pub refused: Vec<String>,
-    /// Live flows that would be cut, by the workload that began them.
+    /// The live flows that would be cut, by the workload that began them.
     pub cuts: Vec<Cut>,
 }
 
@@ -169,9 +169,9 @@ pub struct PolicyRevision {
 pub struct PolicyDifference {
     /// The network.
     pub network: NetworkName,
-    /// Links that open.
+    /// The links that open.
     pub opened: Vec<LinkChange>,
-    /// Links that close.
+    /// The links that close.
     pub closed: Vec<LinkChange>,
     /// The number of further links that open and are not listed.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -11,7 +11,7 @@ pub struct QuarantineTarget {
     /// The network. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkName>,
-    /// The workloads with these labels, those that start later included.
+    /// The workloads with these labels, later ones included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<Selector>,
     /// One workload.
@@ -114,7 +114,7 @@ pub struct SilentNode {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Time>)]
     pub since: Option<String>,
-    /// Nodes whose workloads have links with its workloads.
+    /// The number of nodes whose workloads have links with its workloads.
     pub peers: usize,
     /// The peers that enforce the change. Nothing that it denies passes between them and the node,
     /// whatever the node does.

@@ -1,5 +1,4 @@
-//! How machines are reached: relays, routes to what is behind gateways, devices, and the keys of
-//! endpoints.
+//! Reachability of machines: relays, routes behind gateways, devices, and the keys of endpoints.
 
 use ipnet::IpNet;
 use meshward_types::schema::{Address, Cidr, SocketAddress, WireGuardKey};
@@ -138,13 +137,13 @@ pub struct CreatedDevice {
     /// The prefixes that the device reaches through the gateway.
     #[schema(value_type = Vec<Cidr>)]
     pub prefixes: Vec<IpNet>,
-    /// MTU of its interface, in bytes.
+    /// The MTU of its interface, in bytes.
     pub mtu: u16,
 }
 
 impl CreatedDevice {
-    /// The file that wg-quick(8) takes, of a device that reaches its gateway at `endpoint`, or else
-    /// where the coordinator knows it to be.
+    /// Returns the file for `wg-quick(8)` of a device that reaches its gateway at `endpoint`, or at
+    /// the address that the coordinator knows.
     pub fn wg_quick(&self, private_key: Option<&str>, endpoint: Option<&str>) -> String {
         let private = private_key.unwrap_or("(the private key of the device)");
         let endpoint = endpoint.map_or_else(|| self.endpoint.to_string(), ToOwned::to_owned);

@@ -2,6 +2,7 @@
 //! messages, metrics, and ending by a signal.
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod body;
 pub mod config;
 pub mod connection_permits;

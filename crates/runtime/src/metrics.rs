@@ -38,6 +38,9 @@ pub async fn serve(listen: SocketAddr, scrape: Scrape) -> anyhow::Result<()> {
 }
 
 /// Returns the route `/metrics` for the router of another listener.
+///
+/// # Panics
+/// A request panics if a metric cannot be encoded, which none does.
 pub fn routes(scrape: Scrape) -> Router {
     let answer = move || {
         let scrape = scrape.clone();
@@ -135,6 +138,13 @@ pub fn number(registry: &mut Registry, name: &str, help: &str, value: u64) {
     let gauge: Gauge = Gauge::default();
     gauge.set(value as i64);
     registry.register(name, help, gauge);
+}
+
+/// Registers a counter whose value is kept elsewhere. Its name gets the suffix `_total`.
+pub fn count(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
 }
 
 /// Registers a counter whose values are kept elsewhere, one for each set of labels.

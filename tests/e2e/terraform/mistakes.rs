@@ -270,8 +270,8 @@ fn a_coordinator_that_is_down_and_a_token_without_rights_are_said_where_they_are
         terraform.write_as(&viewer, NETWORK);
         let said = terraform.errors(&["apply", "-auto-approve", "-json"]);
         said[0].is(
-            "The token's role does not permit this: This credential is a viewer's, and \
-            that takes an admin's",
+            "The token's role does not permit this: This credential has the role of a \
+            viewer, and this needs that of an admin",
             "resource",
         );
         assert!(terraform.state().is_empty());

@@ -25,7 +25,7 @@ pub(super) async fn compare(
     session: &Session,
 ) -> Result<Vec<FromNode>> {
     link.send(&FromCoordinator::Compare).await?;
-    let (hashes, other_messages) = receive_hashes(link, inbox).await?;
+    let ReceivedHashes { hashes, other_messages } = receive_hashes(link, inbox).await?;
     let parts = link.mesh.look(|world| {
         session.clear_backlog();
         world.view_parts(&link.node)
@@ -41,10 +41,14 @@ pub(super) async fn compare(
     Ok(other_messages)
 }
 
-async fn receive_hashes(
-    link: &NodeLink,
-    inbox: &mut Inbox,
-) -> Result<(ResourceHashes, Vec<FromNode>)> {
+/// The hashes of a node's view.
+struct ReceivedHashes {
+    hashes: ResourceHashes,
+    /// The messages that came before the hashes were complete.
+    other_messages: Vec<FromNode>,
+}
+
+async fn receive_hashes(link: &NodeLink, inbox: &mut Inbox) -> Result<ReceivedHashes> {
     let deadline = Instant::now() + HASHES_TIMEOUT;
     let (mut hashes, mut max) = (ResourceHashes::new(), SPARE_RESOURCES);
     let mut other_messages = Vec::new();
@@ -64,7 +68,7 @@ async fn receive_hashes(
                 }
                 hashes.extend(part);
                 if is_last {
-                    return Ok((hashes, other_messages));
+                    return Ok(ReceivedHashes { hashes, other_messages });
                 }
             }
             _ if other_messages.len() == MAX_MESSAGES_MEANWHILE => {

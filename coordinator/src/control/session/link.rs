@@ -72,15 +72,15 @@ impl NodeLink {
     /// # Errors
     /// If the request is none of this node's, or its key could not be stored.
     pub(super) async fn renew(&mut self, csr: &[u8]) -> Result<()> {
-        let (certificate, read) = self.mesh.ca.sign_member(
+        let signed = self.mesh.ca.sign_member(
             MemberKind::Node,
             &self.node,
             csr,
             self.mesh.certificate_lifetime,
         )?;
-        let (node, key) = (self.node.clone(), read.key.to_string());
+        let (node, key) = (self.node.clone(), signed.certificate.key.to_string());
         self.mesh.change(&self.context(), |world| nodes::set_key(world, &node, &key)).await?;
         info!(node = %self.node, "certificate renewed");
-        self.send(&FromCoordinator::Renewed { certificate }).await
+        self.send(&FromCoordinator::Renewed { certificate: signed.der }).await
     }
 }

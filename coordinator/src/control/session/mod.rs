@@ -167,11 +167,11 @@ impl NodeSession {
     /// Sends the deltas that wait, or has the node's view compared if there were too many.
     async fn send_deltas(&mut self, session: &Arc<Session>) -> Result<()> {
         match self.link.mesh.sessions.next_step(session) {
-            (_, NextStep::Wait) => Ok(()),
-            (revision, NextStep::Send { changes, urgent }) => {
+            NextStep::Wait => Ok(()),
+            NextStep::Send { revision, changes, urgent } => {
                 self.link.send_encoded(&encode_update(revision, &changes, urgent)).await
             }
-            (_, NextStep::Compare) => self.compare(session).await,
+            NextStep::Compare => self.compare(session).await,
         }
     }
 

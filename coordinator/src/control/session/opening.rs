@@ -106,7 +106,7 @@ async fn leave(link: &NodeLink, connection: &Connection) -> Result<()> {
     };
     link.mesh.change(&link.context_with_origin(), plan).await?;
     info!(node = %link.node, "left the mesh");
-    link.mesh.let_go(&link.node, "this node has left the mesh");
+    link.mesh.disconnect(&link.node, "this node has left the mesh");
     connection.close(CLOSE_REMOVED.into(), b"this node has left the mesh");
     Ok(())
 }

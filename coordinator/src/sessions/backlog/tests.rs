@@ -17,8 +17,9 @@ fn urgent(revision: u64, identity: u32) -> QueuedDelta {
     QueuedDelta { is_urgent: true, ..delta(revision, identity) }
 }
 
-fn send_urgent<const N: usize>(identities: [u32; N]) -> NextStep {
-    NextStep::Send { changes: identities.map(changes).to_vec(), urgent: true }
+fn send_urgent<const N: usize>(revision: u64, identities: [u32; N]) -> NextStep {
+    let revision = Revision(revision);
+    NextStep::Send { revision, changes: identities.map(changes).to_vec(), urgent: true }
 }
 
 #[test]
@@ -30,8 +31,8 @@ fn a_backlog_keeps_order_and_holds_back_half_a_revision() {
     assert!(backlog.is_urgent());
     assert!(!backlog.push(urgent(2, 4)), "the session was woken before");
     assert_eq!(backlog.next_step(Revision(0)), NextStep::Wait);
-    assert_eq!(backlog.next_step(Revision(1)), send_urgent([1, 2]));
-    assert_eq!(backlog.next_step(Revision(2)), send_urgent([3, 4]));
+    assert_eq!(backlog.next_step(Revision(1)), send_urgent(1, [1, 2]));
+    assert_eq!(backlog.next_step(Revision(2)), send_urgent(2, [3, 4]));
     assert_eq!((backlog.changes, backlog.is_urgent()), (0, false));
 }
 
@@ -41,9 +42,9 @@ fn deltas_of_a_revision_under_delivery_stay_queued_and_urgent() {
     assert!(backlog.push(delta(1, 1)), "the session is woken");
     assert!(backlog.push(urgent(2, 2)));
     assert!(!backlog.push(urgent(2, 3)), "it is not woken again");
-    assert_eq!(backlog.next_step(Revision(1)), send_urgent([1]));
+    assert_eq!(backlog.next_step(Revision(1)), send_urgent(1, [1]));
     assert!(backlog.has_deltas() && backlog.is_urgent(), "so it has to come back by itself");
-    assert_eq!(backlog.next_step(Revision(2)), send_urgent([2, 3]));
+    assert_eq!(backlog.next_step(Revision(2)), send_urgent(2, [2, 3]));
     assert!(!backlog.has_deltas() && !backlog.is_urgent());
 }
 
