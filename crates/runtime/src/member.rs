@@ -19,6 +19,8 @@ use std::{
 };
 use tracing::warn;
 
+pub use crate::member_files::Membership;
+
 /// The file that says when this member was removed.
 const REMOVED_FILE: &str = "removed.json";
 
@@ -37,19 +39,6 @@ pub struct Removed {
     /// The consequences for its workloads.
     closed: &'static str,
     program: &'static str,
-}
-
-/// The membership of this machine.
-#[derive(Debug, Clone)]
-pub struct Membership {
-    /// The member's name.
-    pub name: NodeName,
-    /// The coordinator's `HOST:PORT`.
-    pub coordinator: String,
-    /// The mesh's id.
-    pub mesh: String,
-    /// The member's site.
-    pub site: Option<String>,
 }
 
 /// A member's certificate and key, and the CA's certificate (DER).

@@ -1,9 +1,22 @@
 //! The files in which a member keeps who it is. Certificates and keys are files of their own, in
 //! DER and PKCS #8.
 
-use crate::{member::Membership, state_files::StateFile};
+use crate::state_files::StateFile;
 use meshward_types::NodeName;
 use serde::{Deserialize, Serialize};
+
+/// The membership of this machine.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// The member's name.
+    pub name: NodeName,
+    /// The coordinator's `HOST:PORT`.
+    pub coordinator: String,
+    /// The mesh's id.
+    pub mesh: String,
+    /// The member's site.
+    pub site: Option<String>,
+}
 
 /// `node.json` or `relay.json`: the membership.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]

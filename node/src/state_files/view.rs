@@ -19,7 +19,10 @@ use meshward_types::{
     AcceptFrom, Acl, AclEntry, Conduct, IdentityId, Labels, NetworkName, NodeName, OnDeny,
     OnRevoke, PortRange, Protocol, PublicKey, Revision, Selector, WorkloadId, trigger::TriggerSpec,
 };
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, Error},
+};
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -255,7 +258,7 @@ enum ResourceForm {
     Peer(#[serde(with = "PeerForm")] PeerSpec),
     Identity(#[serde(with = "IdentityForm")] IdentitySpec),
     Workload(#[serde(with = "WorkloadForm")] WorkloadSpec),
-    Link(#[serde(with = "acl_form")] Acl),
+    Link(#[serde(with = "AclConversion")] Acl),
     Trigger(#[serde(with = "TriggerForm")] TriggerSpec),
     Refused(String),
 }
@@ -329,7 +332,7 @@ struct WorkloadForm {
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "TriggerSpec")]
 struct TriggerForm {
-    #[serde(with = "selector_form")]
+    #[serde(with = "SelectorText")]
     watch: Selector,
     denied_flows: Option<u32>,
     distinct_ports: Option<u32>,
@@ -339,17 +342,16 @@ struct TriggerForm {
     seconds: Option<u64>,
 }
 
-/// Selectors are kept as text.
-mod selector_form {
-    use super::{Deserialize, Deserializer, Selector, Serialize, Serializer};
-    use serde::de::Error;
+/// The conversion of selectors, which are kept as text.
+struct SelectorText;
 
-    pub(super) fn serialize<S: Serializer>(selector: &Selector, to: S) -> Result<S::Ok, S::Error> {
+impl SelectorText {
+    fn serialize<S: Serializer>(selector: &Selector, to: S) -> Result<S::Ok, S::Error> {
         let text = if selector.is_empty() { String::new() } else { selector.to_string() };
         text.serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Selector, D::Error> {
+    fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Selector, D::Error> {
         String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }
@@ -399,12 +401,11 @@ impl From<EntryForm> for AclEntry {
     }
 }
 
-/// ACLs are made anew from their ranges, so that they are sorted and merged whatever a file says.
-mod acl_form {
-    use super::{Acl, AclEntry, AclForm, AnswerForm, Deserialize, Deserializer, EntryForm};
-    use serde::{Serialize, Serializer};
+/// The conversion of ACLs, which are made anew from their ranges, so that they are sorted and merged whatever a file says.
+struct AclConversion;
 
-    pub(super) fn serialize<S: Serializer>(acl: &Acl, to: S) -> Result<S::Ok, S::Error> {
+impl AclConversion {
+    fn serialize<S: Serializer>(acl: &Acl, to: S) -> Result<S::Ok, S::Error> {
         let forms = |entries: &[AclEntry]| entries.iter().map(EntryForm::from).collect();
         AclForm {
             allowed: forms(acl.entries()),
@@ -417,7 +418,7 @@ mod acl_form {
         .serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Acl, D::Error> {
+    fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Acl, D::Error> {
         let entries = |forms: Vec<EntryForm>| forms.into_iter().map(AclEntry::from).collect();
         let form = AclForm::deserialize(from)?;
         Ok(Acl::new(entries(form.allowed))
