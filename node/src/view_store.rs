@@ -119,7 +119,9 @@ impl ViewStore {
     pub(crate) fn append(&mut self, updates: &[Update]) -> Result<()> {
         let mut file = self.log.take().context("there is no log to append to")?;
         let mut bytes = Vec::new();
-        updates.iter().for_each(|update| encode_update(&mut bytes, update));
+        for update in updates {
+            encode_update(&mut bytes, update);
+        }
         file.write_all(&bytes)
             .and_then(|()| file.sync_data())
             .with_context(|| format!("cannot write {}", self.log_path().display()))?;

@@ -150,7 +150,9 @@ mod tests {
         let file = backup(folder.path());
         let data = folder.path().join("data");
         fs::create_dir(&data).unwrap();
-        CA_FILES.iter().for_each(|name| fs::write(data.join(name), "").unwrap());
+        for name in CA_FILES {
+            fs::write(data.join(name), "").unwrap();
+        }
         let restored = restore(&file, &data).unwrap();
         let expected =
             Backup { revision: 14, records: 14, mesh: "0123456789ab".into(), has_ca: false };

@@ -1,4 +1,4 @@
-//! The store in a file of SQLite.
+//! The store in a file of `SQLite`.
 
 use super::{
     interface::{AuditLine, Contents, Copier, Note, Past, Store, StoreError},

@@ -101,6 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "the figures are handed on, not computed")]
     fn the_ratio_is_the_median_pair_by_pair() {
         let figures = Figures {
             bench: "b",

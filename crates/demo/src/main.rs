@@ -186,9 +186,9 @@ fn fetch(from: &Netns, to: IpAddr, port: u16) -> Result<Option<String>> {
     .map_err(Into::into)
 }
 
-fn matrix(policy: &Policy, workloads: &[Workload]) -> Result<bool> {
-    println!("\nExpected by policy / seen on the wire (HTTP from row to column, IPv4 and IPv6)\n");
-    let seen = thread::scope(|scope| -> Result<Vec<Vec<Option<bool>>>> {
+/// Tries HTTP from each workload (row) to each other (column): whether it was answered.
+fn try_all(workloads: &[Workload]) -> Result<Vec<Vec<Option<bool>>>> {
+    thread::scope(|scope| {
         let rows: Vec<Vec<_>> = workloads
             .iter()
             .enumerate()
@@ -204,7 +204,13 @@ fn matrix(policy: &Policy, workloads: &[Workload]) -> Result<bool> {
         rows.into_iter()
             .map(|row| row.into_iter().map(|pair| pair.map(join).transpose()).collect())
             .collect()
-    })?;
+    })
+}
+
+/// Prints what policy expects of each pair beside what the wire shows; whether they agree.
+fn matrix(policy: &Policy, workloads: &[Workload]) -> Result<bool> {
+    println!("\nExpected by policy / seen on the wire (HTTP from row to column, IPv4 and IPv6)\n");
+    let seen = try_all(workloads)?;
     print!("  {:8}", "");
     for (name, ..) in PARTS {
         print!("{name:>16}");

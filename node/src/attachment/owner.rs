@@ -7,7 +7,7 @@ use std::fs;
 pub(crate) struct Owner {
     /// Process id.
     pub(crate) pid: u32,
-    /// Clock ticks from boot to its start (proc_pid_stat(5), field 22).
+    /// Clock ticks from boot to its start (`proc_pid_stat(5)`, field 22).
     pub(crate) started: u64,
 }
 

@@ -46,18 +46,15 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Restores networks and endpoints from disk.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub(super) fn restore(node: Arc<Node>) -> Result<Self> {
+    /// Restores networks and endpoints from disk; a file that cannot be read is set aside.
+    pub(super) fn restore(node: Arc<Node>) -> Self {
         let kept: DockerFile = node.folder.read_state(FILE).unwrap_or_default();
         let addresses = kept.endpoints.values().flat_map(|endpoint| {
             endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
         });
         node.workloads.restore_reserved(addresses);
         let unsure = kept.endpoints.keys().cloned().collect();
-        Ok(Self { node, kept: Mutex::new(kept), unsure: Mutex::new(unsure) })
+        Self { node, kept: Mutex::new(kept), unsure: Mutex::new(unsure) }
     }
 
     /// Listens to Docker, for ever, so that a container is measured as soon as it runs; and lets go
@@ -177,7 +174,7 @@ impl Driver {
 
     /// Takes an address back. Docker also brings, without a pool, those that the network driver
     /// gave: they go with the endpoint.
-    pub(super) fn release_address(&self, given: AddressOfPool) -> Result<(), Refusal> {
+    pub(super) fn release_address(&self, given: &AddressOfPool) -> Result<(), Refusal> {
         if given.pool_id.is_empty() {
             return Ok(());
         }
@@ -295,7 +292,7 @@ impl Driver {
     }
 
     /// Takes the interface of a container away.
-    pub(super) fn leave(&self, gone: OfEndpoint) -> Result<(), Refusal> {
+    pub(super) fn leave(&self, gone: &OfEndpoint) -> Result<(), Refusal> {
         self.detach(&gone.endpoint_id)
     }
 

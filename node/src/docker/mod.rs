@@ -30,9 +30,9 @@ const MAX_BODY: usize = 1 << 20;
 /// Serves the plugin until the process ends.
 ///
 /// # Errors
-/// If the socket cannot be made, or what was kept cannot be read.
+/// If the socket cannot be made.
 pub async fn serve(node: Arc<Node>, socket: &StdPath) -> Result<()> {
-    let driver = Arc::new(Driver::restore(node)?);
+    let driver = Arc::new(Driver::restore(node));
     let listener = api::listen(socket, "name another plugin socket with --docker-plugin").await?;
     let following = driver.clone();
     tokio::spawn(async move { following.follow().await });
@@ -94,7 +94,7 @@ async fn dispatch(driver: &Driver, call: &str, body: &[u8]) -> Result<Value, Ref
         "NetworkDriver.DeleteEndpoint" => done(driver.delete_endpoint(read(body)?).await?),
         "NetworkDriver.EndpointOperInfo" => Ok(json!({ "Value": {} })),
         "NetworkDriver.Join" => done(driver.join(read(body)?).await?),
-        "NetworkDriver.Leave" => done(driver.leave(read(body)?)?),
+        "NetworkDriver.Leave" => done(driver.leave(&read(body)?)?),
         "NetworkDriver.DiscoverNew"
         | "NetworkDriver.DiscoverDelete"
         | "NetworkDriver.ProgramExternalConnectivity"
@@ -110,7 +110,7 @@ async fn dispatch(driver: &Driver, call: &str, body: &[u8]) -> Result<Value, Ref
         ),
         "IpamDriver.RequestPool" => done(driver.request_pool(read(body)?).await?),
         "IpamDriver.RequestAddress" => done(driver.request_address(read(body)?).await?),
-        "IpamDriver.ReleaseAddress" => done(driver.release_address(read(body)?)?),
+        "IpamDriver.ReleaseAddress" => done(driver.release_address(&read(body)?)?),
         _ => Err(Refusal::Missing(format!("the plugin has no call `{call}`"))),
     }
 }

@@ -190,6 +190,7 @@ pub mod fuzzing {
         }
     }
 
+    /// Answers of PCP and NAT-PMP routers that the corpus begins with.
     pub fn samples() -> Vec<Vec<u8>> {
         // PCP: version, opcode with the bit of an answer, result, lifetime, epoch; nonce, protocol,
         // ports, address.

@@ -119,7 +119,9 @@ fn views_and_their_logs() {
     let (snapshot, hash) = encode_view(&view());
     assert!(snapshot == VIEW_2, "the view is written in a new format");
     let mut log = encode_log_header(hash);
-    updates().iter().for_each(|update| encode_update(&mut log, update));
+    for update in &updates() {
+        encode_update(&mut log, update);
+    }
     assert!(log == LOG_2, "the log of the view is written in a new format");
     let newer = |file: &[u8]| [&file[..4], &[4], &file[5..]].concat();
     for said in [
