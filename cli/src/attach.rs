@@ -30,7 +30,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// How often labels are read again that others are changing, too.
+/// The most attempts to write labels that somebody else changes at the same time.
 const RELABELS: usize = 20;
 
 /// Runs a command in a namespace of its own. Its exit code is ours.
@@ -90,7 +90,7 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
     }
 }
 
-/// How a command has ended.
+/// The end of a command.
 enum Ended {
     With(ExitStatus),
     NotBegun(io::Error),

@@ -1,4 +1,4 @@
-//! Who changed what.
+//! The audit log.
 
 use crate::{
     Mistake,
@@ -11,7 +11,7 @@ use anyhow::Result;
 use meshward_api_types::{AuditEntry, MAX_PAGE, operations};
 use meshward_types::Revision;
 
-/// How many lines are shown if nobody says how many.
+/// The number of lines without `--limit` and `--after`.
 const USUAL: u32 = 30;
 
 pub(crate) async fn audit(common: &Common, wanted: Audit) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Where `meshctl` sends its requests.
+//! The client of `meshctl`: the coordinator or the node daemon.
 
 use crate::{Barred, Mistake, arguments::Common};
 use anyhow::Result;
@@ -11,13 +11,13 @@ use meshward_api_types::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::fmt::Display;
 
-/// For how long it is asked again what was refused because there were too many requests.
+/// The limit of retries after 429 (too many requests).
 const BUSY: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// Parameters of a query.
 type Query<'a> = &'a [(&'a str, String)];
 
-/// Where requests go. What the other side refuses is the user's mistake.
+/// The target of requests. A refusal is the user's mistake.
 pub(crate) struct Client(meshward_api_client::Client);
 
 impl Client {
@@ -30,17 +30,17 @@ impl Client {
         Ok(Self(client.dry(common.dry_run).persistent(BUSY)))
     }
 
-    /// Whether there is a coordinator to ask.
+    /// Returns `true` if there is a context to find the coordinator by.
     pub(crate) fn has_context(common: &Common) -> bool {
         context(common).is_ok()
     }
 
-    /// The same, whose writes only say what would happen.
+    /// Limits the client's writes to a dry run: they only return what would happen.
     pub(crate) fn dry(self) -> Self {
         Self(self.0.dry(true))
     }
 
-    /// The same, whose writes overwrite what is in this state only.
+    /// Has the client's writes apply only to this state (`If-Match`).
     pub(crate) fn if_match(self, etag: String) -> Self {
         Self(self.0.if_match(etag))
     }
@@ -59,7 +59,7 @@ impl Client {
         Self(meshward_api_client::Client::node(&common.socket).dry(common.dry_run))
     }
 
-    /// The same, which waits for a daemon that has just begun.
+    /// Has the client wait for a daemon that is still starting, for up to `wait`.
     pub(crate) fn patient(self, wait: std::time::Duration) -> Self {
         Self(self.0.patient(wait))
     }
@@ -178,7 +178,7 @@ impl Client {
     }
 }
 
-/// What the other side refuses is the user's mistake.
+/// Converts an error: a refusal is the user's mistake, or a matter of rights.
 pub(crate) fn told(error: Error) -> anyhow::Error {
     match error {
         Error::Refused { status: Some(401 | 403), text, .. } => Barred(text).into(),
@@ -187,7 +187,7 @@ pub(crate) fn told(error: Error) -> anyhow::Error {
     }
 }
 
-/// Where the coordinator is, and who we are to it.
+/// Returns the coordinator's addresses, and the user's credential there.
 ///
 /// # Errors
 /// [`Mistake`] if there is no context.

@@ -15,7 +15,7 @@ use std::{path::PathBuf, time::Duration};
 
 /// The variable by which a shell says that it asks for completions.
 pub(crate) const VARIABLE: &str = "MESHCTL_COMPLETE";
-/// For how long names are waited for: whoever presses a key waits for them.
+/// The limit of the wait for names: a user has pressed a key and waits.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// The most names that are offered.
 const MOST: usize = 500;
@@ -25,10 +25,10 @@ pub(crate) fn answer(command: fn() -> Command) {
     CompleteEnv::with_factory(command).var(VARIABLE).bin("meshctl").complete();
 }
 
-/// What a shell has to evaluate.
+/// Returns the script that a shell has to evaluate.
 ///
 /// # Errors
-/// If the shell is not known.
+/// Fails if the shell is not known.
 pub(crate) fn script(shell: Shell) -> Result<String> {
     let name = shell.to_string();
     let shells = Shells::builtins();
@@ -52,7 +52,7 @@ fn candidates(names: impl IntoIterator<Item = (String, String)>) -> Candidates {
     all.into_iter().take(MOST).map(candidate).collect()
 }
 
-/// What an option of the line that is being written says.
+/// Returns the value of an option on the command line to complete.
 fn option(name: &str) -> Option<String> {
     let mut words = std::env::args().skip_while(|word| word != "--").skip(1);
     let inline = format!("{name}=");
@@ -67,7 +67,7 @@ fn option(name: &str) -> Option<String> {
     None
 }
 
-/// What is found within the time; whoever cannot be asked has no names.
+/// Returns the result if it comes within [`PATIENCE`]; otherwise, or on an error, nothing.
 fn wait<T: Default>(found: impl Future<Output = Result<T, Error>>) -> T {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return T::default();
@@ -125,7 +125,7 @@ pub(crate) fn workloads() -> Candidates {
     })
 }
 
-/// What selects workloads: their labels, one by one, and their ids.
+/// Completes selectors of workloads: their labels, one by one, and their ids.
 pub(crate) fn selected() -> Candidates {
     list(&operations::WORKLOADS, |workload| {
         let labels = workload.labels.to_string();

@@ -126,7 +126,7 @@ fn print(common: &Common, all: &[api::Credential]) -> Result<()> {
     show(common, all, ["NAME", "ROLE", "NETWORKS", "EXPIRES"], row, "no credentials")
 }
 
-/// Whether a time (RFC 3339) has come, by this machine's clock.
+/// Returns `true` if a time (RFC 3339) is past, by this machine's clock.
 fn is_over(at: &str) -> bool {
     humantime::parse_rfc3339(at).is_ok_and(|at| at <= SystemTime::now())
 }

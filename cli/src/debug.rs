@@ -23,23 +23,23 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// How many bytes of the end of a log are taken.
+/// The most bytes of a log, counted from its end.
 const MOST_LOG: u64 = 4 << 20;
-/// For how long a program of the system may run whose output is taken.
+/// The limit of a system program whose output is collected.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The units whose logs are taken, if systemd keeps them.
 const UNITS: [&str; 3] = ["meshward-node", "meshward-coordinator", "meshward-relay"];
 
-/// What is in the bundle.
+/// The content of a bundle.
 struct Bundle {
     parts: Vec<(String, Vec<u8>)>,
-    /// What could not be had, and why.
+    /// The parts that could not be had, and why.
     missing: Vec<String>,
     secrets: Secrets,
 }
 
 /// # Errors
-/// If the file cannot be written.
+/// Fails if the file cannot be written.
 pub(crate) async fn debug(common: &Common, verb: DebugVerb) -> Result<()> {
     let DebugVerb::Bundle { file, logs } = verb;
     let mut bundle = Bundle { parts: vec![], missing: vec![], secrets: Secrets::of(common) };
@@ -207,7 +207,7 @@ fn write(path: &Path, parts: &[(String, Vec<u8>)]) -> Result<()> {
 }
 
 impl Secrets {
-    /// Those that this command knows of itself.
+    /// Returns the secrets that this command knows itself.
     fn of(common: &Common) -> Self {
         Self::new(client::context(common).ok().map(|context| context.token))
     }

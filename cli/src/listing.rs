@@ -16,16 +16,16 @@ use std::{
     time::Duration,
 };
 
-/// How often it is looked whether something has changed.
+/// The interval between two polls for changes.
 const PAUSE: Duration = Duration::from_secs(1);
-/// For how long an answer is waited for before it is said that none comes.
+/// The limit of the wait for an answer, after which the lack of one is reported.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads and prints; with `--watch` again whenever something has changed, until nobody reads what
 /// is printed.
 ///
 /// # Errors
-/// If it cannot be read, at the first time; later only if that does not pass by itself.
+/// Fails if it cannot be read, at the first time; later only if that does not pass by itself.
 pub(crate) async fn list<T: Serialize>(
     watching: Watching,
     read: impl AsyncFn() -> Result<T>,
@@ -49,15 +49,15 @@ pub(crate) async fn list<T: Serialize>(
     .await
 }
 
-/// Does something again and again until nobody reads what is printed.
+/// Repeats a step until nobody reads what is printed.
 ///
 /// # Errors
-/// If it cannot be done, at the first time; later only if that does not pass by itself.
+/// Fails if it cannot be done, at the first time; later only if that does not pass by itself.
 pub(crate) async fn follow(mut step: impl AsyncFnMut() -> Result<()>) -> Result<()> {
     again_and_again("following", async |_| step().await).await
 }
 
-/// The same, where each step hears whether the one before it has failed.
+/// Repeats a step until nobody reads what is printed; each learns if the one before it has failed.
 async fn again_and_again(doing: &str, mut step: impl AsyncFnMut(bool) -> Result<()>) -> Result<()> {
     let reader = Reader::of_stdout();
     step(false).await?;
@@ -91,7 +91,7 @@ pub(crate) fn by_selector(selector: Option<&Selector>) -> Option<(&'static str, 
     selector.map(|selector| ("selector", selector.to_string()))
 }
 
-/// What to say of an empty list: where not all was asked for, something else may be there.
+/// Returns the text for an empty list: with a filter, other items may exist.
 pub(crate) fn none<'a>(narrowed: bool, what: &str, otherwise: &'a str) -> Cow<'a, str> {
     if narrowed { format!("no {what} like that").into() } else { otherwise.into() }
 }
@@ -103,7 +103,7 @@ fn clear(again: bool) {
     }
 }
 
-/// Whoever reads standard output.
+/// The reader of standard output.
 struct Reader(Option<Epoll>);
 
 impl Reader {

@@ -12,7 +12,7 @@ use meshward_types::relay::RelayNumber;
 use std::process::ExitCode;
 
 /// # Errors
-/// If no node daemon answers.
+/// Fails if no node daemon answers.
 pub(crate) async fn netcheck(common: &Common) -> Result<ExitCode> {
     let found: Netcheck = Client::node(common).get("/v1/netcheck").await?;
     if !whole(common, &found)? {

@@ -40,7 +40,7 @@ pub(crate) async fn network(common: &Common, verb: Option<Network>, which: Watch
     }
 }
 
-/// What goes with a network. What cannot be read is said by the deletion itself.
+/// Returns the effects of deleting a network. An error in reading them is left to the deletion.
 async fn what_goes(client: &Client, name: &NetworkName) -> Vec<Effect> {
     let mut effects = Vec::new();
     let policy = client.read(&operations::POLICY, &[name], &[]).await;

@@ -40,7 +40,7 @@ pub(crate) async fn node(common: &Common, verb: Option<Node>, which: Labelled) -
     }
 }
 
-/// What goes with a node. What cannot be read is said by the removal itself.
+/// Returns the effects of removing a node. An error in reading them is left to the removal.
 async fn what_goes(client: &Client, name: &NodeName) -> Vec<Effect> {
     let mut effects = Vec::new();
     let workloads =

@@ -12,7 +12,7 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-/// How standard output is.
+/// The state of standard output.
 static STDOUT: AtomicU8 = AtomicU8::new(OPEN);
 const OPEN: u8 = 0;
 /// Nobody reads it any more, as after `| head`.
@@ -49,7 +49,7 @@ pub(crate) fn print_note(text: fmt::Arguments) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
-/// Whether nobody reads standard output any more.
+/// Returns `true` if nobody reads standard output any more.
 pub(crate) fn is_closed() -> bool {
     STDOUT.load(Ordering::Relaxed) != OPEN
 }
@@ -57,7 +57,7 @@ pub(crate) fn is_closed() -> bool {
 /// Writes out what was printed.
 ///
 /// # Errors
-/// If it cannot be written, for another reason than that nobody reads it.
+/// Fails if it cannot be written, for another reason than that nobody reads it.
 pub(crate) fn finish() -> Result<()> {
     let flushed = io::stdout().flush();
     let broken = flushed.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe);
@@ -74,7 +74,7 @@ pub(crate) fn finish() -> Result<()> {
 /// wide` asks for it.
 ///
 /// # Errors
-/// If it cannot be encoded.
+/// Fails if it cannot be encoded.
 pub(crate) fn show<T: Serialize, const N: usize>(
     common: &Common,
     all: &[T],
@@ -96,7 +96,7 @@ pub(crate) fn show<T: Serialize, const N: usize>(
 /// Prints a value whole if JSON or YAML is asked for.
 ///
 /// # Errors
-/// If it cannot be encoded.
+/// Fails if it cannot be encoded.
 pub(crate) fn whole(common: &Common, value: &impl Serialize) -> Result<bool> {
     match common.output {
         Output::Table | Output::Wide => return Ok(false),
@@ -106,16 +106,16 @@ pub(crate) fn whole(common: &Common, value: &impl Serialize) -> Result<bool> {
     Ok(true)
 }
 
-/// One thing that a change does beside what it is about.
+/// A side effect of a change.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Effect {
-    /// What happens to it: `detach`, `remove`, `cut`.
+    /// The verb: `detach`, `remove`, `cut`.
     pub action: &'static str,
-    /// What it is: `workload`, `route`, `policy`.
+    /// The kind of object: `workload`, `route`, `policy`.
     pub kind: &'static str,
-    /// Its name or id.
+    /// The object's name or id.
     pub name: String,
-    /// What else tells people which it is.
+    /// Further details by which people recognize the object.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
@@ -129,13 +129,13 @@ impl fmt::Display for Effect {
 
 /// A change, as it is told: made, or in a dry run only worked out.
 pub(crate) struct Change<'a> {
-    /// What would be done, such as `remove node cloud`.
+    /// The change as a dry run prints it, such as `remove node cloud`.
     pub would: String,
-    /// What was done, such as `node cloud is removed`.
+    /// The change once it is made, such as `node cloud is removed`.
     pub done: String,
-    /// What follows from it.
+    /// The further effects.
     pub effects: Vec<Effect>,
-    /// What the other side answered, for programs.
+    /// The answer of the API, for programs.
     pub result: Option<&'a dyn erased::Result>,
 }
 
@@ -154,10 +154,10 @@ pub(crate) mod erased {
     }
 }
 
-/// Tells of a change.
+/// Prints a change, or in a dry run what it would be.
 ///
 /// # Errors
-/// If it cannot be encoded.
+/// Fails if it cannot be encoded.
 pub(crate) fn tell(common: &Common, change: &Change) -> Result<()> {
     if common.is_table() {
         tell_people(common, change);
@@ -194,10 +194,10 @@ fn tell_people(common: &Common, change: &Change) {
     note_dry_run(common);
 }
 
-/// How many of many things are told one by one.
+/// The number of items to print of a longer list.
 const FEW: usize = 20;
 
-/// Tells things one by one, of many only the first; `-o wide` tells all.
+/// Prints items one by one, of many only the first; `-o wide` prints all.
 pub(crate) fn few<T>(common: &Common, all: &[T], tell: impl Fn(&T)) {
     let shown = match common.output {
         Output::Wide => all.len(),
@@ -211,7 +211,7 @@ pub(crate) fn few<T>(common: &Common, all: &[T], tell: impl Fn(&T)) {
     }
 }
 
-/// Says that a write was only tried.
+/// Prints that a write was only a dry run.
 pub(crate) fn note_dry_run(common: &Common) {
     if common.dry_run {
         note!("dry run: nothing was changed");

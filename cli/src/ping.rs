@@ -69,7 +69,7 @@ fn is_direct(pong: &Pong) -> bool {
     pong.path != PathKind::Relayed && pong.path != PathKind::None
 }
 
-/// What the node is asked. A workload elsewhere is known by its name to the coordinator alone.
+/// Returns the request to the node. Only the coordinator knows the names of workloads elsewhere.
 async fn resolve(common: &Common, wanted: &Ping) -> Result<diagnosis::Ping> {
     let request =
         |target: String, network, node: Option<NodeName>| diagnosis::Ping { target, network, node };

@@ -131,7 +131,7 @@ async fn only_if(
     })
 }
 
-/// What an application would change.
+/// Prints the changes that applying the policy would make.
 async fn preview(common: &Common, sources: &Sources) -> Result<()> {
     let files = sources::read(sources)?;
     read(&files)?;
@@ -266,7 +266,7 @@ async fn difference(common: &Common, revisions: &[Revision], of: OfNetwork) -> R
     Ok(())
 }
 
-/// How the text of a policy at one revision differs from that at another, or from now.
+/// Prints the difference of a policy's text between two revisions, or from one until now.
 async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork) -> Result<()> {
     let client = Client::coordinator(common)?;
     let network = networks::named_or_only(&client, of).await?;

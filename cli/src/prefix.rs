@@ -6,7 +6,7 @@ use std::net::IpAddr;
 /// A prefix such as 10.42.0.0/16.
 ///
 /// # Errors
-/// Which part is wrong, and how it is to be written.
+/// The wrong part, and the right way to write it.
 pub(crate) fn prefix(text: &str) -> Result<IpNet, String> {
     let Some((address, length)) = text.split_once('/') else {
         return Err(match text.parse::<IpAddr>() {

@@ -22,7 +22,7 @@ use std::{
 #[derive(Serialize)]
 struct Both {
     mesh: Option<Status>,
-    /// Why nothing is known of the mesh, where there is a coordinator to ask.
+    /// The reason for `mesh` being absent although there is a coordinator to ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     mesh_problem: Option<String>,
     node: Option<LocalStatus>,
@@ -37,7 +37,7 @@ pub(crate) async fn status(common: &Common, watching: Watching) -> Result<ExitCo
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What a daemon has left behind that has ended because its node was removed.
+/// Returns the notice of a daemon that ended because its node was removed.
 fn removed(common: &Common) -> Option<RemovedNode> {
     let text = std::fs::read(RemovedNode::path(&common.socket)).ok()?;
     serde_json::from_slice(&text).ok()

@@ -1,4 +1,5 @@
-//! What the coordinator says to a policy that was submitted: what opens, closes and is cut.
+//! The coordinator's answer to a submitted policy: links that open and close, and connections that
+//! are cut.
 
 use crate::{
     arguments::Common,

@@ -1,4 +1,4 @@
-//! How a table is laid out in the room that there is: columns that can be missed go first, then
+//! The layout of a table in the width of the terminal: columns that can be missed go first, then
 //! cells are broken into lines.
 
 use anstyle::Style;
@@ -114,7 +114,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split_inclusive([' ', ','])
 }
 
-/// How many characters are seen of a text.
+/// Returns the number of visible characters of a text.
 fn seen(text: &str) -> usize {
     anstream::adapter::strip_str(text).to_string().chars().count()
 }

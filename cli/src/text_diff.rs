@@ -1,4 +1,4 @@
-//! How texts of policies differ: as a unified diff, file by file.
+//! The difference of policies' texts: a unified diff, file by file.
 
 use crate::{
     out,

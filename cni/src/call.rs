@@ -14,8 +14,7 @@ use std::{
     path::PathBuf,
 };
 
-/// What the interface is called behind another plugin, which has made the one that the runtime
-/// asked for.
+/// The interface's name where another plugin has already made the one that the runtime asked for.
 const CHAINED_INTERFACE: &str = "mesh0";
 /// The most bytes of a configuration.
 pub(crate) const MAX_CONFIG: usize = 4 << 20;
@@ -38,20 +37,20 @@ impl Environment {
     }
 }
 
-/// What is asked for.
+/// The operation of a call (`CNI_COMMAND`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// To attach a container.
+    /// Attaches a container.
     Add,
-    /// To detach it; nothing happens if it is not attached.
+    /// Detaches a container; does nothing if it is not attached.
     Del,
-    /// Whether it is still attached as it was.
+    /// Checks that a container is still attached as it was.
     Check,
-    /// To detach what the runtime does not know.
+    /// Detaches the containers that the runtime no longer has.
     Gc,
-    /// Whether containers can be attached.
+    /// Checks that containers can be attached.
     Status,
-    /// Which versions are spoken.
+    /// Lists the supported versions of the specification.
     Version,
 }
 
@@ -60,24 +59,24 @@ pub enum Command {
 pub struct Attachment {
     /// The container's or pod's id.
     pub container: String,
-    /// What the runtime calls the interface.
+    /// The interface's name in the runtime (`CNI_IFNAME`).
     pub interface: String,
-    /// What it is called.
+    /// The interface's name in the namespace.
     pub named: String,
-    /// Its namespace; not always given with DEL.
+    /// The path of the network namespace; may be missing with DEL.
     pub netns: Option<PathBuf>,
 }
 
 /// A call that was read.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// What is asked for.
+    /// The operation.
     pub command: Command,
-    /// The version of the specification that is spoken.
+    /// The version of the specification to answer in.
     pub version: String,
     /// The configuration.
     pub config: Config,
-    /// The interface, where one is spoken of.
+    /// The container's interface; `None` for operations that concern no single container.
     pub attachment: Option<Attachment>,
 }
 
@@ -90,13 +89,13 @@ pub struct Config {
     pub socket: PathBuf,
     /// The socket of an API like Docker's that knows the containers, such as Podman's.
     pub engine: Option<PathBuf>,
-    /// Which pod it is, and who knows it.
+    /// The Kubernetes pod, and the API that knows it.
     pub pod: Option<Pod>,
-    /// What the configuration and the runtime say of the container.
+    /// The container's facts as the configuration and the runtime declare them.
     pub declared: Declared,
-    /// Addresses that are asked for.
+    /// The requested addresses.
     pub addresses: Vec<IpAddr>,
-    /// What the plugins before this one have made.
+    /// The result of the plugins before this one.
     pub previous: Option<Value>,
     /// The interfaces that the runtime still has (GC).
     pub valid: Vec<ContainerKey>,
@@ -292,7 +291,7 @@ fn attachment(command: Command, raw: &Raw, environment: &Environment) -> Result<
     Ok(Attachment { container, interface: asked.to_owned(), named, netns })
 }
 
-/// As the kernel wants them (`dev_valid_name` of net/core/dev.c).
+/// Returns `true` if the kernel accepts the name (`dev_valid_name` of net/core/dev.c).
 fn names_interface(name: &str) -> bool {
     let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
     !name.is_empty() && name.len() <= 15 && !name.contains(bad) && ![".", ".."].contains(&name)

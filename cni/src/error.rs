@@ -16,11 +16,11 @@ pub enum Code {
     InvalidEnvironment = 4,
     /// Reading or writing failed.
     Io = 5,
-    /// What came on stdin is no JSON of the right form.
+    /// The configuration on stdin is not JSON of the right form.
     Undecodable = 6,
     /// The network configuration makes no sense.
     InvalidConfig = 7,
-    /// It may work later.
+    /// The call may succeed later.
     TryAgain = 11,
     /// The plugin cannot serve ADD (answer to STATUS).
     NotAvailable = 50,
@@ -28,24 +28,24 @@ pub enum Code {
     Refused = 100,
 }
 
-/// What went wrong.
+/// An error, as a runtime gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// What kind it is of.
+    /// The error code (CNI specification, or one of ours).
     pub code: Code,
-    /// What, in short.
+    /// The summary.
     pub message: &'static str,
-    /// What exactly, and how to mend it.
+    /// The cause, and how to fix it.
     pub details: String,
 }
 
 impl Error {
-    /// An error.
+    /// Creates an error.
     pub fn new(code: Code, message: &'static str, details: impl Into<String>) -> Self {
         Self { code, message, details: details.into() }
     }
 
-    /// As the runtime reads it.
+    /// Returns the error as the runtime reads it.
     pub fn to_json(&self, version: &str) -> Value {
         json!({ "cniVersion": version, "code": self.code as u32, "msg": self.message, "details": self.details })
     }

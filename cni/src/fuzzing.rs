@@ -1,4 +1,5 @@
-//! What a container runtime may say to the CNI plugin; see the crate `meshward-fuzzing`.
+//! Fuzz targets for the input that a container runtime gives the CNI plugin; see the crate
+//! `meshward-fuzzing`.
 
 use crate::{Environment, read};
 use meshward_fuzzing::{Bytes, blocks};

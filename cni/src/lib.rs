@@ -1,5 +1,5 @@
-//! What container runtimes and the plugin say to each other (CNI specification, 0.4.0, 1.0.0 and
-//! 1.1.0): reading a call, writing results and errors. Nothing here does I/O.
+//! The protocol between container runtimes and the plugin (CNI specification, 0.4.0, 1.0.0 and
+//! 1.1.0): reads calls, writes results and errors. Nothing here does I/O.
 #![forbid(unsafe_code)]
 
 mod call;
@@ -14,5 +14,5 @@ pub use result::{Added, added, versions};
 
 /// The versions of the specification that are spoken, the oldest first.
 pub const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
-/// What is answered where nothing else was asked for.
+/// The version to answer in where the caller names none.
 pub const NEWEST: &str = "1.1.0";

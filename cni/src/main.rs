@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// For how long a node daemon is waited for that has just begun.
+/// The wait for a node daemon that is still starting.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {

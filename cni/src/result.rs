@@ -8,15 +8,15 @@ use std::net::IpAddr;
 /// An interface that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Added {
-    /// What it is called.
+    /// The interface's name.
     pub interface: String,
     /// The namespace's path.
     pub sandbox: String,
-    /// In bytes.
+    /// The MTU, in bytes.
     pub mtu: u16,
-    /// Its addresses.
+    /// The interface's addresses.
     pub addresses: Vec<IpAddr>,
-    /// What is reached by it.
+    /// The prefixes that are routed through the interface.
     pub prefixes: Vec<IpNet>,
 }
 

@@ -34,7 +34,7 @@ const MAX_BODY: usize = 1 << 20;
 /// Serves the API until the process ends.
 ///
 /// # Errors
-/// If the socket cannot be made, or another daemon answers on it.
+/// Fails if the socket cannot be made, or another daemon answers on it.
 pub async fn serve(node: Arc<Node>) -> Result<()> {
     let listener = listen(&node.config.socket, "name another socket with --socket").await?;
     tokio::spawn(async move { axum::serve(listener, router(node)).await });
@@ -44,7 +44,7 @@ pub async fn serve(node: Arc<Node>) -> Result<()> {
 /// Makes a unix socket that only the daemon's user can open.
 ///
 /// # Errors
-/// If it cannot be made, or another daemon answers on it. `mend` says what then helps.
+/// Fails if it cannot be made, or another daemon answers on it. `mend` says what then helps.
 pub async fn listen(path: &StdPath, mend: &str) -> Result<UnixListener> {
     if UnixStream::connect(path).await.is_ok() {
         anyhow::bail!("another meshward-node answers on {}; {mend}", path.display());
@@ -62,7 +62,7 @@ pub async fn listen(path: &StdPath, mend: &str) -> Result<UnixListener> {
 /// half done.
 ///
 /// # Errors
-/// Those of the work; [`Refusal::Failed`] if it panics.
+/// The errors of the work; [`Refusal::Failed`] if it panics.
 pub async fn to_the_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
 ) -> Result<T, Refusal> {

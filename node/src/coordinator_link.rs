@@ -44,12 +44,12 @@ impl CoordinatorLink {
         (state.session, state.is_accepted) = (None, false);
     }
 
-    /// Says whether there is a session, accepted or not.
+    /// Returns `true` if there is a session, accepted or not.
     pub fn has_session(&self) -> bool {
         self.0.lock().session.is_some()
     }
 
-    /// Says whether there is a session that the coordinator has accepted.
+    /// Returns `true` if there is a session that the coordinator has accepted.
     pub fn is_connected(&self) -> bool {
         self.0.lock().is_accepted
     }

@@ -91,9 +91,9 @@ pub struct Applied {
 /// The coordinator's decision on a workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// It is admitted under this identity.
+    /// The workload is admitted under this identity.
     Admitted(IdentityId),
-    /// It is refused.
+    /// The workload is refused.
     Refused,
 }
 
@@ -121,7 +121,7 @@ impl Enforcement {
     /// Starts from the view on disk, and with the thread that keeps it there.
     ///
     /// # Errors
-    /// If the kernel gives no thread.
+    /// Fails if the kernel gives no thread.
     pub(crate) fn start(
         node: NodeName,
         view: ViewReplica,
@@ -218,7 +218,7 @@ impl Enforcement {
     /// nothing changes in it before the endpoint is there.
     ///
     /// # Errors
-    /// Those of `make`.
+    /// The errors of `make`.
     pub fn start_endpoint(
         &self,
         network: &NetworkName,
@@ -403,7 +403,7 @@ impl Enforcement {
         self.changed.notified()
     }
 
-    /// Tells up to which update all are on disk.
+    /// Returns a receiver of the number of the last update on disk.
     pub fn subscribe_persisted(&self) -> watch::Receiver<UpdateNumber> {
         self.view_persister.subscribe()
     }

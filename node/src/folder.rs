@@ -31,7 +31,7 @@ impl Folder {
     /// Opens the folder, or makes it, readable for its owner only.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// Fails if it cannot be made.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self(MemberFolder::open(path, MemberKind::Node, &["endpoints", "workloads", "flows"])?))
     }
@@ -39,7 +39,7 @@ impl Folder {
     /// Forgets who this node was and all that it had. Folders are there again at the next start.
     ///
     /// # Errors
-    /// If something stays.
+    /// Fails if something stays.
     pub fn forget_mesh(&self) -> Result<()> {
         let kept =
             ["view", "view.log", "relays.json", "docker.json", "endpoints", "workloads", "flows"];
@@ -61,7 +61,7 @@ impl Folder {
     /// Makes another private key for a network's endpoint; the one of before is kept for a time.
     ///
     /// # Errors
-    /// If it cannot be written; then the key is what it was.
+    /// Fails if it cannot be written; then the key is what it was.
     pub fn rotate_endpoint_key(&self, network: &NetworkName, keep: Duration) -> Result<SecretKey> {
         self.endpoint_key(network);
         let before = self.read(&key_name(network))?.context("there is no key of before")?;
@@ -128,7 +128,7 @@ impl Folder {
     /// Keeps an endpoint's port: peers know it.
     ///
     /// # Errors
-    /// If it cannot be encoded.
+    /// Fails if it cannot be encoded.
     pub fn keep_endpoint_port(&self, network: &NetworkName, port: u16) -> Result<()> {
         let wanted = state_files::encode(&PortFile { port })?;
         if !matches!(self.read(&port_name(network)), Ok(Some(kept)) if kept == wanted) {
@@ -147,7 +147,7 @@ impl Folder {
     /// this is on disk.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Fails if it cannot be written.
     pub fn keep_stamp_limit(&self, network: &NetworkName, below: u64) -> Result<()> {
         self.write_state(&stamp_name(network), &TimestampFile { below })
     }
@@ -173,7 +173,7 @@ impl Folder {
     /// Keeps the relays.
     ///
     /// # Errors
-    /// If they cannot be encoded.
+    /// Fails if they cannot be encoded.
     pub fn keep_relays(&self, relays: &[RelaySpec]) -> Result<()> {
         self.write_state_later(RELAYS, &RelaysFile::from(relays))
     }
@@ -196,7 +196,7 @@ impl Folder {
     /// Keeps a workload.
     ///
     /// # Errors
-    /// If it cannot be encoded.
+    /// Fails if it cannot be encoded.
     pub(crate) fn keep_workload(&self, id: &WorkloadId, workload: &Attachment) -> Result<()> {
         self.write_state_later(&workload_name(id), &WorkloadFile::from(workload))
     }

@@ -11,7 +11,7 @@ const OF_NOBODY: [&str; 7] =
 /// One that another node has is refused by the coordinator.
 ///
 /// # Errors
-/// Why it does not do, and how to mend it.
+/// The reason for refusing the name, and the way to set another.
 pub fn node_name(host: &str) -> Result<NodeName, String> {
     let host = host.trim().to_lowercase();
     let label = host.split('.').next().unwrap_or_default();

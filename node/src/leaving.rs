@@ -49,7 +49,7 @@ pub fn mark_removed(config: &Config, membership: &Membership, at: u64) {
 /// Forgets the mesh on this machine.
 ///
 /// # Errors
-/// If a file cannot be removed.
+/// Fails if a file cannot be removed.
 pub fn forget(config: &Config, folder: &Folder) -> Result<()> {
     folder.forget_mesh()?;
     let _ = std::fs::remove_file(RemovedNode::path(&config.socket));
@@ -59,8 +59,8 @@ pub fn forget(config: &Config, folder: &Folder) -> Result<()> {
 /// Leaves the mesh and forgets it on this machine. Returns the membership that ended.
 ///
 /// # Errors
-/// If it is in none, or the coordinator does not let it go; then everything is as it was, unless it
-/// is `force`d.
+/// Fails if it is in none, or the coordinator does not let it go; then everything is as it was,
+/// unless it is `force`d.
 pub async fn leave(config: &Config, folder: &Folder, force: bool) -> Result<Membership> {
     let membership =
         folder.membership()?.ok_or_else(|| Mistake("this machine is in no mesh".into()))?;

@@ -71,7 +71,7 @@ impl ViewPersister {
     /// Starts the thread.
     ///
     /// # Errors
-    /// If the kernel gives no thread.
+    /// Fails if the kernel gives no thread.
     pub(crate) fn start(&self, store: ViewStore, read_view: ViewReader) -> std::io::Result<()> {
         let shared = self.0.clone();
         thread::Builder::new().name("view".into()).spawn(move || shared.run(store, &read_view))?;

@@ -100,7 +100,7 @@ impl ViewStore {
     /// Writes a whole view. When this returns, it survives a loss of power.
     ///
     /// # Errors
-    /// If it cannot be written; then the whole view is wanted next.
+    /// Fails if it cannot be written; then the whole view is wanted next.
     pub(crate) fn write_whole(&mut self, view: &View) -> Result<()> {
         self.log = None;
         let (snapshot, hash) = encode_view(view);
@@ -115,7 +115,7 @@ impl ViewStore {
     /// Appends updates to the log. When this returns, they survive a loss of power.
     ///
     /// # Errors
-    /// If they cannot be written; then the whole view is wanted next.
+    /// Fails if they cannot be written; then the whole view is wanted next.
     pub(crate) fn append(&mut self, updates: &[Update]) -> Result<()> {
         let mut file = self.log.take().context("there is no log to append to")?;
         let mut bytes = Vec::new();

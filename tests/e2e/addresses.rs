@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where a node's only peer is, as it sees it.
+/// Returns the address of a node's only peer, as the node sees it.
 fn peer_address(node: &Node) -> Option<SocketAddr> {
     node.peer().ok()?.address
 }
@@ -65,7 +65,7 @@ fn second_v6(first: Ipv6Addr) -> Ipv6Addr {
     segments.into()
 }
 
-/// What the kernel says to who wants to send there.
+/// Returns the kernel's error for a UDP socket that connects there; `None` if there is none.
 fn refusal(netns: &Netns, to: IpAddr) -> Option<Errno> {
     let own = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let tried = netns.run(|| UdpSocket::bind(own)?.connect((to, 9))).unwrap();

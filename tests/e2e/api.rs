@@ -38,7 +38,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// What was said, as it is.
+    /// Returns the body as it is.
     pub(crate) fn body(&self) -> &str {
         &self.body
     }
@@ -53,7 +53,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// What is said of a refusal, which must be a whole problem document.
+    /// Returns the detail of a refusal, which must be a whole problem document.
     pub(crate) fn problem(&self) -> String {
         assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
         let problem: api::Problem = self.read();

@@ -1,4 +1,4 @@
-//! What a user meets: answers, mistakes and what they are told.
+//! The experience of a user: answers, mistakes, and the messages about them.
 
 use crate::support::{Shop, allow, mesh};
 use meshward_api_types::Context;
@@ -17,7 +17,7 @@ fn mistake(mesh: &Mesh, arguments: &[&str]) -> (i32, String) {
     (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
 }
 
-/// What is asked of meshctl, and what it says to that.
+/// The arguments of `meshctl`, and a part of the message about the mistake in them.
 const MISTAKES: &[(&[&str], &str)] = &[
     (&["network", "create", "shop", "--cidr", "10.9.0.0/16"], "there is a network `shop` already"),
     (

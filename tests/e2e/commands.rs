@@ -1,5 +1,5 @@
-//! What holds for every command that there is: a dry run changes nothing, a closed pipe ends it
-//! silently, and JSON is JSON.
+//! The invariants of every command: a dry run changes nothing, a closed pipe ends it silently, and
+//! JSON is JSON.
 
 use crate::support::{Shop, allow};
 use meshward_api_types::{CreatedToken, Token};
@@ -14,7 +14,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-/// Where a command is run.
+/// The host that a command runs on.
 #[derive(Clone, Copy, PartialEq)]
 enum At {
     Coordinator,
@@ -240,7 +240,7 @@ impl Everything {
     }
 }
 
-/// Takes out what moves by itself.
+/// Removes the values that change by themselves.
 fn forget_counters(value: &mut Value) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! What the data path does for speed and for the path's sake, on real devices.
+//! The data path's offloads and path MTU discovery, on real devices.
 
 use crate::support::{Echo, PATIENCE, Shop, allow, mesh, tcp_echoes, udp_echoes};
 use meshward_netns::Netns;

@@ -26,7 +26,7 @@ rules:
 /// A machine with a stock WireGuard.
 pub(crate) struct Machine {
     pub site: Site,
-    /// Its addresses on the mesh, IPv4 first.
+    /// The addresses on the mesh, IPv4 first.
     pub addresses: Vec<IpAddr>,
     _stock: Stock,
 }
@@ -171,7 +171,7 @@ impl Ticker {
         ticker
     }
 
-    /// How many were sent, and how many of them were lost.
+    /// Returns the number of packets sent, and the number of them that were lost.
     fn end(self) -> (u64, u64) {
         self.ended.store(true, Relaxed);
         thread::sleep(Duration::from_millis(600));

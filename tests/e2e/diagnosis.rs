@@ -1,4 +1,4 @@
-//! What helps to find out what is wrong: pings, netchecks, bundles, the audit log, completions.
+//! The tools of diagnosis: pings, netchecks, bundles, the audit log, completions.
 
 use crate::{
     nat::Pair,

@@ -1,5 +1,4 @@
-//! What becomes of conversations: restarts, policies that come and go, errors about them, and
-//! packets in pieces.
+//! The fate of flows: restarts, policies that come and go, errors about them, and fragments.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, allow, connect, echo_once, udp_echoes};
 use meshward_netns::Netns;
@@ -29,7 +28,7 @@ fn connection(shop: &Shop, to: IpAddr, port: u16) -> (TcpStream, TcpStream) {
     (client, server)
 }
 
-/// Whether what one end says comes to the other.
+/// Returns `true` if bytes sent at one end arrive at the other.
 fn says(from: &mut TcpStream, to: &mut TcpStream, what: &[u8]) -> bool {
     from.write_all(what).unwrap();
     let mut heard = vec![0; what.len()];
@@ -144,7 +143,7 @@ impl Quiet {
         Self { asked, idle }
     }
 
-    /// Which late answers come: those over UDP, and those over TCP.
+    /// Returns the number of late answers that arrive: over UDP, and over TCP.
     fn late(&mut self) -> [usize; 2] {
         let heard = self.asked.iter().filter(|(web, api, by)| {
             api.send_to(b"the answer", by).unwrap();

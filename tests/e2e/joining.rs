@@ -1,4 +1,4 @@
-//! How machines become nodes, and how they do not.
+//! Machines that join, and those that are refused.
 
 use crate::support::{mesh, mesh_with};
 use meshward_api_types::Token;

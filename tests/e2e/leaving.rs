@@ -110,7 +110,7 @@ fn an_ephemeral_node_goes_once_it_is_not_seen_any_more() {
     assert!(audit.contains("ephemeral and not seen any more"), "{audit}");
 }
 
-/// What is tried: its name, arguments, and variables.
+/// A case: the name, arguments, and environment variables.
 type Case<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)]);
 
 #[test]

@@ -1,4 +1,4 @@
-//! What happens by itself: triggers, and quarantines with an end and with forensics.
+//! The reactions of the mesh: triggers, and quarantines with an end and with forensics.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes, udp_echoes};
 use meshward_lab::Mesh;

@@ -13,13 +13,13 @@ use std::{
     net::{IpAddr, TcpListener, TcpStream, UdpSocket},
 };
 
-/// What connecting comes to.
+/// Returns the error of a refused connection.
 fn refusal(from: &Netns, to: IpAddr, port: u16) -> ErrorKind {
     let error = connect(from, to, port, SILENCE).expect_err("nothing allows it");
     error.downcast::<std::io::Error>().unwrap().kind()
 }
 
-/// What a datagram comes to.
+/// Returns the error after a refused datagram.
 fn udp_refusal(from: &Netns, to: IpAddr, port: u16) -> ErrorKind {
     let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
     let socket = from.run(|| UdpSocket::bind((any, 0))).unwrap().unwrap();

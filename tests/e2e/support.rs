@@ -20,9 +20,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// For how long something that should come is waited for.
+/// The limit of the wait for something that should come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-/// For how long something that should not come is waited for.
+/// The wait for something that should not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(700);
 
 /// Random numbers (xorshift64*, Vigna, 2016). `TEST_SEED` has them come again.
@@ -61,7 +61,7 @@ pub(crate) fn mesh() -> Mesh {
     mesh_with(&[])
 }
 
-/// The same, with flags for the coordinator.
+/// Starts a coordinator with these flags, with the network `shop`.
 pub(crate) fn mesh_with(flags: &[&str]) -> Mesh {
     let mesh = Mesh::builder(Binaries::beside_this_test().unwrap()).flags(flags).start().unwrap();
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16", "--cidr", "fd42::/48"])
@@ -82,7 +82,7 @@ impl Shop {
         Self::with(&[], policy)
     }
 
-    /// The same, with flags for the coordinator.
+    /// Starts the coordinator with these flags.
     pub(crate) fn with(flags: &[&str], policy: &str) -> Self {
         let mut mesh = mesh_with(flags);
         let nodes = [mesh.node("cloud").start().unwrap(), mesh.node("rack").start().unwrap()];
@@ -329,7 +329,7 @@ impl Stream {
         Self { echoed, ended }
     }
 
-    /// Whether anything comes back from now on, within `patience`.
+    /// Returns `true` if anything comes back from now on, within `patience`.
     pub(crate) fn flows(&self, patience: Duration) -> bool {
         let before = self.echoed.load(Ordering::Relaxed);
         let deadline = Instant::now() + patience;

@@ -1,5 +1,5 @@
-//! What `--watch` does when something happens to what is watched, to who is asked, or to who
-//! watches.
+//! The behaviour of `--watch` when something happens to the watched objects, to the daemon that
+//! answers, or to the reader.
 
 use crate::support::{PATIENCE, Shop, allow, mesh};
 use meshward_lab::Mesh;
@@ -57,7 +57,7 @@ impl Watch {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
-    /// How it ends, and what else it has said.
+    /// Waits for the end. Returns the exit status, and the rest of standard error.
     fn end(mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().unwrap();
         (status, self.err.iter().collect())

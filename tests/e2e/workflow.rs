@@ -1,4 +1,4 @@
-//! What operators do with policy all day: write, know before, know after, and who may.
+//! The daily work of operators with policy: write it, preview it, check it, and the roles that may.
 
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, mesh, tcp_echoes};
 use meshward_api_types::{Links, PolicyRevision};

@@ -33,7 +33,7 @@ pub const PROGRAMS: [&str; 6] =
 /// Builds packages in a profile.
 ///
 /// # Errors
-/// If the build fails; cargo has printed why.
+/// Fails if the build fails; cargo has printed why.
 pub fn build(profile: &str, packages: &[&str]) -> Result<()> {
     let named = packages.iter().flat_map(|package| ["-p", package]);
     run(command(&["build", "--locked", "--profile", profile]).args(named))
@@ -42,7 +42,7 @@ pub fn build(profile: &str, packages: &[&str]) -> Result<()> {
 /// Runs a command to its end.
 ///
 /// # Errors
-/// If the command cannot be started or fails.
+/// Fails if the command cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status()?;
     if !status.success() {

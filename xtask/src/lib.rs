@@ -1,6 +1,6 @@
-//! What developer commands share. It depends on next to nothing: `cargo xtask` is there within
-//! seconds of a fresh clone, and says what it builds from then on. What is heavy, the demo and the
-//! benchmarks, are programs of their own.
+//! The code that developer commands share. It has next to no dependencies: `cargo xtask` is built
+//! within seconds of a fresh clone, and prints its builds from then on. Heavy commands, the demo
+//! and the benchmarks, are programs of their own.
 #![forbid(unsafe_code)]
 
 pub mod cargo;

@@ -12,7 +12,7 @@ use std::{
 /// Installs Debian packages, with sudo if this is not root.
 ///
 /// # Errors
-/// If this is not Debian, or apt fails. The error names the packages to install.
+/// Fails if this is not Debian, or apt fails. The error names the packages to install.
 pub fn install(packages: &[&str]) -> Result<()> {
     println!("Installing from the distribution: {}", packages.join(" "));
     if !is_there("apt-get") {

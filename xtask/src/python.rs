@@ -21,7 +21,7 @@ pub fn is_there() -> bool {
 /// Installs the requirements.
 ///
 /// # Errors
-/// If Python is missing, or `PyPI` cannot be reached.
+/// Fails if Python is missing, or `PyPI` cannot be reached.
 pub fn install() -> Result<()> {
     let folder = folder();
     println!(

@@ -2,18 +2,18 @@
 
 use regex::Regex;
 
-/// What stands where a secret was.
+/// The text in place of a secret.
 const LEFT_OUT: &str = "[left out]";
 
-/// What secrets look like.
+/// The secrets to leave out.
 pub(super) struct Secrets {
-    /// Those that are known as they are.
+    /// The secrets that are known literally.
     known: Vec<String>,
     forms: Vec<Regex>,
 }
 
 impl Secrets {
-    /// All that look like secrets of a mesh, and those that are known.
+    /// Returns the patterns of a mesh's secrets, and these known ones.
     pub(super) fn new(known: impl IntoIterator<Item = String>) -> Self {
         let forms = [
             // Join tokens.

@@ -4,22 +4,22 @@
 use meshward_types::PolicyFile;
 use std::fmt::Write;
 
-/// How the lines that are ours begin, which are comments in YAML. It gets longer until nobody
-/// else's line begins so.
+/// The beginning of our lines, which are comments in YAML. It is made longer until no line of a
+/// file begins so.
 const MARK: &str = "#|";
 /// The line between two documents of YAML (YAML 1.2.2 §9.1.2).
 const SEPARATOR: &str = "---\n";
 /// Columns that a remark has less of: its mark.
 const MARGIN: usize = 3;
 
-/// How files are put into one text, and found in it again.
+/// The conversion of files into one text and back.
 #[derive(Debug)]
 pub(super) struct Buffer {
     mark: String,
     before: Vec<PolicyFile>,
 }
 
-/// Something that is to be said about a line.
+/// A remark about a line, or about the whole text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remark {
     /// The file, the line and the column, counted from 1; nothing, if it is about all.
@@ -28,7 +28,7 @@ pub(super) struct Remark {
 }
 
 impl Remark {
-    /// Takes a line apart that may begin with `FILE:LINE:COLUMN: `, for one of these files.
+    /// Parses a line that may begin with `FILE:LINE:COLUMN: `, for one of these files.
     pub(super) fn parse(line: &str, files: &[PolicyFile]) -> Self {
         let placed = |file: &PolicyFile| {
             let rest = line.strip_prefix(file.name.as_str())?.strip_prefix(':')?;
@@ -42,7 +42,7 @@ impl Remark {
 }
 
 impl Buffer {
-    /// One for these files.
+    /// Creates the buffer of these files.
     pub(super) fn of(files: Vec<PolicyFile>) -> Self {
         let mut mark = MARK.to_owned();
         while files.iter().any(|file| file.text.lines().any(|line| line.starts_with(&mark))) {
@@ -51,7 +51,7 @@ impl Buffer {
         Self { mark, before: files }
     }
 
-    /// How our lines begin.
+    /// Returns the beginning of our lines.
     pub(super) fn mark(&self) -> &str {
         &self.mark
     }

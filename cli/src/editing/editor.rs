@@ -38,7 +38,7 @@ impl Editor {
     /// Opens a file, and waits until the editor is left. ^C is the editor's meanwhile.
     ///
     /// # Errors
-    /// If it cannot be begun, or says that it failed, as vi does after `:cq`.
+    /// Fails if it cannot be begun, or says that it failed, as vi does after `:cq`.
     pub(super) async fn edit(&self, path: &Path) -> Result<()> {
         let _theirs = interrupts()?;
         let Self(editor) = self;
@@ -62,7 +62,7 @@ impl Editor {
 /// ^C from now on. It does not end this process any more.
 ///
 /// # Errors
-/// If the handler cannot be set.
+/// Fails if the handler cannot be set.
 pub(super) fn interrupts() -> Result<Signal> {
     signal(SignalKind::interrupt()).context("cannot take signals")
 }

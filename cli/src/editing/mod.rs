@@ -89,7 +89,7 @@ struct Edit<'a> {
 /// The result of submitting a text.
 enum Outcome {
     Applied(SubmitResult),
-    /// What is wrong with it, line by line: it can be mended.
+    /// The mistakes in it, line by line: they can be mended.
     Mistaken(Vec<String>),
     Failed(anyhow::Error),
 }
@@ -130,7 +130,7 @@ impl Edit<'_> {
         }
     }
 
-    /// What the editor gets first.
+    /// Returns the files that the editor opens first.
     fn start(&self) -> Vec<PolicyFile> {
         if !self.buffer.before().is_empty() {
             return self.buffer.before().to_vec();
@@ -139,7 +139,7 @@ impl Edit<'_> {
         vec![PolicyFile { name: format!("{}.yaml", self.network), text }]
     }
 
-    /// What was saved.
+    /// Reads the text that was saved.
     fn text(&self) -> Result<String> {
         let bytes = fs::read(self.place.path()).context("the editor has taken its file away")?;
         String::from_utf8(bytes).map_err(|_| {
@@ -205,7 +205,7 @@ impl Edit<'_> {
         }
     }
 
-    /// What is wrong as far as this machine can say.
+    /// Returns the mistakes that this machine can find.
     fn check(&self, files: &[PolicyFile]) -> Vec<String> {
         let own = match read_own(files, &self.network) {
             Ok(own) => own,
@@ -264,7 +264,7 @@ impl Edit<'_> {
         Err(and_where(error, &place))
     }
 
-    /// The same, with the file as it is.
+    /// Fails, and leaves the file as it is.
     fn leave(self, error: anyhow::Error) -> Result<ExitCode> {
         match self.place.keep() {
             Ok((_, place)) if place.exists() => Err(and_where(&error, &place)),

@@ -14,7 +14,7 @@ use std::{
 
 /// The largest file that is read.
 const MAX_FILE: u64 = 1 << 20;
-/// What a context is called that was alone in its file.
+/// The name of a context that was alone in its file.
 const ALONE: &str = "default";
 
 /// Contexts by name, as they are kept.
@@ -24,12 +24,12 @@ pub struct Contexts {
     /// The one in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<String>,
-    /// All of them.
+    /// The contexts by name.
     pub contexts: BTreeMap<String, Context>,
 }
 
-/// Where a context is looked for if nobody names one: this user's contexts, then the coordinator's
-/// own file on this machine.
+/// Returns the paths where a context is looked for if none is named: this user's contexts, then the
+/// coordinator's own file on this machine.
 pub fn usual_places() -> [PathBuf; 3] {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     [

@@ -34,26 +34,26 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How soon it is asked again what may have been too early.
+/// The pause before a request that may have come too early is sent again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// For how long the coordinator is tried to be reached.
+/// The limit of the wait for the coordinator once its last address is being tried.
 const DIAL: Duration = Duration::from_secs(10);
-/// After how long another place is tried, too (RFC 8305 §5).
+/// The delay before the next address is tried besides (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
 const MAX_ANSWER: usize = 256 << 20;
 
-/// For how long a download may take.
+/// The longest time that a download may take.
 const DOWNLOAD: Duration = Duration::from_hours(1);
 
-/// Why something was not done.
+/// The error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What was asked cannot be done as it stands; the text says how to mend it.
+    /// The request cannot be served as it stands; the text says how to mend it.
     #[error("{text}")]
     Refused {
         /// The HTTP status, if there was an answer.
         status: Option<u16>,
-        /// What was said.
+        /// The message for people.
         text: String,
         /// The field of the body that it is about, if it is one alone.
         field: Option<String>,
@@ -61,7 +61,7 @@ pub enum Error {
     /// Nobody answers.
     #[error("{0}")]
     Unreachable(String),
-    /// Something broke.
+    /// The request failed for another reason.
     #[error("{0}")]
     Failed(String),
 }
@@ -76,14 +76,14 @@ impl Error {
     }
 }
 
-/// Where requests go.
+/// The target of requests.
 #[derive(Clone)]
 pub struct Client {
     place: Place,
     dry_run: bool,
-    /// For how long a daemon is waited for that has just begun.
+    /// The wait for a daemon that is still starting.
     wait: Duration,
-    /// For how long it is asked again what was refused for its number (429).
+    /// The limit of retries after 429 (too many requests).
     persistence: Duration,
     /// The state that a write may overwrite (`If-Match`).
     if_match: Option<String>,
@@ -92,7 +92,7 @@ pub struct Client {
 /// An answer to a request.
 struct Answer {
     status: StatusCode,
-    /// After how long it may be asked again (`Retry-After`).
+    /// The delay before the request may be sent again (`Retry-After`).
     retry_after: Option<Duration>,
     /// The state of what was read (`ETag`).
     etag: Option<String>,
@@ -126,28 +126,28 @@ impl Client {
         }
     }
 
-    /// The same, whose writes only say what would happen if `dry`.
+    /// Limits the client's writes to a dry run if `dry`: they only return what would happen.
     #[must_use]
     pub fn dry(self, dry: bool) -> Self {
         Self { dry_run: dry, ..self }
     }
 
-    /// The same, which asks again for a time while nobody answers at all, or the answer is 503: not
-    /// everything has begun yet.
+    /// Has the client retry for up to `wait` while nothing answers, or the answer is 503: the
+    /// daemon may still be starting.
     #[must_use]
     pub fn patient(self, wait: Duration) -> Self {
         Self { wait, ..self }
     }
 
-    /// The same, which asks again what is refused because there are too many requests (429), when
-    /// the other side says (`Retry-After`), for a time at the most. What was refused so was not
-    /// done.
+    /// Has the client retry requests that are refused with 429 (too many requests) after the delay
+    /// that the answer names (`Retry-After`), for up to `persistence`. A request that was refused
+    /// so had no effect.
     #[must_use]
     pub fn persistent(self, persistence: Duration) -> Self {
         Self { persistence, ..self }
     }
 
-    /// The same, whose writes overwrite what is in this state only (`If-Match`).
+    /// Has the client's writes apply only to this state (`If-Match`).
     #[must_use]
     pub fn if_match(self, etag: String) -> Self {
         Self { if_match: Some(etag), ..self }
@@ -273,7 +273,7 @@ impl Client {
         tokio::time::timeout(DOWNLOAD, download).await.map_err(|_| self.hangs(DOWNLOAD))?
     }
 
-    /// Whoever is asked has taken the question, and says nothing.
+    /// Returns the error after a request that was sent and not answered in time.
     fn hangs(&self, patience: Duration) -> Error {
         let who = match &self.place {
             Place::Coordinator(context) => format!("the coordinator at {}", context.server),
@@ -354,7 +354,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     })
 }
 
-/// What an answer means that is no success.
+/// Returns the error of an answer without success.
 fn refusal(status: StatusCode, body: &[u8]) -> Error {
     let (text, field) = match serde_json::from_slice(body) {
         Ok(Problem { detail, field, .. }) => (detail, field),
@@ -416,8 +416,8 @@ async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
     }
 }
 
-/// What to say of places that all failed: somebody who is not the coordinator answering tells more
-/// than nobody.
+/// Returns the error after all addresses failed. An answer from somebody who is not the coordinator
+/// says more than no answer.
 fn worst(failures: &[Error]) -> Error {
     let failed = failures.iter().position(|error| matches!(error, Error::Failed(_)));
     let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();

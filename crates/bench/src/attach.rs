@@ -26,7 +26,7 @@ const RELEASE: Duration = Duration::from_millis(500);
 /// twentieth.
 ///
 /// # Errors
-/// If the daemon refuses one, or does not release it.
+/// Fails if the daemon refuses one, or does not release it.
 pub fn attach(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let count = if quick { 50 } else { 1000 };
     let mut mesh = Mesh::start(tools.ours.clone())?;

@@ -85,7 +85,7 @@ impl Contender {
     /// Builds a tunnel between two sites.
     ///
     /// # Errors
-    /// With what was printed, if it does not come up.
+    /// Fails with the output if it does not come up.
     pub(crate) fn start(self, tools: &Tools, sites: &[Site; 2], folder: &Path) -> Result<Tunnel> {
         match self {
             Self::Meshward => start_ours(tools, sites, RULES),

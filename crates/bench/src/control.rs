@@ -1,5 +1,5 @@
-//! The coordinator under attack: the effect of strangers on members, and the resources that one hostile node uses
-//! of its memory.
+//! The coordinator under attack: the effect of strangers on members, and the resources that one
+//! hostile node uses of its memory.
 
 use crate::{
     compare::{Figures, Target},
@@ -23,11 +23,11 @@ const FORGED: u32 = 50_000;
 const IDLE: usize = 5_000;
 const NETWORK: [&str; 5] = ["network", "create", "shop", "--cidr", "10.42.0.0/16"];
 
-/// Floods a coordinator from a stranger's site, and has a hostile node take all that it may.
-/// `quick` does so for a short time.
+/// Floods a coordinator from a stranger's site, and has a hostile node use all that its limits
+/// permit. `quick` does so for a short time.
 ///
 /// # Errors
-/// If a daemon does not start.
+/// Fails if a daemon does not start.
 pub fn control(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let mut rows = under_flood(tools, quick)?;
     rows.extend(hostile_node(tools, quick)?);

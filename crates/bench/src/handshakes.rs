@@ -54,7 +54,7 @@ const HEADERS: usize = 28;
 /// soon a new node's workload gets through. `quick` measures one short pair.
 ///
 /// # Errors
-/// If a daemon does not start, or a connection does not come up.
+/// Fails if a daemon does not start, or a connection does not come up.
 pub fn handshakes(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&["network", "create", "bench", "--cidr", "10.42.0.0/16"])?;

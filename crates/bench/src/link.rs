@@ -48,7 +48,7 @@ struct Run {
 /// Measures throughput and round trips. `quick` measures one short pair, to see that it works.
 ///
 /// # Errors
-/// If somebody's tunnel does not come up.
+/// Fails if somebody's tunnel does not come up.
 pub fn link(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     in_all_settings(tools, folder, quick, true)
 }
@@ -56,7 +56,7 @@ pub fn link(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
 /// Measures round trips alone.
 ///
 /// # Errors
-/// If somebody's tunnel does not come up.
+/// Fails if somebody's tunnel does not come up.
 pub fn round_trips(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     in_all_settings(tools, folder, quick, false)
 }
@@ -103,11 +103,11 @@ fn in_setting(
     Ok(rows)
 }
 
-/// Measures the binaries of a commit before beside ours, in turns, and asks that nothing has become
-/// worse.
+/// Measures the binaries of an earlier commit and ours, alternating, and checks that nothing has
+/// become worse.
 ///
 /// # Errors
-/// If a tunnel does not come up.
+/// Fails if a tunnel does not come up.
 pub fn link_before(tools: &Tools, before: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let extent = extent(quick, true);
     let mut rows = Vec::new();

@@ -44,7 +44,7 @@ impl Series<'_> {
 /// Measures a same-node link. `quick` measures one short pair, to see that it works.
 ///
 /// # Errors
-/// If the daemon or the bridge does not come up.
+/// Fails if the daemon or the bridge does not come up.
 pub fn local(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let (runs, time) =
         if quick { (1, Duration::from_secs(1)) } else { (7, Duration::from_secs(3)) };
@@ -95,11 +95,11 @@ fn bare_bridge() -> Result<Tunnel> {
     })
 }
 
-/// Measures links whose daemons have 10,000 rules loaded against such with one. `quick` measures one
-/// short pair.
+/// Measures links whose daemons have 10,000 rules loaded against such with one. `quick` measures
+/// one short pair.
 ///
 /// # Errors
-/// If a daemon does not come up.
+/// Fails if a daemon does not come up.
 pub fn rules(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let (runs, time) =
         if quick { (1, Duration::from_secs(1)) } else { (41, Duration::from_secs(1)) };

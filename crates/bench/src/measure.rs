@@ -62,10 +62,10 @@ pub(crate) struct Outcome {
 }
 
 impl Tunnel {
-    /// Sends for some time.
+    /// Sends for `time`.
     ///
     /// # Errors
-    /// If iperf3 fails.
+    /// Fails if iperf3 fails.
     pub(crate) fn run(&self, load: Load, time: Duration, folder: &Path) -> Result<Outcome> {
         let log = folder.join("iperf3.log");
         let mut serve = Command::new("iperf3");
@@ -88,10 +88,10 @@ impl Tunnel {
         self.daemons.iter().map(|pid| cpu_seconds(*pid)).sum()
     }
 
-    /// Median round trip of small UDP packets, in microseconds.
+    /// Returns the median round trip of small UDP packets, in microseconds.
     ///
     /// # Errors
-    /// If none comes back.
+    /// Fails if none comes back.
     pub(crate) fn round_trip(&self, times: usize) -> Result<f64> {
         let address = SocketAddr::new(self.address, 5202);
         let echo = self.server.run(|| UdpSocket::bind(address))??;
@@ -157,11 +157,11 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok(ticks.sum::<f64>() / second as f64)
 }
 
-/// CPU seconds in which ring seals and opens one GB in packets of 1420 bytes: what no
-/// implementation goes below.
+/// Returns the CPU seconds in which ring seals and opens one GB in packets of 1420 bytes: the floor
+/// of every implementation.
 ///
 /// # Errors
-/// If ring refuses.
+/// Fails if ring refuses.
 pub(crate) fn aead_floor() -> Result<f64> {
     const PACKET: usize = 1420;
     let failed = |_| anyhow::anyhow!("ring refused");

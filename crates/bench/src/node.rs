@@ -45,7 +45,7 @@ struct Size {
 /// Measures a node at full size; `quick` at a tenth of everything, to see that it works.
 ///
 /// # Errors
-/// If the daemon does not come up.
+/// Fails if the daemon does not come up.
 pub fn node(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let part = if quick { 10 } else { 1 };
     let mut rows =

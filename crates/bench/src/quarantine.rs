@@ -32,7 +32,7 @@ const WATCHED: Duration = Duration::from_millis(150);
 /// Quarantines the receiver of a running connection, again and again. `quick` does so three times.
 ///
 /// # Errors
-/// If a daemon does not start, or the connection does not run.
+/// Fails if a daemon does not start, or the connection does not run.
 pub fn quarantine(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let mut mesh = Mesh::start(tools.ours.clone())?;
     mesh.meshctl(&["network", "create", "shop", "--cidr", "10.42.0.0/16"])?;

@@ -25,7 +25,7 @@ struct Pair {
 /// Measures, alternating. `quick` does so once and shortly.
 ///
 /// # Errors
-/// If a daemon or iperf3 fails.
+/// Fails if a daemon or iperf3 fails.
 pub fn relay(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     let (runs, time) = if quick { (1, 2) } else { (5, 5) };
     let time = Duration::from_secs(time);

@@ -78,7 +78,7 @@ impl Swarm {
     /// Has the members answer on a port in a namespace, each endpoint with its configuration.
     ///
     /// # Errors
-    /// If the socket cannot be opened.
+    /// Fails if the socket cannot be opened.
     pub(crate) fn start(
         netns: &Netns,
         port: u16,

@@ -10,13 +10,13 @@ use anyhow::{Context, Result, ensure};
 use meshward_lab::{Mesh, Terraform, output};
 use std::{fs, time::Instant};
 
-/// Of each of five kinds.
+/// The number of resources of each of five kinds.
 const EACH: usize = 100;
 
 /// Plans, applies, plans again and destroys. `quick` does so once.
 ///
 /// # Errors
-/// If a program is missing or fails.
+/// Fails if a program is missing or fails.
 pub fn terraform(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
     let rounds = if quick { 1 } else { 7 };
     let mesh = Mesh::start(tools.ours.clone())?;

@@ -1,6 +1,6 @@
-//! What stands beside every end-to-end test: a capture of each host's interfaces but for those of a
-//! mesh. A packet with an address of the mesh that is seen there in clear, on its own or quoted in
-//! an ICMP error, fails the test.
+//! The captures of every end-to-end test: one for each host's interfaces but for those of a mesh. A
+//! packet with an address of the mesh that passes there in clear, on its own or quoted in an ICMP
+//! error, fails the test.
 //!
 //! The kernel looks for them: a filter of packet(7)'s socket takes nothing else, and what it has
 //! taken waits in the socket for the end. So there is no thread, and other packets cost some
@@ -28,9 +28,9 @@ const ALL: i32 = 0x0003_u16.to_be() as i32;
 /// The type of Ethernet's devices (`linux/if_arp.h`); a TUN, and so every interface of the mesh,
 /// has another.
 const ETHERNET: u32 = 1;
-/// Of a packet that leaves (`linux/if_packet.h`).
+/// The type of a packet that leaves (`linux/if_packet.h`).
 const OUTGOING: u32 = 4;
-/// How much of a packet is kept, in bytes.
+/// The length that a captured packet is cut to, in bytes.
 const SNAP: u32 = 128;
 /// The most packets that a test tells of.
 const MOST: usize = 16;
@@ -56,10 +56,10 @@ struct Capture {
 }
 
 impl Watch {
-    /// From now on these are the mesh's, too.
+    /// Adds a prefix to those of the mesh.
     ///
     /// # Errors
-    /// If the kernel does not take the filters.
+    /// Fails if the kernel does not take the filters.
     pub fn add(&self, prefix: IpNet) -> Result<()> {
         let mut captures = self.lock();
         captures.prefixes.push(prefix);
@@ -71,7 +71,7 @@ impl Watch {
     /// elsewhere.
     ///
     /// # Errors
-    /// If the namespace or the interface is not known here.
+    /// Fails if the namespace or the interface is not known here.
     pub fn lan(&self, netns: &Netns, interface: &str) -> Result<()> {
         let (id, mut captures) = (netns.id()?, self.lock());
         let Captures { hosts, prefixes } = &mut *captures;
@@ -104,7 +104,7 @@ impl Watch {
     /// Ends the captures.
     ///
     /// # Panics
-    /// If a packet was seen that should not have been.
+    /// Panics if a packet was seen that should not have been.
     pub(crate) fn end(&self) {
         let strays = self.strays();
         if strays.is_empty() {
@@ -188,7 +188,7 @@ const fn word(at: u32) -> Step {
     Step(0x20, 0, 0, at)
 }
 
-/// What the kernel knows of a packet (linux/filter.h: `SKF_AD_*`).
+/// Loads the kernel's metadata of a packet (linux/filter.h: `SKF_AD_*`).
 const fn ancillary(which: u32) -> Step {
     word(0xffff_f000 + which)
 }
@@ -211,14 +211,14 @@ const fn take(bytes: u32) -> Step {
     Step(0x06, 0, 0, bytes)
 }
 
-/// Does what is in `body` if what is loaded has this value under the mask.
+/// Runs `body` if the loaded value, under the mask `bits`, is `value`.
 fn when(load: Step, bits: u32, value: u32, body: &[Step]) -> Vec<Step> {
     let over = Step(0x05, 0, 0, body.len() as u32);
     let is_it = Step(0x15, 1, 0, value);
     [&[load, mask(bits), is_it, over], body].concat()
 }
 
-/// Takes a packet with an address at `at` that is in a prefix.
+/// Accepts a packet with an address of the prefix at offset `at`.
 fn within(prefix: &IpNet, at: u32) -> Vec<Step> {
     let words = |bytes: &[u8]| -> Vec<u32> {
         bytes
@@ -242,7 +242,7 @@ fn any_within(prefixes: &[IpNet], at: &[u32]) -> Vec<Step> {
     at.iter().flat_map(|at| prefixes.iter().flat_map(|prefix| within(prefix, *at))).collect()
 }
 
-/// What takes packets of these prefixes on Ethernet.
+/// Returns the filter that accepts packets of these prefixes on Ethernet.
 fn program(prefixes: &[IpNet], lans: &[u32]) -> Vec<Step> {
     let (v4, v6): (Vec<IpNet>, Vec<IpNet>) =
         prefixes.iter().copied().partition(|prefix| matches!(prefix, IpNet::V4(_)));

@@ -25,11 +25,11 @@ use tokio::runtime::Runtime;
 /// A session of a machine that has joined, without its daemon.
 pub struct CraftedSession {
     runtime: Runtime,
-    /// It ends when this is dropped.
+    /// The connection, which closes when this is dropped.
     reached: Reached,
     send: SendStream,
     receive: RecvStream,
-    /// Whether a message was given up halfway: nothing can be heard any more.
+    /// `true` after a message was given up halfway: the stream cannot be read any more.
     is_torn: bool,
 }
 
@@ -47,7 +47,7 @@ impl CraftedSession {
     /// says nothing.
     ///
     /// # Errors
-    /// If the machine has not joined, or the coordinator is not reached.
+    /// Fails if the machine has not joined, or the coordinator is not reached.
     pub fn dial(netns: &Netns, data: &Path) -> Result<Self> {
         let folder = MemberFolder::open(data, MemberKind::Node, &[])?;
         let membership = folder.membership()?.context("it has not joined")?;
@@ -71,7 +71,7 @@ impl CraftedSession {
     /// Dials, and says hello with these workloads.
     ///
     /// # Errors
-    /// As [`Self::dial`], or if the session ends at once.
+    /// Fails as [`Self::dial`] does, or if the session ends at once.
     pub fn begin(netns: &Netns, data: &Path, workloads: Vec<WorkloadReport>) -> Result<Self> {
         let mut session = Self::dial(netns, data)?;
         session.say(&FromNode::Hello {
@@ -87,18 +87,18 @@ impl CraftedSession {
         Ok(session)
     }
 
-    /// Says something.
+    /// Sends a message.
     ///
     /// # Errors
-    /// If the session has ended.
+    /// Fails if the session has ended.
     pub fn say(&mut self, message: &FromNode) -> Result<()> {
         self.say_bytes(&encode(message))
     }
 
-    /// Says bytes as they are.
+    /// Sends bytes as they are.
     ///
     /// # Errors
-    /// If the session has ended, or nothing is read for five seconds.
+    /// Fails if the session has ended, or nothing is read for five seconds.
     pub fn say_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         let Self { runtime, send, .. } = self;
         let sent =
@@ -126,11 +126,11 @@ impl CraftedSession {
         });
     }
 
-    /// Hears what the coordinator says (and, asked what it has, says nothing) until `until` finds
-    /// something in it, for at most `patience`.
+    /// Reads messages of the coordinator until `until` returns a value for one, for at most
+    /// `patience`. Answers a request to compare with nothing.
     ///
     /// # Errors
-    /// If the session ends before, or nothing of the kind comes.
+    /// Fails if the session ends before, or nothing of the kind comes.
     pub fn hear<T>(
         &mut self,
         patience: Duration,

@@ -23,8 +23,8 @@ const PROGRAMS: [&str; 8] = ["sh", "httpd", "wget", "sleep", "ip", "nslookup", "
 pub struct Docker {
     site: Site,
     folder: PathBuf,
-    /// What the plugin of the site's node is called in this test: all dockerds of a machine look
-    /// for plugins in one folder.
+    /// The name of the plugin of the site's node in this test: all dockerds of a machine look for
+    /// plugins in one folder.
     pub plugin: String,
     process: Option<Process>,
     /// It outlives a dockerd that is killed, as it does where the service manager starts it.
@@ -43,7 +43,7 @@ impl Docker {
     /// Starts one, with the image `box`: a busybox that serves `/www` with `httpd -f -h /www`.
     ///
     /// # Errors
-    /// With what it printed, if it does not start.
+    /// Fails with its output if it does not start.
     pub fn start(site: &Site, folder: &Path) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl Docker {
     /// Makes an image that serves a page with this content.
     ///
     /// # Errors
-    /// With what Docker says.
+    /// Fails with Docker's message.
     pub fn import(&self, name: &str, content: &str) -> Result<()> {
         let tree = busybox(&self.folder.join("image"), content)?;
         let file = tree.to_string_lossy().into_owned();
@@ -75,7 +75,7 @@ impl Docker {
     /// Starts it, for the first time or again.
     ///
     /// # Errors
-    /// With what it printed, if it does not start.
+    /// Fails with its output if it does not start.
     pub fn restart(&mut self) -> Result<()> {
         let at = |name: &str| self.folder.join(name);
         let mut command = Command::new("dockerd");
@@ -125,7 +125,7 @@ impl Docker {
     /// Runs `docker` to its end and gives what it printed.
     ///
     /// # Errors
-    /// With what it said, if it fails.
+    /// Fails with the command's message.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let said = output(&self.site.netns, &mut self.command(arguments));
         Ok(said.with_context(|| format!("docker {}", arguments.join(" ")))?.trim().to_owned())
@@ -134,7 +134,7 @@ impl Docker {
     /// Makes a network of Docker's that is one of the mesh.
     ///
     /// # Errors
-    /// With what it said, if it fails.
+    /// Fails with the command's message.
     pub fn create_network(&self, network: &str) -> Result<String> {
         let (option, ipam) = (format!("network={network}"), format!("network={network}"));
         let driver = self.plugin.as_str();
@@ -192,10 +192,10 @@ impl Drop for Docker {
     }
 }
 
-/// Makes an image's files: a static busybox, and a page that says `content`. Gives the archive.
+/// Makes an image's files: a static busybox, and a page that says `content`. Returns the archive.
 ///
 /// # Errors
-/// If busybox is missing, or files cannot be made.
+/// Fails if busybox is missing, or files cannot be made.
 pub fn busybox(folder: &Path, content: &str) -> Result<PathBuf> {
     let bin = folder.join("tree/bin");
     fs::create_dir_all(&bin)?;

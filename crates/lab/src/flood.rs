@@ -1,5 +1,5 @@
-//! What strangers do to a coordinator: first packets of QUIC from forged addresses, and connections
-//! on which nothing is said.
+//! The attacks of strangers on a coordinator: first packets of QUIC from forged addresses, and
+//! connections on which nothing is sent.
 
 use anyhow::{Context, Result};
 use meshward_netns::Netns;
@@ -37,7 +37,7 @@ impl HandshakeFlood {
     /// `alpn`. Sources are random ones of 11.0.0.0/8, in which no mesh is.
     ///
     /// # Errors
-    /// If there is no raw socket, or no QUIC.
+    /// Fails if there is no raw socket, or no QUIC.
     pub fn start(netns: &Netns, to: SocketAddrV4, per_second: u32, alpn: &[u8]) -> Result<Self> {
         let payloads = first_packets(alpn)?;
         let raw =
@@ -74,7 +74,7 @@ impl HandshakeFlood {
         Ok(Self { ends, sent, thread: Some(thread) })
     }
 
-    /// How many packets have been sent.
+    /// Returns the number of packets sent.
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
@@ -133,11 +133,11 @@ fn first_packets(alpn: &[u8]) -> Result<Vec<Vec<u8>>> {
     Ok(all)
 }
 
-/// Opens TCP connections from a namespace on which nothing is said. They end when they are dropped;
-/// the other side may end them before.
+/// Opens TCP connections from a namespace, on which nothing is sent. They close when they are
+/// dropped; the other side may close them before.
 ///
 /// # Errors
-/// If there are not enough descriptors.
+/// Fails if there are not enough descriptors.
 pub fn idle_connections(netns: &Netns, to: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use meshward_netns::Netns;
 use std::{fs, path::Path};
 
-/// What a new namespace is set to (Documentation/networking/ip-sysctl.rst). A new one takes most of
-/// them over from the machine's first namespace, where Docker, a VPN or an operator has set what it
+/// The settings of a new namespace (Documentation/networking/ip-sysctl.rst). It inherits most of
+/// them from the machine's first namespace, where Docker, a VPN or an operator has set what it
 /// needs. Forwarding comes first: it sets others, too.
 const SETTINGS: [(&str, &str); 19] = [
     ("ipv4/ip_forward", "0"),
@@ -34,7 +34,7 @@ const SETTINGS: [(&str, &str); 19] = [
 /// both address families.
 ///
 /// # Errors
-/// If the namespace cannot be made, or a setting is not what it has to be: with its name.
+/// Fails if the namespace cannot be made, or a setting is not what it has to be: with its name.
 pub fn host() -> Result<Netns> {
     let netns = Netns::create()?;
     netns.run(|| SETTINGS.iter().try_for_each(|(name, value)| set(name, value)))??;

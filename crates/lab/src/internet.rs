@@ -24,11 +24,11 @@ pub struct Internet {
     sites: u8,
     /// The routers of sites behind a NAT.
     gateways: Vec<Netns>,
-    /// Whether sites that come have a provider between them and the router.
+    /// `true` if new sites have a provider between them and the router.
     providers: bool,
     /// The cables on the way of each site to the router, by its name: its own first.
     cables: BTreeMap<String, Vec<Cable>>,
-    /// All that have addresses of the internet, or stand behind those, by name.
+    /// The hosts with addresses of the internet, and those behind them, by name.
     hosts: Vec<(String, Netns)>,
     /// Captures of what these carry.
     watch: Option<Watch>,
@@ -46,7 +46,7 @@ impl Drop for Internet {
 #[derive(Debug, Clone)]
 struct Cable([(Netns, String); 2]);
 
-/// Which cable on a site's way to the router.
+/// A cable on a site's way to the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
     /// The site's own.
@@ -55,10 +55,10 @@ pub enum Hop {
     Last,
 }
 
-/// Two sites with nothing but a cable in between: for benchmarks.
+/// Makes two sites with nothing but a cable in between: for benchmarks.
 ///
 /// # Errors
-/// If namespaces or links cannot be made.
+/// Fails if namespaces or links cannot be made.
 pub fn back_to_back(names: [&str; 2]) -> Result<[Site; 2]> {
     let sites = [(1, names[0]), (2, names[1])].map(|(number, name)| -> Result<Site> {
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number);
@@ -85,7 +85,7 @@ impl Internet {
     /// Narrows the link between the router and a site to packets of `mtu` bytes.
     ///
     /// # Errors
-    /// If the link cannot be changed.
+    /// Fails if the link cannot be changed.
     pub fn narrow(&self, site: &Site, mtu: u32) -> Result<()> {
         let port = format!("site{}", site.v4.octets()[2]);
         self.router.links(async |links| links.set_mtu(&port, mtu).await)?;
@@ -96,21 +96,21 @@ impl Internet {
 /// A host of its own subnet.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// What it is called.
+    /// The name.
     pub name: String,
-    /// Its namespace.
+    /// The namespace of the site's host.
     pub netns: Netns,
-    /// Its address.
+    /// The IPv4 address.
     pub v4: Ipv4Addr,
-    /// Its other address.
+    /// The IPv6 address.
     pub v6: Ipv6Addr,
 }
 
 impl Internet {
-    /// An internet without sites.
+    /// Makes an internet without sites.
     ///
     /// # Errors
-    /// If namespaces cannot be made.
+    /// Fails if namespaces cannot be made.
     pub fn new() -> Result<Self> {
         let router = router()?;
         let hosts = vec![("the router".to_owned(), router.clone())];
@@ -130,7 +130,7 @@ impl Internet {
     /// address of a mesh, outside of WireGuard, panics when this ends.
     ///
     /// # Errors
-    /// If their interfaces cannot be captured.
+    /// Fails if their interfaces cannot be captured.
     pub fn watch(&mut self) -> Result<()> {
         if self.watch.is_none() {
             let watch = Watch::default();
@@ -158,7 +158,7 @@ impl Internet {
     /// Adds a site.
     ///
     /// # Errors
-    /// If links cannot be made.
+    /// Fails if links cannot be made.
     pub fn site(&mut self, name: &str) -> Result<Site> {
         self.sites += 1;
         let number = self.sites;
@@ -218,11 +218,11 @@ impl Internet {
         Ok(provider)
     }
 
-    /// Has a cable on a site's way to the router take packets of this length at the most; routers
-    /// say so (RFC 1191, RFC 8201).
+    /// Limits a cable on a site's way to the router to packets of `mtu` bytes; routers report it
+    /// (RFC 1191, RFC 8201).
     ///
     /// # Errors
-    /// If there is no such site, or the cable cannot be changed.
+    /// Fails if there is no such site, or the cable cannot be changed.
     pub fn set_mtu(&self, site: &str, hop: Hop, mtu: u32) -> Result<()> {
         let cables = self.cables.get(site).context("there is no such site")?;
         let cable = if hop == Hop::Own { cables.first() } else { cables.last() };
@@ -237,7 +237,7 @@ impl Internet {
     /// no IPv6.
     ///
     /// # Errors
-    /// If links cannot be made, or `nft` or `tc` is missing.
+    /// Fails if links cannot be made, or `nft` or `tc` is missing.
     pub fn site_with_uplink(&mut self, name: &str, uplink: Uplink) -> Result<(Site, Ipv4Addr)> {
         let nats = uplink.nats();
         if !nats.is_empty() {
@@ -313,10 +313,10 @@ impl Internet {
 
 impl Internet {
     /// Makes a black hole: packets of more than `mtu` bytes to or from a site are lost, and so are
-    /// all fragments. Nobody is told.
+    /// all fragments. No ICMP error reports it.
     ///
     /// # Errors
-    /// If the link cannot be changed, or `nft` is missing.
+    /// Fails if the link cannot be changed, or `nft` is missing.
     pub fn narrow_silently(&self, site: &Site, mtu: u32) -> Result<()> {
         let port = format!("site{}", site.v4.octets()[2]);
         self.router.links(async |links| links.set_mtu(&port, mtu).await)?;
@@ -333,10 +333,10 @@ icmpv6 type packet-too-big drop
         nft(&site.netns, &format!("table inet narrow {{\n{chain}\n}}\n"))
     }
 
-    /// Gives a router that others see at `seen` one more address.
+    /// Adds an address to a router that others see at `seen`.
     ///
     /// # Errors
-    /// If the links cannot be changed.
+    /// Fails if the links cannot be changed.
     pub fn also_at(&self, gateway: &Netns, seen: Ipv4Addr, address: Ipv4Addr) -> Result<()> {
         gateway.links(async |links| links.add_address("eth0", address.into(), 32).await)?;
         let port = format!("site{}", seen.octets()[2]);
@@ -351,11 +351,11 @@ icmpv6 type packet-too-big drop
         &self.gateways
     }
 
-    /// Has the router treat what it forwards by these rules of nftables, from now on and in place
-    /// of others.
+    /// Has the router apply these rules of nftables to the packets that it forwards, in place of
+    /// earlier ones.
     ///
     /// # Errors
-    /// If `nft` is missing or refuses them.
+    /// Fails if `nft` is missing or refuses them.
     pub fn impair(&self, rules: &str) -> Result<()> {
         let before = "table inet lab {}\ndelete table inet lab\n";
         let chain = "type filter hook forward priority 0";

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-/// How often a watch looks for what is new.
+/// The interval between two polls of a watch for changes.
 const LOOK: Duration = Duration::from_millis(20);
 const TOKEN: &str = "t0ken";
 
@@ -47,10 +47,10 @@ struct State {
 type Stream = StreamOwned<ServerConnection, TcpStream>;
 
 impl Kubernetes {
-    /// Starts one on the loopback address of a namespace.
+    /// Starts an API server on the loopback address of a namespace.
     ///
     /// # Errors
-    /// If it cannot listen, or files cannot be written.
+    /// Fails if it cannot listen, or files cannot be written.
     pub fn start(netns: &Netns, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;

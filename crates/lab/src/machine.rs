@@ -57,7 +57,7 @@ impl Machine {
     /// empty one.
     ///
     /// # Errors
-    /// With what it printed, if it does not come up.
+    /// Fails with its output if it does not come up.
     pub fn start(site: &Site, folder: &Path, shared: &Path) -> Result<Self> {
         ensure!(
             Path::new("/lib/systemd/systemd").exists(),
@@ -83,10 +83,10 @@ impl Machine {
         }
     }
 
-    /// Runs a command on the machine and gives what became of it.
+    /// Runs a command on the machine, and returns its output.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// Fails if it cannot be started.
     pub fn output(&self, command: &[&str]) -> Result<Output> {
         let mut enter = Command::new("nsenter");
         enter.args([
@@ -108,7 +108,7 @@ impl Machine {
     /// Runs a command on the machine to its good end and gives what it printed.
     ///
     /// # Errors
-    /// With what it said, if it fails.
+    /// Fails with the command's message.
     pub fn run(&self, command: &[&str]) -> Result<String> {
         let out = self.output(command)?;
         let (printed, said) =
@@ -120,7 +120,7 @@ impl Machine {
     /// Writes a file on the machine, for its root alone.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Fails if it cannot be written.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         let folder = Path::new(path).parent().context("a file is in a folder")?;
         self.run(&["mkdir", "-p", &folder.to_string_lossy()])?;

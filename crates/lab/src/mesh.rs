@@ -77,7 +77,7 @@ impl MeshBuilder {
     /// Starts the coordinator and waits until its API answers.
     ///
     /// # Errors
-    /// With what it printed, if it does not start.
+    /// Fails with its output if it does not start.
     pub fn start(self) -> Result<Mesh> {
         let Self { binaries, flags, location, data } = self;
         let Location { mut internet, site } = location.map_or_else(new_location, Ok)?;
@@ -109,7 +109,7 @@ impl Mesh {
     /// Starts a coordinator on a site of its own: [`Mesh::builder`] with nothing else said.
     ///
     /// # Errors
-    /// With what it printed, if it does not start.
+    /// Fails with its output if it does not start.
     pub fn start(binaries: Binaries) -> Result<Self> {
         Self::builder(binaries).start()
     }
@@ -117,7 +117,7 @@ impl Mesh {
     /// Starts the coordinator again after it was killed.
     ///
     /// # Errors
-    /// With what it printed, if it does not start.
+    /// Fails with its output if it does not start.
     pub fn restart_coordinator(&mut self) -> Result<()> {
         self.coordinator =
             start_coordinator(&self.binaries, &self.site, self.folder.path(), &self.flags)?;
@@ -127,7 +127,7 @@ impl Mesh {
     /// Starts the coordinator again, and does not wait until it is ready.
     ///
     /// # Errors
-    /// If there is no such program.
+    /// Fails if there is no such program.
     pub fn begin_coordinator(&mut self) -> Result<()> {
         self.coordinator =
             begin_coordinator(&self.binaries, &self.site, self.folder.path(), &self.flags)?;
@@ -147,7 +147,7 @@ impl Mesh {
     /// Returns the operator's context: the coordinator's addresses, its CA and a credential.
     ///
     /// # Errors
-    /// If the coordinator has not written it yet.
+    /// Fails if the coordinator has not written it yet.
     pub fn read_context(&self) -> Result<api::Context> {
         Ok(serde_json::from_slice(&fs::read(self.context())?)?)
     }
@@ -193,7 +193,7 @@ impl Mesh {
     /// Returns all that there is of something, such as `routes`.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it fails.
+    /// Fails with the message of `meshctl`.
     pub fn list<T: DeserializeOwned>(&self, noun: &str) -> Result<Vec<T>> {
         self.read_as(&[noun])
     }
@@ -201,7 +201,7 @@ impl Mesh {
     /// Returns the nodes of the mesh, as the coordinator lists them.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it fails.
+    /// Fails with the message of `meshctl`.
     pub fn nodes(&self) -> Result<Vec<api::Node>> {
         self.list("nodes")
     }
@@ -209,7 +209,7 @@ impl Mesh {
     /// Returns the node of a name, as the coordinator lists it.
     ///
     /// # Errors
-    /// If there is none.
+    /// Fails if there is none.
     pub fn node_named(&self, name: &str) -> Result<api::Node> {
         let mut all = self.nodes()?.into_iter();
         all.find(|node| node.name.as_str() == name).with_context(|| format!("no node {name}"))
@@ -218,7 +218,7 @@ impl Mesh {
     /// Returns the workloads of the mesh, as the coordinator lists them.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it fails.
+    /// Fails with the message of `meshctl`.
     pub fn workloads(&self) -> Result<Vec<api::Workload>> {
         self.list("workloads")
     }
@@ -226,7 +226,7 @@ impl Mesh {
     /// Returns the workload of a name, as the coordinator lists it.
     ///
     /// # Errors
-    /// If there is none.
+    /// Fails if there is none.
     pub fn workload_named(&self, name: &str) -> Result<api::Workload> {
         let mut all = self.workloads()?.into_iter();
         all.find(|one| one.name.as_str() == name).with_context(|| format!("no workload {name}"))
@@ -235,7 +235,7 @@ impl Mesh {
     /// Returns the links of all networks, with what has passed over them.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it fails.
+    /// Fails with the message of `meshctl`.
     pub fn links(&self) -> Result<api::Links> {
         self.read_as(&["links"])
     }
@@ -243,7 +243,7 @@ impl Mesh {
     /// Returns the mesh's status.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it fails.
+    /// Fails with the message of `meshctl`.
     pub fn status(&self) -> Result<api::Status> {
         let MeshStatus { mesh } = self.read_as(&["status"])?;
         Ok(mesh)
@@ -252,7 +252,7 @@ impl Mesh {
     /// Returns the revision that the coordinator distributes.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it fails.
+    /// Fails with the message of `meshctl`.
     pub fn revision(&self) -> Result<Revision> {
         Ok(self.status()?.revision)
     }
@@ -260,7 +260,7 @@ impl Mesh {
     /// Applies a policy and returns what `meshctl policy apply` printed.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it is refused.
+    /// Fails with the message of `meshctl` if it is refused.
     pub fn apply(&self, policy: &str) -> Result<String> {
         let file = self.folder.path().join("policy.yaml");
         fs::write(&file, policy)?;
@@ -270,7 +270,7 @@ impl Mesh {
     /// Creates a token that one member joins with. `arguments` are added to the command line.
     ///
     /// # Errors
-    /// With what `meshctl` said, if it fails.
+    /// Fails with the message of `meshctl`.
     pub fn token(&self, arguments: &[&str]) -> Result<String> {
         Ok(self.meshctl(&[&["token", "create"], arguments].concat())?.trim().to_owned())
     }
@@ -278,7 +278,7 @@ impl Mesh {
     /// Runs `meshward-node join` on a site, whose name the node gets.
     ///
     /// # Errors
-    /// With what it said, if it is refused.
+    /// Fails with its message if it is refused.
     pub fn join(&self, site: &Site, token: &str) -> Result<String> {
         self.join_by(site, token, self.site.v4.into())
     }
@@ -295,7 +295,7 @@ impl Mesh {
     /// Waits for a condition, for at most twenty seconds.
     ///
     /// # Errors
-    /// If it does not hold by then.
+    /// Fails if it does not hold by then.
     pub fn wait(&self, mut condition: impl FnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while !condition() {

@@ -41,7 +41,7 @@ impl Node {
     /// Starts the daemon, for the first time or again, and waits until its local API answers.
     ///
     /// # Errors
-    /// With what it printed, if it does not start.
+    /// Fails with its output if it does not start.
     pub fn start(&mut self) -> Result<()> {
         self.begin()?;
         let socket = self.socket();
@@ -51,7 +51,7 @@ impl Node {
     /// Starts the daemon, and does not wait until it is ready.
     ///
     /// # Errors
-    /// If there is no such program.
+    /// Fails if there is no such program.
     pub fn begin(&mut self) -> Result<()> {
         let mut command = Command::new(self.binaries.path("meshward-node"));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -65,7 +65,7 @@ impl Node {
     /// Returns the daemon's process.
     ///
     /// # Panics
-    /// If it was killed.
+    /// Panics if it was killed.
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("the node daemon was started")
     }
@@ -124,7 +124,7 @@ impl Node {
     /// Returns the node's own status.
     ///
     /// # Errors
-    /// If it does not answer.
+    /// Fails if it does not answer.
     pub fn status(&self) -> Result<LocalStatus> {
         let OwnStatus { node } = self.read_as(&["--context", "/dev/null", "status"])?;
         Ok(node)
@@ -133,7 +133,7 @@ impl Node {
     /// Returns the endpoint of the node's first network.
     ///
     /// # Errors
-    /// If the node does not answer or serves no network.
+    /// Fails if the node does not answer or serves no network.
     pub fn endpoint(&self) -> Result<LocalEndpoint> {
         self.status()?.endpoints.into_iter().next().context("the node serves no network")
     }
@@ -141,7 +141,7 @@ impl Node {
     /// Returns the first peer of the node's first network.
     ///
     /// # Errors
-    /// If there is none.
+    /// Fails if there is none.
     pub fn peer(&self) -> Result<LocalPeer> {
         self.endpoint()?.peers.into_iter().next().context("the node has no peer")
     }
@@ -149,7 +149,7 @@ impl Node {
     /// Returns the workloads of the node, as the node itself lists them.
     ///
     /// # Errors
-    /// If it does not answer.
+    /// Fails if it does not answer.
     pub fn attached(&self) -> Result<Vec<LocalWorkload>> {
         self.read_as(&["attached"])
     }
@@ -169,7 +169,7 @@ impl Node {
     /// Returns what `meshctl route advertise` printed.
     ///
     /// # Errors
-    /// With what the daemon said, if it refuses.
+    /// Fails with the daemon's message if it refuses.
     pub fn advertise(&self, network: &str, prefixes: &[&str], labels: &str) -> Result<String> {
         let mut arguments = vec!["route", "advertise", "--network", network];
         arguments.extend(labels.split(',').flat_map(|label| ["--label", label]));
@@ -180,7 +180,7 @@ impl Node {
     /// Withdraws a route of a network.
     ///
     /// # Errors
-    /// With what the daemon said, if it refuses.
+    /// Fails with the daemon's message if it refuses.
     pub fn withdraw(&self, network: &str, prefix: &str) -> Result<String> {
         self.meshctl(&["route", "withdraw", prefix, "--network", network])
     }

@@ -10,7 +10,7 @@ use anyhow::Result;
 #[must_use = "no node is started before `start`"]
 pub struct NodeBuilder<'a> {
     mesh: &'a Mesh,
-    /// Where the node runs; the error, if a new site could not be made.
+    /// The site of the node; the error, if a new one could not be made.
     site: Result<Site>,
     token: Option<String>,
     flags: Vec<String>,
@@ -63,7 +63,7 @@ impl<'a> NodeBuilder<'a> {
     /// Joins, starts the daemon, and waits for its session with the coordinator.
     ///
     /// # Errors
-    /// With what was printed, if it is refused or does not start.
+    /// Fails with the output if it is refused or does not start.
     pub fn start(self) -> Result<Node> {
         let mesh = self.mesh;
         let node = self.start_alone()?;
@@ -74,7 +74,7 @@ impl<'a> NodeBuilder<'a> {
     /// Joins and starts the daemon, and does not wait for its session with the coordinator.
     ///
     /// # Errors
-    /// With what was printed, if it is refused or does not start.
+    /// Fails with the output if it is refused or does not start.
     pub fn start_alone(self) -> Result<Node> {
         let (mesh, site, mut flags) = (self.mesh, self.site?, self.flags);
         if !self.has_joined {

@@ -25,7 +25,7 @@ impl Podman {
     /// folder of the plugin; `node`: the node daemon's socket.
     ///
     /// # Errors
-    /// With what Podman says.
+    /// Fails with Podman's message.
     pub fn start(site: &Site, folder: &Path, plugins: &Path, node: &Path) -> Result<Self> {
         fs::create_dir_all(folder.join("net"))?;
         let socket = folder.join("podman.sock");
@@ -64,7 +64,7 @@ default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
     /// Runs `podman` to its end and gives what it printed.
     ///
     /// # Errors
-    /// With what it said, if it fails.
+    /// Fails with the command's message.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let said = output(&self.site.netns, &mut podman(&self.folder, arguments));
         Ok(said.with_context(|| format!("podman {}", arguments.join(" ")))?.trim().to_owned())

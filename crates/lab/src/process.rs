@@ -13,19 +13,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where the project's binaries are.
+/// The project's binaries.
 #[derive(Debug, Clone)]
 pub struct Binaries {
     folder: PathBuf,
-    /// Whether it is watched what their hosts carry.
+    /// `true` if the packets of the processes' hosts are captured.
     watched: bool,
 }
 
 impl Binaries {
-    /// Those in a folder.
+    /// Returns the binaries in a folder.
     ///
     /// # Errors
-    /// If one is missing.
+    /// Fails if one is missing.
     pub fn in_folder(folder: &Path) -> Result<Self> {
         for name in ["meshward-coordinator", "meshward-node", "meshward-cni", "meshctl", "shop"] {
             let path = folder.join(name);
@@ -36,27 +36,28 @@ impl Binaries {
         Ok(Self { folder: folder.to_owned(), watched: false })
     }
 
-    /// Those that were built beside the running test.
+    /// Returns the binaries that were built beside the running test.
     ///
     /// # Errors
-    /// If one is missing.
+    /// Fails if one is missing.
     pub fn beside_this_test() -> Result<Self> {
         let test = std::env::current_exe()?;
         let folder = test.parent().and_then(Path::parent).context("the test has no folder")?;
         Ok(Self { watched: true, ..Self::in_folder(folder)? })
     }
 
-    /// Whether it is watched what their hosts carry: in tests, and not where it would be measured.
+    /// Returns `true` if the packets of their hosts are captured: in tests, but not in benchmarks,
+    /// which that would distort.
     pub fn are_watched(&self) -> bool {
         self.watched
     }
 
-    /// The folder that they are in.
+    /// Returns the folder that they are in.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The path of one.
+    /// Returns the path of a binary.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
@@ -71,10 +72,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a process in a namespace; what it prints goes to `log`.
+    /// Starts a process in a namespace; its output goes to `log`.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// Fails if it cannot be started.
     pub fn start(netns: &Netns, command: &mut Command, log: &Path) -> Result<Self> {
         let file = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -85,28 +86,28 @@ impl Process {
         Ok(Self { child, name, log: log.to_owned() })
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it runs.
+    /// Returns `true` if the process runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// What it has printed.
+    /// Returns the output so far.
     pub fn printed(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Ends it without warning: SIGKILL.
+    /// Kills the process (SIGKILL).
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Asks it to end with SIGTERM, and kills it if it has not within two seconds.
+    /// Ends the process with SIGTERM, and kills it if it still runs after two seconds.
     pub fn stop(&mut self) {
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_secs(2);
@@ -116,10 +117,10 @@ impl Process {
         self.kill();
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     ///
     /// # Errors
-    /// If it takes longer than `patience`.
+    /// Fails if it takes longer than `patience`.
     pub fn wait_until_ended(&mut self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         while self.runs() {
@@ -134,7 +135,7 @@ impl Process {
     /// Waits until `ready`, for at most ten seconds.
     ///
     /// # Errors
-    /// With what it printed, if it ends or takes longer.
+    /// Fails with its output if it ends or takes longer.
     pub fn wait_until(&mut self, ready: impl Fn() -> bool) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !ready() {

@@ -20,8 +20,8 @@ use std::{
     process::Command,
 };
 
-/// What stands in front of an uncompressed point on P-256 in a `SubjectPublicKeyInfo` (RFC 5480
-/// §2), in base64.
+/// The DER header of an uncompressed point on P-256 in a `SubjectPublicKeyInfo` (RFC 5480 §2), in
+/// base64.
 const P256: &str = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgA=";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
@@ -36,10 +36,10 @@ pub struct Registry {
 pub struct ImageKey(EcdsaKeyPair);
 
 impl ImageKey {
-    /// A new key.
+    /// Makes a new key.
     ///
     /// # Errors
-    /// If the system gives no random bytes.
+    /// Fails if the system gives no random bytes.
     pub fn new() -> Result<Self> {
         let broken = |_| anyhow::anyhow!("no key can be made");
         let random = SystemRandom::new();
@@ -67,7 +67,7 @@ impl Registry {
     /// Starts one.
     ///
     /// # Errors
-    /// With what it printed, if it does not start.
+    /// Fails with its output if it does not start.
     pub fn start(site: &Site, folder: &Path) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let config = json!({
@@ -92,7 +92,7 @@ impl Registry {
     /// `localhost:5000/PATH:TAG`.
     ///
     /// # Errors
-    /// With what Docker says.
+    /// Fails with Docker's message.
     pub fn push(&self, docker: &Docker, path: &str, tag: &str, content: &str) -> Result<String> {
         let name = format!("{REGISTRY}/{path}:{tag}");
         docker.import(&name, content)?;
@@ -100,10 +100,10 @@ impl Registry {
         Ok(name)
     }
 
-    /// The digest that the registry has an image under.
+    /// Returns the digest of an image in the registry.
     ///
     /// # Errors
-    /// If it has none.
+    /// Fails if it has none.
     pub fn digest(&self, path: &str, tag: &str) -> Result<String> {
         let accept = "Accept: application/vnd.docker.distribution.manifest.v2+json";
         let url = format!("http://{REGISTRY}/v2/{path}/manifests/{tag}");
@@ -116,7 +116,7 @@ impl Registry {
     /// beside it.
     ///
     /// # Errors
-    /// With what the registry says.
+    /// Fails with the registry's message.
     pub fn sign(&self, path: &str, tag: &str, key: &ImageKey) -> Result<()> {
         let digest = self.digest(path, tag)?;
         self.attach(path, &digest, &digest, key)
@@ -125,7 +125,7 @@ impl Registry {
     /// Puts a signature of one digest beside the image of another.
     ///
     /// # Errors
-    /// With what the registry says.
+    /// Fails with the registry's message.
     pub fn attach(&self, path: &str, beside: &str, of: &str, key: &ImageKey) -> Result<()> {
         let payload = json!({
             "critical": {

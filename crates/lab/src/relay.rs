@@ -20,7 +20,7 @@ impl Mesh {
     /// Joins and starts a relay on a new site.
     ///
     /// # Errors
-    /// With what it printed, if it does not.
+    /// Fails with its output if it does not.
     pub fn relay(&mut self, name: &str) -> Result<Relay> {
         let token = self.token(&["--relay"])?;
         let site = self.internet.site(name)?;

@@ -7,19 +7,20 @@ use nix::{
 };
 use std::fs::{self, File};
 
-/// How this process came to its rights.
+/// The source of this process's right to make namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
-    /// It runs as root.
+    /// The process runs as root.
     Root,
-    /// It is root in a user namespace of its own; no right of the machine's is used.
+    /// The process is root in a user namespace of its own, without any right on the machine.
     UserNamespace,
 }
 
 /// Makes this process able to make namespaces. Must be called while it has one thread.
 ///
 /// # Errors
-/// If it is not root, and the machine keeps user namespaces or the TUN driver from ordinary users.
+/// Fails if it is not root, and the machine keeps user namespaces or the TUN driver from ordinary
+/// users.
 pub fn become_root() -> Result<Rights> {
     let (uid, gid) = (geteuid(), getegid());
     if uid.is_root() {

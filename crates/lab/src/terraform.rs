@@ -15,10 +15,11 @@ pub struct Terraform {
 }
 
 impl Terraform {
-    /// One that finds providers, by their sources, in folders. `settings` is the file that says so.
+    /// Returns a `terraform` that finds providers, by their sources, in folders. `settings` is the
+    /// file to write that into.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// Fails if that cannot be written.
     pub fn new(settings: PathBuf, providers: &[(&str, &Path)]) -> Result<Self> {
         let one = |(source, folder): &(&str, &Path)| {
             format!("    \"{source}\" = \"{}\"\n", folder.display())

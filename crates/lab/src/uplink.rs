@@ -60,13 +60,13 @@ pub enum Uplink {
 /// on the destination, and no NAT here hairpins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NatProfile {
-    /// Which packets of an inner socket leave from the same outer port (RFC 4787 §4.1).
+    /// The packets of an inner socket that leave from the same outer port (RFC 4787 §4.1).
     pub mapping: NatBehavior,
-    /// Which packets to an outer port are let in (RFC 4787 §5).
+    /// The packets to an outer port that are let in (RFC 4787 §5).
     pub filtering: NatBehavior,
 }
 
-/// What a NAT's mapping or filtering distinguishes remote endpoints by.
+/// The part of a remote endpoint that a NAT's mapping or filtering depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NatBehavior {
     /// Nothing: all remote endpoints are treated alike.

@@ -31,7 +31,7 @@ impl Workload {
     /// Returns the IPv4 address.
     ///
     /// # Panics
-    /// If it has none.
+    /// Panics if it has none.
     pub fn v4(&self) -> IpAddr {
         let v4 = self.addresses.iter().find(|address| address.is_ipv4());
         *v4.expect("the workload has an IPv4 address")
@@ -40,7 +40,7 @@ impl Workload {
     /// Returns the IPv6 address.
     ///
     /// # Panics
-    /// If it has none.
+    /// Panics if it has none.
     pub fn v6(&self) -> IpAddr {
         let v6 = self.addresses.iter().find(|address| address.is_ipv6());
         *v6.expect("the workload has an IPv6 address")
@@ -79,7 +79,7 @@ impl WorkloadBuilder<'_> {
     /// Attaches the namespace.
     ///
     /// # Errors
-    /// With what the daemon said, if it refuses.
+    /// Fails with the daemon's message if it refuses.
     pub fn attach(self) -> Result<Workload> {
         let netns = self.netns.map_or_else(host, Ok)?;
         let path = netns.path();
@@ -99,7 +99,7 @@ impl Node {
     /// Attaches a new namespace as a workload: [`Node::workload`] with nothing else said.
     ///
     /// # Errors
-    /// With what the daemon said, if it refuses.
+    /// Fails with the daemon's message if it refuses.
     pub fn attach(&self, network: &str, labels: &str) -> Result<Workload> {
         self.workload(network, labels).attach()
     }
@@ -107,7 +107,7 @@ impl Node {
     /// Runs a command as a workload of its own, with `meshctl run`.
     ///
     /// # Errors
-    /// With what was printed, if it does not come up.
+    /// Fails with the output if it does not come up.
     pub fn run(
         &self,
         network: &str,

@@ -160,7 +160,7 @@ impl Netns {
     /// Runs `work` with the namespace's links, addresses and routes.
     ///
     /// # Errors
-    /// Those of `work`, and [`Error::Enter`] if the namespace cannot be entered.
+    /// The errors of `work`, and [`Error::Enter`] if the namespace cannot be entered.
     pub fn links<T: Send>(
         &self,
         work: impl AsyncFnOnce(&Links) -> Result<T, Error> + Send,

@@ -71,7 +71,7 @@ impl Links {
     /// Deletes an interface.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
         let index = self.index(name).await?;
         self.handle.link().del(index).execute().await.map_err(failed(format!("delete {name}")))
@@ -80,7 +80,7 @@ impl Links {
     /// Creates a pair of virtual Ethernet interfaces.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn add_veth(&self, name: &str, peer: &str) -> Result<(), Error> {
         let request = self.handle.link().add(LinkVeth::new(name, peer).build());
         request.execute().await.map_err(failed(format!("make the pair {name}, {peer}")))
@@ -89,7 +89,7 @@ impl Links {
     /// Moves an interface into another namespace and renames it to `as_name`.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn move_to(&self, name: &str, to: &Netns, as_name: &str) -> Result<(), Error> {
         let index = self.index(name).await?;
         let message = LinkUnspec::new_with_index(index)
@@ -102,7 +102,7 @@ impl Links {
     /// Sets an interface up.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn set_up(&self, name: &str) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(self.index(name).await?).up().build();
         self.handle.link().set(message).execute().await.map_err(failed(format!("set {name} up")))
@@ -111,7 +111,7 @@ impl Links {
     /// Sets an interface down.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn set_down(&self, name: &str) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(self.index(name).await?).down().build();
         self.handle.link().set(message).execute().await.map_err(failed(format!("set {name} down")))
@@ -120,7 +120,7 @@ impl Links {
     /// Sets the MTU of an interface, in bytes.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(self.index(name).await?).mtu(mtu).build();
         self.handle
@@ -134,7 +134,7 @@ impl Links {
     /// Returns the MTU of an interface, in bytes.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn mtu(&self, name: &str) -> Result<u32, Error> {
         let mut found = self.handle.link().get().match_name(name.to_owned()).execute();
         let link = found.try_next().await.ok().flatten();
@@ -151,7 +151,7 @@ impl Links {
     /// packets from it.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn no_link_local(&self, name: &str) -> Result<(), Error> {
         let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         let message = LinkUnspec::new_with_index(self.index(name).await?)
@@ -168,7 +168,7 @@ impl Links {
     /// them.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn add_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<(), Error> {
         let mut request =
             self.handle.address().add(self.index(name).await?, address, prefix).replace();
@@ -182,7 +182,7 @@ impl Links {
     /// Removes an address from an interface.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn remove_address(&self, name: &str, address: IpAddr) -> Result<(), Error> {
         let index = self.index(name).await?;
         let mut own = self
@@ -202,7 +202,7 @@ impl Links {
     /// Returns the global addresses of all interfaces but loopback.
     ///
     /// # Errors
-    /// If the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub async fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
         let mut found = Vec::new();
         let mut all = self.handle.address().get().execute();

@@ -24,7 +24,7 @@ impl Links {
     /// one. It replaces an existing route.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn add_route(
         &self,
         name: &str,
@@ -40,7 +40,7 @@ impl Links {
     /// Removes such a route, if it exists.
     ///
     /// # Errors
-    /// If there is no such interface, or the kernel refuses.
+    /// Fails if there is no such interface, or the kernel refuses.
     pub async fn remove_route(
         &self,
         name: &str,
@@ -56,7 +56,7 @@ impl Links {
     /// packets do not leave by a default route.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// Fails if the kernel refuses.
     pub async fn add_unreachable_route(&self, to: IpNet) -> Result<(), Error> {
         let done = self.handle.route().add(unreachable_route(to)).replace().execute().await;
         unless(done, Errno::EEXIST).map_err(failed(format!("add an unreachable route to {to}")))
@@ -65,7 +65,7 @@ impl Links {
     /// Removes the route of [`Self::add_unreachable_route`], if it exists.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// Fails if the kernel refuses.
     pub async fn remove_unreachable_route(&self, to: IpNet) -> Result<(), Error> {
         let done = self.handle.route().del(unreachable_route(to)).execute().await;
         unless(done, Errno::ESRCH).map_err(failed(format!("remove the unreachable route to {to}")))
@@ -75,7 +75,7 @@ impl Links {
     /// neither a default route nor `unreachable`.
     ///
     /// # Errors
-    /// If the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub async fn has_route(&self, to: IpNet) -> Result<bool, Error> {
         let all = match to {
             IpNet::V4(_) => RouteMessageBuilder::<Ipv4Addr>::new().build(),
@@ -100,7 +100,7 @@ impl Links {
     /// Returns the IPv4 gateway of the default route.
     ///
     /// # Errors
-    /// If the kernel does not answer.
+    /// Fails if the kernel does not answer.
     pub async fn default_gateway(&self) -> Result<Option<Ipv4Addr>, Error> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let mut found = self.handle.route().get(all).execute();

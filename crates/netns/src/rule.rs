@@ -61,7 +61,7 @@ impl Links {
     /// lowest priority value comes first.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// Fails if the kernel refuses.
     pub async fn add_rule(
         &self,
         selector: RuleSelector,
@@ -77,7 +77,7 @@ impl Links {
     /// Removes such a rule, if it exists.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// Fails if the kernel refuses.
     pub async fn remove_rule(
         &self,
         selector: RuleSelector,
@@ -94,7 +94,7 @@ impl Links {
     /// next.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// Fails if the kernel refuses.
     pub async fn keep_off_default(
         &self,
         name: &str,
@@ -113,7 +113,7 @@ impl Links {
     /// Removes the rules of [`Self::keep_off_default`], if they exist.
     ///
     /// # Errors
-    /// If the kernel refuses.
+    /// Fails if the kernel refuses.
     pub async fn allow_default(&self, name: &str, to: IpNet, priority: u32) -> Result<(), Error> {
         for message in off_default(name, to, priority) {
             let done = unless(self.handle.rule().del(message).execute().await, Errno::ENOENT);

@@ -39,7 +39,7 @@ impl<F: Flags> ConfigArguments<F> {
     /// Loads the configuration: defaults, the file, environment variables, then the flags.
     ///
     /// # Errors
-    /// Those of [`config::load`].
+    /// The errors of [`config::load`].
     pub fn load<T: Serialize + DeserializeOwned + Default>(&self) -> Result<T> {
         let file = self.config.as_deref();
         Ok(config::load(file, Path::new(F::CONFIG_FILE), &self.flags)?)

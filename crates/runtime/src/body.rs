@@ -16,7 +16,7 @@ const LINGER_TIME: Duration = Duration::from_secs(5);
 /// Reads a body of at most `most` bytes.
 ///
 /// # Errors
-/// If the body is too large, or ends too early.
+/// Fails if the body is too large, or ends too early.
 pub async fn read(mut body: Body, most: usize) -> Result<Bytes, ApiError> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -45,7 +45,7 @@ async fn discard(mut body: Body, mut left: usize) {
 /// Refuses a body that is not declared as JSON.
 ///
 /// # Errors
-/// If it has another media type, or none.
+/// Fails if it has another media type, or none.
 pub fn check_json(headers: &HeaderMap) -> Result<(), ApiError> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();

@@ -7,7 +7,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 /// Returns the request for a key (PKCS #8).
 ///
 /// # Errors
-/// If the key is damaged.
+/// Fails if the key is damaged.
 pub fn request(key: &[u8]) -> Result<Vec<u8>> {
     let key = KeyPair::from_pkcs8_der_and_sign_algo(
         &PrivatePkcs8KeyDer::from(key),

@@ -98,7 +98,7 @@ impl Dial {
     /// Creates the settings to join: the coordinator is authenticated by its CA's fingerprint.
     ///
     /// # Errors
-    /// If the TLS library has no TLS 1.3.
+    /// Fails if the TLS library has no TLS 1.3.
     pub fn to_join(ca: Fingerprint) -> Result<Self> {
         let tls = || -> Result<_> {
             let verifier = Arc::new(PinnedCa(ca));
@@ -114,7 +114,7 @@ impl Dial {
     /// DER, the key as PKCS #8.
     ///
     /// # Errors
-    /// If one of them cannot be read, or the key does not belong to the certificate.
+    /// Fails if one of them cannot be read, or the key does not belong to the certificate.
     pub fn for_session(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<Self> {
         Self::for_member(ca, certificate, key, Channel::Session, COORDINATOR_NAME)
     }
@@ -123,7 +123,7 @@ impl Dial {
     /// certificate, otherwise as [`Self::for_session`].
     ///
     /// # Errors
-    /// As for [`Self::for_session`].
+    /// The errors of [`Self::for_session`].
     pub fn for_relay(ca: &[u8], certificate: &[u8], key: &[u8], name: &str) -> Result<Self> {
         Self::for_member(ca, certificate, key, Channel::Relay, name)
     }
@@ -131,7 +131,7 @@ impl Dial {
     /// Creates the settings of a member for any channel.
     ///
     /// # Errors
-    /// As for [`Self::for_session`].
+    /// The errors of [`Self::for_session`].
     pub fn for_member(
         ca: &[u8],
         certificate: &[u8],

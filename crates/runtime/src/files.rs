@@ -22,7 +22,7 @@ const MOST_DAMAGED: usize = 3;
 /// Writes a file atomically. When this returns, the file survives a loss of power.
 ///
 /// # Errors
-/// Those of the kernel; then the file is unchanged, and nothing partial takes up room.
+/// The errors of the kernel; then the file is unchanged, and nothing partial takes up space.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let partial = with_ending(path, PARTIAL);
     for target in [path, &partial] {
@@ -51,7 +51,7 @@ fn write_through(path: &Path, partial: &Path, bytes: &[u8], mode: u32) -> io::Re
 /// Reads a file; `None` if it does not exist.
 ///
 /// # Errors
-/// Those of the kernel, and [`ErrorKind::InvalidData`] if it is not a regular file.
+/// The errors of the kernel, and [`ErrorKind::InvalidData`] if it is not a regular file.
 pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     // Checked first, since opening a pipe waits for a writer.
     match fs::metadata(path) {
@@ -67,7 +67,7 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// Removes a file if it exists. When this returns, the removal survives a loss of power.
 ///
 /// # Errors
-/// Those of the kernel.
+/// The errors of the kernel.
 pub fn remove(path: &Path) -> io::Result<()> {
     match remove_if_there(path)? {
         true => sync_folder(path),
@@ -78,7 +78,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
 /// Removes a file or a folder, and its damaged versions.
 ///
 /// # Errors
-/// Those of the kernel.
+/// The errors of the kernel.
 pub fn remove_with_damaged(path: &Path) -> io::Result<()> {
     for target in damaged(path).into_iter().chain([path.to_owned()]) {
         let gone = match fs::symlink_metadata(&target).is_ok_and(|found| found.is_dir()) {

@@ -34,7 +34,7 @@ pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
 /// Returns random bytes from the operating system.
 ///
 /// # Panics
-/// If the kernel has no `getrandom`, which came with Linux 3.17.
+/// Panics if the kernel has no `getrandom`, which came with Linux 3.17.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // ring reads getrandom(2), which does not fail once the kernel is up.
@@ -99,7 +99,7 @@ pub fn say(text: impl std::fmt::Display) {
 /// Waits for SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the signals cannot be watched.
+/// Fails if the signals cannot be watched.
 pub async fn ended() -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {

@@ -66,7 +66,7 @@ impl Credentials {
     /// Reads the certificate.
     ///
     /// # Errors
-    /// If it is not a member's certificate.
+    /// Fails if it is not a member's certificate.
     pub fn read(&self) -> Result<MemberCertificate> {
         MemberCertificate::read(&self.certificate).context("the certificate is damaged; join again")
     }
@@ -126,7 +126,7 @@ impl MemberFolder {
     /// Returns the membership; `None` before joining.
     ///
     /// # Errors
-    /// If the file is damaged, since it cannot be rebuilt.
+    /// Fails if the file is damaged, since it cannot be rebuilt.
     pub fn membership(&self) -> Result<Option<Membership>> {
         let name = self.named("json");
         let Some(bytes) = self.read(&name)? else { return Ok(None) };
@@ -154,7 +154,7 @@ impl MemberFolder {
     /// membership if the machine has already joined.
     ///
     /// # Errors
-    /// If the file cannot be read.
+    /// Fails if the file cannot be read.
     pub fn membership_or_aside(&self) -> Result<Option<Membership>> {
         let Err(error) = self.membership() else { return self.membership() };
         files::set_aside(&self.path_of(&self.named("json")), &error);
@@ -165,7 +165,7 @@ impl MemberFolder {
     /// counts as none.
     ///
     /// # Errors
-    /// If a file cannot be written.
+    /// Fails if a file cannot be written.
     pub fn keep_membership(
         &self,
         membership: &Membership,
@@ -180,7 +180,7 @@ impl MemberFolder {
     /// membership goes first: what is left belongs to nobody.
     ///
     /// # Errors
-    /// If something cannot be removed.
+    /// Fails if something cannot be removed.
     pub fn forget_membership(&self, kept: &[&str]) -> Result<()> {
         let own = ["json", "der", "key"].map(|ending| self.named(ending));
         let all = own
@@ -204,7 +204,7 @@ impl MemberFolder {
     /// Stores that this member was removed.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Fails if it cannot be written.
     pub fn keep_removed(&self, at: u64) -> Result<()> {
         self.write_state(REMOVED_FILE, &RemovedFile { at })
     }
@@ -212,7 +212,7 @@ impl MemberFolder {
     /// Returns the certificate and its key.
     ///
     /// # Errors
-    /// If one is missing, since it cannot be rebuilt.
+    /// Fails if one is missing, since it cannot be rebuilt.
     pub fn credentials(&self) -> Result<Credentials> {
         let read = |name: &str| -> Result<Vec<u8>> {
             let found = self.read(name)?.filter(|bytes| !bytes.is_empty());
@@ -237,7 +237,7 @@ impl MemberFolder {
     /// nobody has joined with it.
     ///
     /// # Errors
-    /// If a new one cannot be made or written.
+    /// Fails if a new one cannot be made or written.
     pub fn key_to_join(&self) -> Result<Vec<u8>> {
         let name = self.named("key");
         if let Some(key) =
@@ -258,7 +258,7 @@ impl MemberFolder {
     /// Returns the content of a file; `None` if it does not exist.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// Fails if it cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         if let Some(waiting) = self.behind.waiting(name) {
             return Ok(waiting);
@@ -315,7 +315,7 @@ impl MemberFolder {
     /// Schedules a write of a file of state, as [`Self::write_later`] does.
     ///
     /// # Errors
-    /// If its content cannot be encoded.
+    /// Fails if its content cannot be encoded.
     pub fn write_state_later(&self, name: &str, content: &impl StateFile) -> Result<()> {
         self.write_later(name, state_files::encode(content)?);
         Ok(())
@@ -339,7 +339,7 @@ impl MemberFolder {
     /// Writes a file atomically. When this returns, the file survives a loss of power.
     ///
     /// # Errors
-    /// If it cannot be written; then it is unchanged.
+    /// Fails if it cannot be written; then it is unchanged.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path_of(name);
         self.behind
@@ -350,7 +350,7 @@ impl MemberFolder {
     /// Writes a file of state atomically, as [`Self::write`] does.
     ///
     /// # Errors
-    /// If it cannot be encoded or written; then it is unchanged.
+    /// Fails if it cannot be encoded or written; then it is unchanged.
     pub fn write_state(&self, name: &str, content: &impl StateFile) -> Result<()> {
         self.write(name, &state_files::encode(content)?)
     }

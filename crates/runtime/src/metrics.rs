@@ -27,7 +27,7 @@ const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Serves the registries of `scrape` until the process ends.
 ///
 /// # Errors
-/// If the address cannot be listened on.
+/// Fails if the address cannot be listened on.
 pub async fn serve(listen: SocketAddr, scrape: Scrape) -> anyhow::Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("cannot listen on {listen} for metrics; set another `metrics_listen`")

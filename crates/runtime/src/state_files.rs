@@ -15,7 +15,7 @@ pub trait StateFile: Serialize + DeserializeOwned {
     /// Reads a file of format 1.
     ///
     /// # Errors
-    /// If it is not of this kind.
+    /// Fails if it is not of this kind.
     fn read_format_1(bytes: &[u8]) -> serde_json::Result<Self> {
         serde_json::from_slice(bytes)
     }
@@ -24,10 +24,10 @@ pub trait StateFile: Serialize + DeserializeOwned {
 /// The error for bytes that are no file of state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
-    /// A later release has written them.
+    /// The bytes were written by a later release.
     #[error(transparent)]
     Newer(#[from] NewerFormat),
-    /// They are damaged, or of another kind.
+    /// The bytes are damaged, or of another kind.
     #[error(transparent)]
     Damaged(#[from] serde_json::Error),
 }
@@ -60,7 +60,7 @@ struct Number {
 /// Returns a file's bytes in the newest format.
 ///
 /// # Errors
-/// If the content is no object in JSON.
+/// Fails if the content is no object in JSON.
 pub fn encode<T: StateFile>(content: &T) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec_pretty(&Numbered { format: T::FORMAT, content })
 }

@@ -131,7 +131,7 @@ impl Servers {
     /// Creates the verifier for the mesh of this CA.
     ///
     /// # Errors
-    /// If it is not a CA certificate.
+    /// Fails if it is not a CA certificate.
     pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
         let provider = Arc::new(default_provider());
         let inner = WebPkiServerVerifier::builder_with_provider(roots(ca)?, provider).build();
@@ -159,7 +159,7 @@ impl ServerCertVerifier for Servers {
 /// Returns root certificates with only the mesh's CA.
 ///
 /// # Errors
-/// If it is not a CA certificate.
+/// Fails if it is not a CA certificate.
 pub fn roots(ca: CertificateDer<'static>) -> Result<Arc<RootCertStore>, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(ca)?;
@@ -269,7 +269,7 @@ impl Members {
     /// Creates the verifier for the mesh of this CA.
     ///
     /// # Errors
-    /// If it is not a CA certificate.
+    /// Fails if it is not a CA certificate.
     pub fn of(ca: CertificateDer<'static>) -> Result<Self, Error> {
         let inner = WebPkiClientVerifier::builder(roots(ca)?)
             .allow_unauthenticated()

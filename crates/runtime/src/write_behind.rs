@@ -140,7 +140,7 @@ impl WriteBehind {
     /// Writes a file at once and cancels what was scheduled for it.
     ///
     /// # Errors
-    /// Those of the kernel; then the scheduled write stays.
+    /// The errors of the kernel; then the scheduled write stays.
     pub fn write_now(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let _turn = self.0.writing.lock();
         write(&self.0.folder.join(name), bytes)?;

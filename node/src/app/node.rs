@@ -64,7 +64,7 @@ impl Node {
     /// No coordinator is needed for that. Damaged files are set aside, and the rest starts.
     ///
     /// # Errors
-    /// If the kernel gives no thread.
+    /// Fails if the kernel gives no thread.
     pub async fn restore(
         membership: Membership,
         config: Config,
@@ -172,7 +172,7 @@ impl Node {
     /// running, without an interface of the mesh.
     ///
     /// # Errors
-    /// If it cannot be noted on disk. Everything is closed all the same.
+    /// Fails if it cannot be noted on disk. Everything is closed all the same.
     pub fn close(&self) -> Result<()> {
         self.stop_endpoints(&self.enforcement.close());
         self.folder.keep_removed(unix_seconds())
@@ -206,7 +206,7 @@ impl Node {
     /// coordinator. The current ones stay good for `keep`.
     ///
     /// # Errors
-    /// If a key cannot be written; then the endpoint has the one that it had.
+    /// Fails if a key cannot be written; then the endpoint has the one that it had.
     pub async fn rotate_keys(&self, networks: &[NetworkName], keep: Duration) -> Result<()> {
         for (network, _) in self.enforcement.endpoints() {
             if networks.is_empty() || networks.contains(&network) {

@@ -72,7 +72,7 @@ impl Attachment {
     /// Configures the existing interface anew, whatever somebody has changed of it.
     ///
     /// # Errors
-    /// If the namespace or the interface is gone, or the kernel refuses.
+    /// Fails if the namespace or the interface is gone, or the kernel refuses.
     pub(crate) fn configure(&self, network: &NetworkSpec) -> Result<(), meshward_netns::Error> {
         self.configure_in(&Netns::open(&self.netns)?, network)
     }
@@ -117,7 +117,7 @@ impl Attachment {
     /// Completes the configuration once Docker has moved the interface.
     ///
     /// # Errors
-    /// If the namespace is gone.
+    /// Fails if the namespace is gone.
     pub(crate) fn configure_moved(&self, routes: &[IpNet]) -> Result<(), meshward_netns::Error> {
         let name = self.interface.as_str();
         // There is no unreachable route beside it: Docker gives no address that a route in the
@@ -166,7 +166,7 @@ fn allow_ipv6(interface: &str) {
 /// Returns the first interface name `mesh0`, `mesh1` ... that a namespace does not have.
 ///
 /// # Errors
-/// If the namespace cannot be entered.
+/// Fails if the namespace cannot be entered.
 pub(crate) fn free_interface(netns: &Netns) -> Result<String, meshward_netns::Error> {
     netns.links(async |links| {
         for number in 0.. {

@@ -38,7 +38,7 @@ pub(crate) struct Attachment {
 /// The maker of a workload's namespace, and the workload's name there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Somebody on this machine, who names it by its path.
+    /// A user of this machine, who names it by its path.
     #[default]
     Local,
     /// None: a device has no namespace here.

@@ -27,7 +27,7 @@ impl Attachment {
     /// Adds routes by its interface to its namespace, and removes others.
     ///
     /// # Errors
-    /// If the namespace is gone, or the kernel refuses.
+    /// Fails if the namespace is gone, or the kernel refuses.
     pub(crate) fn change_routes(&self, new: &[IpNet], gone: &[IpNet]) -> Result<(), Error> {
         let Some(netns) = self.open_netns() else { return Ok(()) };
         let (name, table) = (self.interface.as_str(), self.table());

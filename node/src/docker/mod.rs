@@ -30,7 +30,7 @@ const MAX_BODY: usize = 1 << 20;
 /// Serves the plugin until the process ends.
 ///
 /// # Errors
-/// If the socket cannot be made.
+/// Fails if the socket cannot be made.
 pub async fn serve(node: Arc<Node>, socket: &StdPath) -> Result<()> {
     let driver = Arc::new(Driver::restore(node));
     let listener = api::listen(socket, "name another plugin socket with --docker-plugin").await?;

@@ -15,7 +15,7 @@ impl Endpoints {
     /// Gives an endpoint another key; the current one stays good for `keep`.
     ///
     /// # Errors
-    /// If the key cannot be written; then the endpoint has the one that it had.
+    /// Fails if the key cannot be written; then the endpoint has the one that it had.
     pub async fn rotate_key(&self, network: &NetworkName, keep: Duration) -> Result<()> {
         let _turn = self.changing.lock().await;
         let Some(served) = self.enforcement.endpoint(network) else { return Ok(()) };

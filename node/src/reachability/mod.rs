@@ -81,11 +81,11 @@ struct OutsideAddresses {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Direct {
-    /// It has not been found out.
+    /// No answer is known yet.
     Unknown,
     /// An endpoint is seen under an address that the host has.
     Yes,
-    /// It is not, or UDP does not pass at all.
+    /// No endpoint is, or UDP does not pass at all.
     No,
 }
 

@@ -152,12 +152,12 @@ pub mod fuzzing {
         })
     }
 
-    /// A block for each answer, in their order. The nonce of a PCP request is put into an answer
-    /// that is long enough for one, as every router does. An address that is taken is one, and
-    /// whatever was said ends in time.
+    /// Runs answers of a router: a block for each, in their order. The nonce of a PCP request is
+    /// put into an answer that is long enough for one, as every router does. An accepted mapping
+    /// has an address, and mapping ends in time whatever the answers are.
     ///
     /// # Panics
-    /// If an answer breaks that.
+    /// Panics if an answer breaks that.
     pub fn answers(data: &[u8]) {
         let (runtime, socket, address) = router();
         let mut said = Bytes(data);

@@ -19,7 +19,7 @@ const MAX_HEAD: usize = 64 << 10;
 /// Reads the body of an answer over TCP, of at most `limit` bytes.
 ///
 /// # Errors
-/// If it is longer, or ends halfway.
+/// Fails if it is longer, or ends halfway.
 pub(super) async fn read(mut response: reqwest::Response, limit: usize) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     let announced = response.content_length().unwrap_or(0);
@@ -37,7 +37,7 @@ pub(super) async fn read(mut response: reqwest::Response, limit: usize) -> Resul
 /// Sends a GET request over a unix socket, and reads an answer of at most `limit` bytes.
 ///
 /// # Errors
-/// If nothing answers there in time, or with more.
+/// Fails if nothing answers there in time, or with more.
 pub(super) async fn ask_unix(
     socket: &Path,
     path: &str,
@@ -59,7 +59,7 @@ pub(super) async fn ask_unix(
 /// Sends a GET request over a unix socket. Returns the answer, whose body is still to come.
 ///
 /// # Errors
-/// If nothing answers there.
+/// Fails if nothing answers there.
 pub(super) async fn open_unix(socket: &Path, path: &str) -> Result<Response<Incoming>> {
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) =
@@ -72,7 +72,7 @@ pub(super) async fn open_unix(socket: &Path, path: &str) -> Result<Response<Inco
 /// Checks a part of a path that somebody else has named: it leads nowhere else.
 ///
 /// # Errors
-/// If it holds what is no part of an id.
+/// Fails if it holds what is no part of an id.
 pub(super) fn check_id(id: &str) -> Result<&str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.-:".contains(c);
     if id.is_empty() || id.len() > 256 || !id.chars().all(fits) || id.starts_with('.') {

@@ -69,7 +69,7 @@ impl Engine {
     /// Connects.
     ///
     /// # Errors
-    /// If nothing answers on the socket.
+    /// Fails if nothing answers on the socket.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let asked = ask_unix(socket, "/version", MAX_ANSWER, PATIENCE).await;
         let (status, body) = asked
@@ -101,7 +101,7 @@ impl Engine {
     /// Returns the containers that run. Callers at the same time share an answer.
     ///
     /// # Errors
-    /// If the runtime does not answer.
+    /// Fails if the runtime does not answer.
     pub async fn running(&self) -> Result<Arc<Running>> {
         self.running_since(Instant::now() - LIST_LASTS).await
     }
@@ -109,7 +109,7 @@ impl Engine {
     /// Returns the containers that run, by an answer that is no older than `since`.
     ///
     /// # Errors
-    /// If the runtime does not answer.
+    /// Fails if the runtime does not answer.
     pub async fn running_since(&self, since: Instant) -> Result<Arc<Running>> {
         let mut listed = self.listed.lock().await;
         if let Some((at, known)) = &*listed
@@ -159,7 +159,7 @@ impl Engine {
     /// `None` if it does not exist or does not run yet.
     ///
     /// # Errors
-    /// If the runtime does not answer.
+    /// Fails if the runtime does not answer.
     pub async fn facts_of(
         &self,
         container: &str,
@@ -270,10 +270,10 @@ impl EngineSlot {
         self.turns.clone().acquire_owned().await.ok()
     }
 
-    /// The runtime.
+    /// Returns the runtime, and connects to it on `socket` if that is not done yet.
     ///
     /// # Errors
-    /// If nothing answers there.
+    /// Fails if nothing answers there.
     pub(super) async fn engine(&self, socket: &Path) -> Result<Arc<Engine>> {
         let mut engine = self.engine.lock().await;
         if let Some(known) = &*engine {

@@ -67,7 +67,7 @@ impl LabelFilter {
     /// declaration that makes no sense, are mistakes.
     ///
     /// # Errors
-    /// Which mistake.
+    /// The mistake.
     pub fn select(&self, said: &HashMap<String, String>) -> Result<SelectedLabels, String> {
         let mut selected = SelectedLabels::default();
         let mut kept = Vec::new();

@@ -128,7 +128,7 @@ struct Measuring {
     /// for: a registry that is slow delays no measuring.
     under_way: Mutex<HashSet<WorkloadId>>,
     looked_for: Mutex<HashSet<WorkloadId>>,
-    /// Those that were measured, and are to be measured again.
+    /// The workloads that were measured, and are to be measured again.
     stale: Mutex<HashSet<WorkloadId>>,
     /// Notified when the sharing of namespaces is to be looked up.
     look_for_sharing: Notify,

@@ -50,7 +50,7 @@ impl Registry {
     /// Creates a client that waits for at most `timeout` for each answer.
     ///
     /// # Errors
-    /// If it is in a private network, and nobody has named it.
+    /// Fails if it is in a private network, and nobody has named it.
     pub(super) fn new(access: Access, patience: Duration) -> Result<Self> {
         let (own, elsewhere) = (host_of(&access.registry).to_owned(), access.elsewhere.clone());
         let redirects = Policy::custom(move |attempt| {
@@ -91,10 +91,10 @@ impl Registry {
         Ok(())
     }
 
-    /// The manifest of a tag or digest; `None` if there is none.
+    /// Returns the manifest of a tag or digest; `None` if there is none.
     ///
     /// # Errors
-    /// If the registry does not answer as it should.
+    /// Fails if the registry does not answer as it should.
     pub(super) async fn manifest(
         &mut self,
         path: &str,
@@ -103,10 +103,10 @@ impl Registry {
         self.get(path, &format!("manifests/{reference}"), Some(MANIFEST), MAX_MANIFEST).await
     }
 
-    /// A blob of at most `limit` bytes.
+    /// Returns a blob of at most `limit` bytes.
     ///
     /// # Errors
-    /// If the registry does not answer as it should.
+    /// Fails if the registry does not answer as it should.
     pub(super) async fn blob(&mut self, path: &str, digest: &str, limit: usize) -> Result<Vec<u8>> {
         let found = self.get(path, &format!("blobs/{digest}"), None, limit).await?;
         found.with_context(|| format!("the registry does not have the blob {digest}"))

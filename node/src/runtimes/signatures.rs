@@ -114,7 +114,7 @@ impl Signatures {
         images.iter().filter_map(|image| Some((image.digest, found.get(image)?.clone()))).collect()
     }
 
-    /// Looks again, whatever was found before.
+    /// Looks signatures up again, whatever was found before.
     pub(super) async fn refresh(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
         for image in images {
             self.found.lock().remove(image);

@@ -21,9 +21,9 @@ pub(super) struct Acknowledgements {
 pub(super) struct Pending {
     pub(super) number: UpdateNumber,
     pub(super) revision: Revision,
-    /// Somebody waits for it.
+    /// `true` if somebody waits for the acknowledgement.
     pub(super) is_urgent: bool,
-    /// The endpoints that it brings have started.
+    /// `true` once the endpoints that the update brings have started.
     pub(super) is_started: bool,
 }
 

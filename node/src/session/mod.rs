@@ -88,7 +88,7 @@ async fn run(node: &Arc<Node>, renewed: &mut Option<Instant>) -> Result<()> {
 /// Leaves the mesh: when this returns, this node is no member any more.
 ///
 /// # Errors
-/// If the coordinator cannot be reached, or does not say so.
+/// Fails if the coordinator cannot be reached, or does not say so.
 pub async fn leave(folder: &Folder, coordinator: &str) -> Result<()> {
     let credentials = folder.credentials()?;
     let dial = Dial::for_session(&credentials.ca, &credentials.certificate, &credentials.key)?;

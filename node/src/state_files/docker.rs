@@ -1,4 +1,4 @@
-//! What Docker's plugin keeps: Docker does not repeat it after a restart of the daemon.
+//! The state of Docker's plugin: Docker does not repeat it after a restart of the daemon.
 
 use meshward_runtime::state_files::StateFile;
 use meshward_types::NetworkName;
@@ -17,9 +17,9 @@ pub(crate) struct DockerFile {
 /// The endpoint of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DockerEndpoint {
-    /// Its network.
+    /// The network of the mesh.
     pub(crate) network: NetworkName,
-    /// Its addresses.
+    /// The addresses in the network.
     pub(crate) addresses: Vec<IpAddr>,
 }
 

@@ -1,4 +1,4 @@
-//! What is kept of an endpoint beside its keys.
+//! The state of an endpoint beside its keys.
 
 use meshward_runtime::state_files::StateFile;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ pub(crate) struct PortFile {
 /// The validity of an endpoint's previous key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PreviousKeyFile {
-    /// Its end, in seconds since 1970.
+    /// The end of the validity, in seconds since 1970.
     pub(crate) until: u64,
 }
 

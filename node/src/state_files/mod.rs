@@ -11,7 +11,7 @@
 //! | `view`, `view.log` | [`view`] |
 //! | `flows/NETWORK` | `saved_flows.rs` of the data path |
 //!
-//! Who the member is (`node.json`, `removed.json`) is kept by `meshward-runtime`.
+//! The membership (`node.json`, `removed.json`) is stored by `meshward-runtime`.
 
 mod docker;
 mod endpoint;

@@ -41,10 +41,10 @@ type Hash = [u8; HASH_LENGTH];
 /// The error for a snapshot or a log that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ViewFileError {
-    /// A later release has written it.
+    /// The file was written by a later release.
     #[error(transparent)]
     Newer(#[from] NewerFormat),
-    /// It was not written to its end, or was changed.
+    /// The file was not written to its end, or was changed.
     #[error("its hash does not match; nothing passes until the coordinator has sent the view anew")]
     Damaged,
 }
@@ -54,7 +54,7 @@ pub(crate) enum ViewFileError {
 pub(crate) struct Update {
     /// The view's revision after it.
     pub(crate) revision: Revision,
-    /// Its changes, in their order.
+    /// The changes, in the order to apply them.
     pub(crate) changes: Vec<Change>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct LogHeader {
     pub(crate) is_current: bool,
     /// The hash of the snapshot that it continues.
     pub(crate) snapshot: Hash,
-    /// Its length, in bytes.
+    /// The length of the header, in bytes.
     pub(crate) length: usize,
 }
 
@@ -401,7 +401,8 @@ impl From<EntryForm> for AclEntry {
     }
 }
 
-/// The conversion of ACLs, which are made anew from their ranges, so that they are sorted and merged whatever a file says.
+/// The conversion of ACLs, which are made anew from their ranges, so that they are sorted and
+/// merged whatever a file says.
 struct AclConversion;
 
 impl AclConversion {

@@ -37,16 +37,16 @@ const UDP: c_int = 0x20 | 0x40;
 /// The super-packets that the kernel hands over and takes by a TUN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TunOffloads {
-    /// Those of TCP (`TUN_F_TSO4`, `TUN_F_TSO6`).
+    /// The offloads of TCP (`TUN_F_TSO4`, `TUN_F_TSO6`).
     pub(crate) tcp: bool,
-    /// Those of UDP (`TUN_F_USO4`, `TUN_F_USO6`; Linux 6.2).
+    /// The offloads of UDP (`TUN_F_USO4`, `TUN_F_USO6`; Linux 6.2).
     pub(crate) udp: bool,
 }
 
 /// An open TUN device.
 #[derive(Debug)]
 pub(crate) struct Tun {
-    /// Its descriptor: each packet has a virtio network header in front.
+    /// The descriptor: each packet has a virtio network header in front.
     pub(crate) fd: OwnedFd,
     /// The offloads in use.
     pub(crate) offloads: TunOffloads,

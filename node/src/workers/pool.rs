@@ -41,7 +41,7 @@ impl Workers {
     /// Starts the threads. `wanted` are the offloads to use where the kernel has them.
     ///
     /// # Errors
-    /// If the kernel gives no epoll, eventfd or thread.
+    /// Fails if the kernel gives no epoll, eventfd or thread.
     pub fn start(
         workers: NonZeroUsize,
         wanted: Offloads,
@@ -84,7 +84,7 @@ impl Workers {
     /// Serves an endpoint on sockets that are bound to one port, one for each worker.
     ///
     /// # Errors
-    /// If a socket cannot be polled.
+    /// Fails if a socket cannot be polled.
     pub fn serve(
         &self,
         network: &NetworkName,

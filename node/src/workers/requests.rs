@@ -16,7 +16,7 @@ impl ServedEndpoint {
     /// Sends a ping to a peer, on the path that packets to it take. `None`: there is no session.
     ///
     /// # Errors
-    /// If there is no such peer.
+    /// Fails if there is no such peer.
     pub fn ping(&self, node: &NodeName) -> Result<Option<SentPing>, UnknownPeer> {
         self.endpoint.ping(clock::now(), node, &mut EndpointOutput::new(self, 0))
     }

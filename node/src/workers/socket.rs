@@ -20,7 +20,7 @@ const BUFFER: usize = 4 << 20;
 /// if it is given, else to the first free port from `first` on.
 ///
 /// # Errors
-/// If no port can be had.
+/// Fails if no port can be had.
 pub(crate) fn bind(kept: Option<u16>, first: u16, workers: NonZeroUsize) -> Result<Vec<UdpSocket>> {
     let bound = match kept {
         Some(port) => bind_port(port).with_context(|| {

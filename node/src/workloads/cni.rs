@@ -246,11 +246,11 @@ impl Workloads {
 
 /// The state of a container that the CNI plugin asks for.
 enum ContainerState {
-    /// It is not attached.
+    /// The container is not attached.
     Missing,
-    /// It is attached.
+    /// The container is attached.
     Attached { id: WorkloadId, addresses: Vec<IpAddr> },
-    /// Its interface or its namespace is gone.
+    /// The container's interface or namespace is gone.
     Lost { id: WorkloadId, network: NetworkName, addresses: Vec<IpAddr> },
 }
 

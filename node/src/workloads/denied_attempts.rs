@@ -25,7 +25,7 @@ pub(crate) struct Trigger<'a> {
     pub(crate) network: &'a NetworkName,
     /// The trigger's name.
     pub(crate) name: &'a str,
-    /// Its condition.
+    /// The condition, and the quarantine that the node may impose by itself.
     pub(crate) spec: &'a TriggerSpec,
 }
 
@@ -53,8 +53,8 @@ impl DeniedAttempts {
         self.fired.retain(|(workload, _), _| is_there(workload));
     }
 
-    /// Returns the report of a trigger whose condition a workload satisfies now. It fires once, and again after its
-    /// time has passed.
+    /// Returns the report of a trigger whose condition a workload satisfies now. It fires once, and
+    /// again after its time has passed.
     pub(super) fn fires(
         &mut self,
         now: Instant,

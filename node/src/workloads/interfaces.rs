@@ -106,7 +106,8 @@ impl Workloads {
         Ok(())
     }
 
-    /// Takes a workload out; returns whether it was there. Its interface goes by itself, soon.
+    /// Removes a workload; returns `true` if it was attached. Its interface is deleted soon, in the
+    /// background.
     pub(super) fn drop_workload(&self, state: &mut State, id: &WorkloadId) -> bool {
         let Some(workload) = state.attached.remove(id) else { return false };
         let Workload { attachment, served, index, .. } = workload;
@@ -122,7 +123,7 @@ impl Workloads {
         true
     }
 
-    /// Says whether the interface of a workload is in its namespace, and is the one that this
+    /// Returns `true` if the interface of a workload is in its namespace, and is the one that this
     /// daemon holds.
     pub(super) async fn has_interface(&self, id: &WorkloadId, attachment: &Attachment) -> bool {
         let name = self.interface_name(id);
@@ -175,7 +176,7 @@ fn not_running(network: &NetworkName) -> Refusal {
 
 /// A namespace that is to be attached.
 pub(super) struct InspectedNetns {
-    /// Its identity.
+    /// The namespace's identity.
     pub(super) id: NetnsId,
     /// A name that no interface there has.
     pub(super) interface: String,
@@ -213,7 +214,7 @@ pub(super) fn check_unattached(
     }
 }
 
-/// Says whether a namespace is that of the daemon, which is the host's.
+/// Returns `true` if a namespace is that of the daemon, which is the host's.
 pub(super) fn is_of_host(netns: NetnsId) -> bool {
     NetnsId::of_path(Path::new("/proc/self/ns/net")).is_ok_and(|own| own == netns)
 }

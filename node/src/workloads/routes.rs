@@ -155,8 +155,8 @@ impl Workloads {
         });
     }
 
-    /// Takes back the rules of a route that is gone, soon, and then its interface: nobody gets its
-    /// number before.
+    /// Removes the rules of a route that is gone, and then its interface, soon and in the
+    /// background: no other interface gets its index before.
     pub(super) fn forget_rules(&self, attachment: Attachment, tun: Option<Tun>) {
         self.kernel_changes.enqueue(move || {
             attachment.remove_rules();
@@ -164,8 +164,8 @@ impl Workloads {
         });
     }
 
-    /// Takes back what keeps packets of this host for these prefixes from leaving by other
-    /// interfaces, soon: the host does not serve their network any more.
+    /// Removes what keeps packets of this host for these prefixes from leaving by other interfaces,
+    /// soon and in the background: the host does not serve their network any more.
     pub fn allow_elsewhere(&self, prefixes: Vec<IpNet>) {
         self.kernel_changes.enqueue(move || attachment::allow_other_interfaces(&prefixes));
     }

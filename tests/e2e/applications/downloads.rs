@@ -18,29 +18,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often it is denied and allowed again.
+/// The number of times that the connection is denied and allowed again.
 const CHANGES: usize = 100;
 /// The longest that something is denied or allowed, in milliseconds.
 const LONGEST: u64 = 500;
-/// What the server says at once, and how often.
+/// The bytes of one write of the server, which pauses for `PAUSE` in between.
 const PIECE: usize = 2000;
 const PAUSE: Duration = Duration::from_millis(10);
-/// After how long who joined by a stock WireGuard notices that its gateway has started again:
+/// The longest time until a client with a stock WireGuard notices that its gateway has restarted:
 /// fifteen seconds, and TCP's own pause.
 const RECONNECTS: Duration = Duration::from_secs(40);
-/// For how long what has been received may come in after its sender was denied.
+/// The time in which data that is already received may still come in after its sender was denied.
 const UNDER_WAY: Duration = Duration::from_millis(100);
 
-/// The bytes of the stream, from a place on.
+/// Returns the bytes of the stream from an offset on.
 fn bytes_at(at: u64) -> impl Iterator<Item = u8> {
     (at..).map(|at| (at % 251) as u8)
 }
 
-/// One download, and what became of it.
+/// A download, with its progress and the errors that ended it.
 #[derive(Clone, Default)]
 struct Download {
     received: Arc<AtomicU64>,
-    /// How the client's end and the server's ended.
+    /// The errors that ended the client's side and the server's.
     ends: Arc<Mutex<[Option<ErrorKind>; 2]>>,
 }
 
@@ -92,7 +92,7 @@ impl Download {
         }
     }
 
-    /// Whether both ends have been told that it has ended.
+    /// Returns `true` if both ends got a reset.
     fn is_reset(&self) -> bool {
         let told = |end: &Option<ErrorKind>| {
             matches!(end, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
@@ -117,18 +117,18 @@ impl Download {
     }
 }
 
-/// What is changed so that nothing is allowed any more.
+/// The change after which nothing is allowed any more.
 #[derive(Debug, Clone, Copy)]
 enum Denial {
-    /// Another port is allowed.
+    /// The rule allows another port.
     Tightened,
-    /// Nothing is.
+    /// The policy has no rule.
     Emptied,
-    /// A guardrail forbids it.
+    /// A guardrail forbids the link.
     Guarded,
-    /// Those who ask are quarantined.
+    /// The clients are quarantined.
     ClientsQuarantined,
-    /// Who answers is.
+    /// The server is quarantined.
     ServerQuarantined,
 }
 
@@ -140,7 +140,7 @@ const DENIALS: [Denial; 5] = [
     Denial::ServerQuarantined,
 ];
 
-/// What approves the route; without it machines behind the gateway are not there.
+/// The policy that approves the route; without it machines behind the gateway are not reachable.
 const ROUTES: &str = "network: shop\nroutes: [{ name: dc, within: [10.8.0.0/16, fd08::/32] }]\n";
 
 fn policy(port: u16, more: &str) -> String {

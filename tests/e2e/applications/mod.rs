@@ -1,5 +1,4 @@
-//! What applications see of their connections, where they have many of them, for long, and by every
-//! kind of path.
+//! The connections of applications: many, long ones, and by every kind of path.
 
 mod downloads;
 mod paths;

@@ -10,16 +10,16 @@ use std::{
 };
 
 const CONNECTIONS: usize = 1000;
-/// How long there is between two restarts: longer than the daemon takes connections up that it has
-/// lost (150 s).
+/// The time between two restarts: longer than the daemon picks up connections that it has lost (150
+/// s).
 const APART: Duration = Duration::from_secs(200);
-/// How often who is active says something.
+/// The interval between two messages on an active connection.
 const PACE: Duration = Duration::from_secs(2);
 const POLICY: &str = "network: shop
 rules: [{ name: r, from: { app: web }, to: { app: api }, allow: [tcp/7000] }]
 ";
 
-/// What a connection does while daemons are restarted.
+/// The behaviour of a connection while daemons are restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Manner {
     /// Nothing, since its handshake.

@@ -15,16 +15,16 @@ use std::{
     time::Duration,
 };
 
-/// How many kills there are; `TEST_KILLS` says otherwise.
+/// The number of kills; `TEST_KILLS` overrides it.
 const KILLS: u64 = 200;
-/// After how many it is looked whether everything comes back.
+/// The number of kills between two checks that everything comes back.
 const BETWEEN_LOOKS: u64 = 20;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Somebody who writes to the coordinator without pause, and remembers what was acknowledged.
+/// A client that writes to the coordinator without pause, and remembers what was acknowledged.
 struct Writer {
     acknowledged: Arc<Mutex<BTreeSet<String>>>,
     ended: Arc<AtomicBool>,
@@ -73,7 +73,7 @@ impl Drop for Writer {
 struct Victims {
     shop: Shop,
     quarantined: Workload,
-    /// What the first node has acknowledged to run, too.
+    /// The workloads that the first node has acknowledged besides.
     more: Vec<Workload>,
 }
 
@@ -109,7 +109,7 @@ impl Victims {
         }
     }
 
-    /// Everything is back, by itself, and as it was.
+    /// Checks that everything comes back by itself, as it was.
     fn look(&mut self, writer: &Writer, witness: &Witness) {
         let (shop, acknowledged) = (&self.shop, writer.acknowledged());
         // Nodes may not have noticed yet that their sessions are gone.
@@ -132,7 +132,7 @@ impl Victims {
     }
 }
 
-/// Whether the daemon answers.
+/// Returns `true` if the daemon answers.
 fn runs(node: &Node) -> bool {
     node.status().is_ok()
 }

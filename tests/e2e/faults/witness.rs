@@ -1,4 +1,4 @@
-//! Who watches what arrives, while things go wrong.
+//! A witness of the packets that arrive while things go wrong.
 
 use meshward_lab::Workload;
 use std::{
@@ -61,12 +61,12 @@ impl Witness {
         });
     }
 
-    /// Who has got through so far, to which port.
+    /// Returns the senders that got through so far, each with the port.
     pub(super) fn arrived(&self) -> Vec<(IpAddr, u16)> {
         self.arrived.lock().unwrap().iter().copied().collect()
     }
 
-    /// How many datagrams have.
+    /// Returns the number of datagrams that arrived.
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }

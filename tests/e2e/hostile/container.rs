@@ -5,7 +5,7 @@ use super::raw::{ACK, ICMP, ICMPV6, Ip, MARK, SYN, Sender, Sniffer, TCP, UDP, ic
 use crate::support::{Dice, Echo, PATIENCE, SILENCE, Shop, Stream, allow, tcp_echoes};
 use std::{net::IpAddr, time::Duration};
 
-/// How many packets are made up.
+/// The number of packets that are crafted.
 const PACKETS: usize = 4000;
 
 /// Some packet from one to another. `flows`: what neighbours have open, by both ends and ports.

@@ -9,7 +9,7 @@ use meshward_lab::Workload;
 use serde_json::{Value, json};
 use std::{fmt::Write, time::Duration};
 
-/// By how much the coordinator's memory may grow, in MiB.
+/// The limit of the growth of the coordinator's memory, in MiB.
 const MOST_GROWN: u64 = 64;
 
 /// A mesh with the networks `shop` and `vault`: what is in `vault` is no concern of the
@@ -50,7 +50,8 @@ impl Scene {
         Api::with(&self.shop.mesh, &self.shop.mesh.meshctl(&make).unwrap())
     }
 
-    /// What admins see: policies, quarantines, workloads, routes, credentials, tokens and networks.
+    /// Returns the state as admins see it: policies, quarantines, workloads, routes, credentials,
+    /// tokens, networks, devices and nodes.
     fn state(&self) -> Vec<Value> {
         let admin = Api::of(&self.shop.mesh);
         let lists = [

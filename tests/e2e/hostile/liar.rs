@@ -18,12 +18,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// For how long a lie may take effect.
+/// The time in which a lie may take effect.
 const WORKING: Duration = Duration::from_millis(150);
-/// By how much the coordinator's memory may grow, in MiB.
+/// The limit of the growth of the coordinator's memory, in MiB.
 const MOST_GROWN: u64 = 64;
 
-/// What a liar says in one session, after a hello that is fine.
+/// The messages of a liar in one session, after a valid hello.
 struct Lie {
     what: &'static str,
     says: Vec<FromNode>,
@@ -407,8 +407,8 @@ impl Scene {
         drop(session);
     }
 
-    /// What the coordinator says of others: their workloads, where their nodes are, and who is
-    /// quarantined.
+    /// Returns the coordinator's records of others: their workloads, their nodes without the time
+    /// of enforcement, and the quarantines.
     fn recorded(&self) -> Vec<Value> {
         let mesh = &self.shop.mesh;
         let of_liar = |one: &Value| one["node"] == "liar" || one["name"] == "liar";
@@ -490,7 +490,7 @@ fn what_a_member_says_of_others_changes_nothing_for_them() {
     scene.quarantine_holds(&stream);
 }
 
-/// What a liar answers, whatever it is asked.
+/// Returns a liar's answers to a question.
 fn false_answers(question: &Question, web: &WorkloadId) -> Vec<Answer> {
     let most = Count { packets: u64::MAX, bytes: u64::MAX, denied: u64::MAX, observed: u64::MAX };
     let pairs =

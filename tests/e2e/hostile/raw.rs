@@ -94,7 +94,7 @@ impl Sniffer {
         self.seen.load(Ordering::Relaxed)
     }
 
-    /// Whether something more arrives within `patience`.
+    /// Returns `true` if something more arrives within `patience`.
     pub(super) fn sees_more(
         &self,
         patience: Duration,

@@ -38,7 +38,7 @@ fn a_member_keeps_its_session_and_another_joins_under_forged_handshakes_and_idle
     mesh.wait(|| node.is_connected()).unwrap();
 }
 
-/// Whether the other side ends a connection within `patience`.
+/// Returns `true` if the other side closes a connection within `patience`.
 fn ends(mut stream: TcpStream, patience: Duration) -> bool {
     stream.set_read_timeout(Some(patience)).unwrap();
     let mut rest = Vec::new();

@@ -89,7 +89,7 @@ fn each(action: &str) -> Vec<String> {
     ADDRESSES.iter().map(|address| format!("{address} {action}")).collect()
 }
 
-/// The same configuration, where all that is updated in place is another.
+/// Returns the configuration with another value for every attribute that is updated in place.
 fn changed() -> String {
     ALL.replace("tier = \"edge\"", "tier = \"core\"")
         .replace("allow = [\"tcp/5432\"]", "allow = [\"tcp/5432\", \"icmp\"]")

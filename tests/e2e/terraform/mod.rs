@@ -23,7 +23,7 @@ fn mesh() -> Mesh {
     Mesh::start(Binaries::beside_this_test().unwrap()).unwrap()
 }
 
-/// Where the modules are.
+/// The folder of the modules.
 fn modules() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("terraform/modules")
 }
@@ -96,7 +96,7 @@ impl<'a> Terraform<'a> {
         self.ok(&["apply", "-auto-approve", "-no-color"])
     }
 
-    /// What a plan would do, as `ADDRESS ACTION`, in the order of the addresses.
+    /// Returns the changes of a plan, as `ADDRESS ACTION`, in the order of the addresses.
     fn plan(&self) -> Vec<String> {
         let out = self.run(&["plan", "-json", "-detailed-exitcode"]);
         let lines = messages(&out.stdout);
@@ -118,8 +118,7 @@ impl<'a> Terraform<'a> {
         changes
     }
 
-    /// What is said against a configuration: each error, with the line of the configuration that it
-    /// points at.
+    /// Returns the errors of a configuration, each with the line that it points at.
     fn errors(&self, arguments: &[&str]) -> Vec<Said> {
         let out = self.run(arguments);
         let mut said = Vec::new();
@@ -150,7 +149,7 @@ impl<'a> Terraform<'a> {
         serde_json::from_str(&self.ok(&["output", "-json", name])).unwrap()
     }
 
-    /// What a state holds, by addresses.
+    /// Returns the addresses of the resources in the state.
     fn state(&self) -> Vec<String> {
         self.ok(&["state", "list"]).lines().map(ToOwned::to_owned).collect()
     }

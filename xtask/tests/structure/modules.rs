@@ -35,7 +35,7 @@ fn module_of(folder: &Path, file: &Path) -> Option<Name> {
     (!is_root && !name.iter().any(is_apart)).then_some(name)
 }
 
-/// Whether an item is compiled for tests or fuzzing only.
+/// Returns `true` if an item is compiled for tests or fuzzing only.
 fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
         let syn::Meta::List(list) = &attribute.meta else { return false };

@@ -83,7 +83,7 @@ fn packages_import_each_other_as_the_map_draws_it() {
     assert_none(&findings, "the map of the code in ARCHITECTURE.md shows something else");
 }
 
-/// What decides does no I/O, starts no thread and knows no runtime.
+/// The packages that decide do no I/O, start no thread and know no runtime.
 #[test]
 fn pure_packages_know_no_runtime() {
     let pure =

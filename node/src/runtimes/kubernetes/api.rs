@@ -114,7 +114,7 @@ fn client(
 /// Checks a name that becomes part of a path (RFC 1123).
 ///
 /// # Errors
-/// If it could lead elsewhere.
+/// Fails if it could lead elsewhere.
 pub(super) fn check_name(name: &str) -> Result<&str> {
     match check_id(name) {
         Ok(name) if !name.contains([':', '_']) => Ok(name),

@@ -94,7 +94,7 @@ impl Pods {
     /// on it is watched. `None` if it is not known yet, or is another pod of the same name.
     ///
     /// # Errors
-    /// If the API does not answer, or does not let us ask.
+    /// Fails if the API does not answer, or does not let us ask.
     pub(super) async fn facts_of(&self, pod: &Pod) -> Result<Option<ContainerFacts>> {
         let (namespace, name) = (check_name(&pod.namespace)?, check_name(&pod.name)?);
         let object = match self.watched(pod) {

@@ -64,7 +64,7 @@ struct Spec {
     containers: Vec<Container>,
     #[serde(default)]
     init_containers: Vec<Container>,
-    /// Those that were added while it ran (`kubectl debug`).
+    /// The containers that were added while the pod ran (`kubectl debug`).
     #[serde(default)]
     ephemeral_containers: Vec<Container>,
     #[serde(default)]
