@@ -7,6 +7,7 @@ use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use std::{
     fs,
     path::Path,
+    pin::pin,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -75,14 +76,21 @@ impl Server {
             while let Ok((stream, _)) = listener.accept().await {
                 let (own, acceptor) = (own.clone(), acceptor.clone());
                 tokio::spawn(async move {
+                    let mut cut = pin!(own.cut.notified());
+                    cut.as_mut().enable();
                     if own.away.load(Ordering::SeqCst) {
                         return;
                     }
-                    if let Ok(stream) = acceptor.accept(stream).await {
-                        tokio::select! {
-                            () = own.answer(stream) => {}
-                            () = own.cut.notified() => {}
+                    let answered = async {
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            own.answer(stream).await;
                         }
+                    };
+                    // What happens after the cut is not told any more.
+                    tokio::select! {
+                        biased;
+                        () = cut => {}
+                        () = answered => {}
                     }
                 });
             }
