@@ -310,7 +310,7 @@ fn what_is_added_again_is_there_whatever_was_done_to_it_meanwhile() {
         .unwrap();
     assert_eq!(runtime.call("CHECK", &path, &previous).unwrap_err()["code"], 3, "it is not ours");
     let taken = runtime.call("ADD", &path, &labels).unwrap_err()["details"].to_string();
-    assert!(taken.contains("no interface of the mesh"), "success is not told: {taken}");
+    assert!(taken.contains("does not belong to the mesh"), "success is not told: {taken}");
     web.netns().links(async |links| links.delete("eth0").await).unwrap();
     let back = runtime.call("ADD", &path, &labels).unwrap();
     assert_eq!(runtime.call("CHECK", &path, &json!({ "prevResult": back })), Ok(Value::Null));
