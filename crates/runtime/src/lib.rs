@@ -26,7 +26,12 @@ pub mod tunnel;
 pub mod write_behind;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// The time without data after which a session has ended.
 pub const SESSION_IDLE: std::time::Duration = std::time::Duration::from_secs(9);
@@ -65,25 +70,27 @@ pub enum LogFormat {
 /// Sets up logging to stderr: colours only on a terminal and without `NO_COLOR` (no-color.org); the
 /// filter of `RUST_LOG`, or `info` if it is not set or malformed, which is logged.
 pub fn init_logging(format: LogFormat) {
-    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.is_empty());
-    let (filter, mistake) = match wanted.as_deref().map(EnvFilter::try_new) {
-        None => (EnvFilter::new("info"), None),
+    let wanted = std::env::var("RUST_LOG").ok().filter(|wanted| !wanted.is_empty());
+    let info = || Targets::new().with_default(LevelFilter::INFO);
+    // Levels by crate are enough: filters by spans and their fields need regular expressions.
+    let (filter, mistake) = match wanted.as_deref().map(str::parse::<Targets>) {
+        None => (info(), None),
         Some(Ok(filter)) => (filter, None),
-        Some(Err(error)) => (EnvFilter::new("info"), Some(error)),
+        Some(Err(error)) => (info(), Some(error)),
     };
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(terminal && !plain)
         // Nothing can be reported if standard error is closed.
         .log_internal_errors(false)
         .with_target(false);
-    match format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
     if let Some(error) = mistake {
         tracing::warn!(
             "RUST_LOG is not understood ({error}); write such as info or meshward_node=debug,info"
