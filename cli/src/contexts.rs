@@ -8,7 +8,7 @@ use crate::{
     output::{Change, good, list as cell, show, tell, whole},
 };
 use anyhow::{Context as _, Result};
-use meshward_api_client::context::{Context, Contexts, usual_places};
+use meshward_api_client::context::{Context, Contexts, default_paths};
 use serde::Serialize;
 use std::{
     io::Read,
@@ -77,7 +77,7 @@ pub(crate) fn context(common: &Common, verb: Option<ContextVerb>) -> Result<()> 
 
 /// The file of this user's contexts.
 fn own_file() -> PathBuf {
-    let [own, ..] = usual_places();
+    let [own, ..] = default_paths();
     own
 }
 
@@ -191,7 +191,7 @@ fn import(common: &Common, wanted: ImportContext) -> Result<()> {
 fn all() -> Result<Vec<Shown>> {
     let mut shown = Vec::new();
     let mut used = false;
-    for file in usual_places() {
+    for file in default_paths() {
         let own = file == own_file();
         // The coordinator's file is for root only, and no concern of others.
         let read = match Contexts::read(&file) {

@@ -29,7 +29,7 @@ pub(crate) async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
         }
         Verb::Diff { revisions, more, of, .. } if revisions.is_empty() => {
             reject_network(&of)?;
-            preview(common, &Sources { places: vec![], more }).await?;
+            preview(common, &Sources { paths: vec![], more }).await?;
         }
         Verb::Diff { revisions, of, .. } => difference(common, &revisions, of).await?,
         Verb::Get { network } => {
@@ -164,7 +164,7 @@ async fn check(
     let reviewed = || {
         let problems = all.iter().flat_map(review);
         problems
-            .map(|problem| Finding { place: problem.span.to_string(), text: problem.text })
+            .map(|problem| Finding { location: problem.span.to_string(), text: problem.text })
             .collect()
     };
     let findings: Vec<Finding> =
@@ -188,12 +188,12 @@ fn report_failures(parsed: &ParsedPolicy) -> Result<usize> {
     let failures = run_tests(&parsed.policy, &Budget::of(Budget::PLAN))
         .map_err(|error| Mistake(format!("{}: the policy's tests: {error}", parsed.begin)))?;
     for failure in &failures {
-        let place = parsed
+        let location = parsed
             .tests
             .get(failure.number - 1)
-            .map(|place| format!("{place}: "))
+            .map(|span| format!("{span}: "))
             .unwrap_or_default();
-        note!("{place}{} {failure}", bad("fails:"));
+        note!("{location}{} {failure}", bad("fails:"));
     }
     Ok(failures.len())
 }

@@ -14,35 +14,35 @@ use std::{
 /// # Errors
 /// [`Mistake`] if nothing is named or something cannot be read.
 pub(crate) fn read(sources: &Sources) -> Result<Vec<PolicyFile>> {
-    let places: Vec<&PathBuf> = sources.places.iter().chain(&sources.more).collect();
-    if places.is_empty() {
+    let paths: Vec<&PathBuf> = sources.paths.iter().chain(&sources.more).collect();
+    if paths.is_empty() {
         return Err(Mistake(
             "name a policy file or a folder with such, or - for standard input".into(),
         )
         .into());
     }
     let mut files = Vec::new();
-    for place in places {
-        read_place(place, &mut files)?;
+    for path in paths {
+        read_path(path, &mut files)?;
     }
     Ok(files)
 }
 
-fn read_place(place: &Path, files: &mut Vec<PolicyFile>) -> Result<()> {
-    if place == Path::new("-") {
+fn read_path(path: &Path, files: &mut Vec<PolicyFile>) -> Result<()> {
+    if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
         files.push(PolicyFile { name: "-".into(), text });
         return Ok(());
     }
     let mut paths = Vec::new();
-    if place.is_dir() {
-        below(place, &mut paths)?;
+    if path.is_dir() {
+        below(path, &mut paths)?;
         if paths.is_empty() {
-            return Err(Mistake(format!("{} holds no *.yaml and no *.yml", place.display())).into());
+            return Err(Mistake(format!("{} holds no *.yaml and no *.yml", path.display())).into());
         }
     } else {
-        paths.push(place.to_owned());
+        paths.push(path.to_owned());
     }
     for path in paths {
         let text = fs::read_to_string(&path).map_err(|error| cannot_read(&path, &error))?;

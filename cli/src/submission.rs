@@ -73,6 +73,6 @@ pub(crate) fn report_changes(common: &Common, opened: &[LinkChange], closed: &[L
 
 pub(crate) fn report_findings(findings: &[Finding]) {
     for finding in findings {
-        note!("{}: {} {}", finding.place, bad("suspicious:"), finding.text);
+        note!("{}: {} {}", finding.location, bad("suspicious:"), finding.text);
     }
 }

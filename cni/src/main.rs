@@ -82,13 +82,13 @@ async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Valu
         pod: call.config.pod,
         declared: call.config.declared,
     };
-    let placed: AddedContainer = client.post("/v1/containers", &wanted).await.map_err(told)?;
+    let container: AddedContainer = client.post("/v1/containers", &wanted).await.map_err(told)?;
     let made = Added {
         interface: named,
         sandbox: netns.to_string_lossy().into_owned(),
-        mtu: placed.mtu,
-        addresses: placed.addresses,
-        prefixes: placed.prefixes,
+        mtu: container.mtu,
+        addresses: container.addresses,
+        prefixes: container.prefixes,
     };
     Ok(added(&call.version, &made, call.config.previous.as_ref()))
 }

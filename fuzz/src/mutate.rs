@@ -74,7 +74,7 @@ impl Mutator {
                     edge.rotate_right(8 * width).to_be_bytes()
                 };
                 let end = (at + width as usize).min(input.len());
-                input[at..end].iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
+                input[at..end].iter_mut().zip(bytes).for_each(|(target, byte)| *target = byte);
             }
             4 => {
                 let byte = self.next() as u8;

@@ -62,9 +62,9 @@ impl Drop for Kept<'_> {
         let sum = self.input.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
             (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        let place = std::env::temp_dir().join(format!("meshward-fuzz-{}-{sum:016x}", self.name));
-        match fs::write(&place, self.input) {
-            Ok(()) => eprintln!("the input is kept: {}", place.display()),
+        let path = std::env::temp_dir().join(format!("meshward-fuzz-{}-{sum:016x}", self.name));
+        match fs::write(&path, self.input) {
+            Ok(()) => eprintln!("the input is kept: {}", path.display()),
             Err(error) => eprintln!("the input cannot be kept ({error}): {:02x?}", self.input),
         }
     }

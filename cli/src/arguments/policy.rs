@@ -10,7 +10,7 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) struct Sources {
     /// YAML files, or folders with YAML files (*.yaml, *.yml); - is standard input
     #[arg(value_name = "FILE|FOLDER")]
-    pub places: Vec<PathBuf>,
+    pub paths: Vec<PathBuf>,
     /// The same; may be given several times
     #[arg(short = 'f', long = "file", value_name = "FILE|FOLDER")]
     pub more: Vec<PathBuf>,

@@ -23,21 +23,24 @@ pub(super) struct Buffer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remark {
     /// The file, the line and the column, counted from 1; nothing, if it is about all.
-    pub place: Option<(String, usize, usize)>,
+    pub location: Option<(String, usize, usize)>,
     pub text: String,
 }
 
 impl Remark {
     /// Parses a line that may begin with `FILE:LINE:COLUMN: `, for one of these files.
     pub(super) fn parse(line: &str, files: &[PolicyFile]) -> Self {
-        let placed = |file: &PolicyFile| {
+        let located = |file: &PolicyFile| {
             let rest = line.strip_prefix(file.name.as_str())?.strip_prefix(':')?;
             let (row, rest) = rest.split_once(':')?;
             let (column, text) = rest.split_once(": ")?;
-            let place = Some((file.name.clone(), row.parse().ok()?, column.parse().ok()?));
-            Some(Self { place, text: text.to_owned() })
+            let location = Some((file.name.clone(), row.parse().ok()?, column.parse().ok()?));
+            Some(Self { location, text: text.to_owned() })
         };
-        files.iter().find_map(placed).unwrap_or_else(|| Self { place: None, text: line.to_owned() })
+        files
+            .iter()
+            .find_map(located)
+            .unwrap_or_else(|| Self { location: None, text: line.to_owned() })
     }
 }
 
@@ -83,8 +86,8 @@ impl Buffer {
             if !line.ends_with('\n') {
                 all.push('\n');
             }
-            for Remark { place, text } in remarks {
-                match place {
+            for Remark { location, text } in remarks {
+                match location {
                     Some((name, row, column)) if *name == file.name && *row == at + 1 => {
                         let room = " ".repeat(column.saturating_sub(MARGIN + 1));
                         self.say(all, &format!("{room}^ "), text);
@@ -161,7 +164,7 @@ fn read_name(text: &str) -> String {
 }
 
 fn has_line(files: &[PolicyFile], remark: &Remark) -> bool {
-    remark.place.as_ref().is_some_and(|(name, line, _)| {
+    remark.location.as_ref().is_some_and(|(name, line, _)| {
         files
             .iter()
             .any(|file| file.name == *name && (1..=file.text.lines().count()).contains(line))
@@ -203,8 +206,8 @@ mod tests {
             let files: Vec<_> =
                 files.into_iter().filter(|file| names.insert(file.name.clone())).collect();
             let remarks: Vec<_> = remarks.into_iter().map(|(file, line, column, text)| {
-                let place = files.get(file).map(|file| (file.name.clone(), line, column));
-                Remark { place, text }
+                let location = files.get(file).map(|file| (file.name.clone(), line, column));
+                Remark { location, text }
             }).collect();
             let buffer = Buffer::of(files.clone());
             let text = buffer.write(&files, &remarks);

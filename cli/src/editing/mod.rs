@@ -52,7 +52,7 @@ pub(crate) async fn edit(
         common,
         client: client.if_match(state),
         buffer: Buffer::of(own.filter(|file| !file.text.trim().is_empty()).collect()),
-        place: empty_file(&network)?,
+        file: empty_file(&network)?,
         network,
         about,
         message,
@@ -81,7 +81,7 @@ struct Edit<'a> {
     /// The name of the policy, for the first line.
     about: String,
     buffer: Buffer,
-    place: NamedTempFile,
+    file: NamedTempFile,
     message: Option<String>,
     reset: bool,
 }
@@ -100,9 +100,9 @@ impl Edit<'_> {
         let mut mistakes: Vec<String> = Vec::new();
         loop {
             let text = self.buffer.write(&files, &self.remarks(&files, &mistakes));
-            fs::write(self.place.path(), text)
+            fs::write(self.file.path(), text)
                 .context("cannot write the text down for the editor")?;
-            let left = editor.edit(self.place.path()).await;
+            let left = editor.edit(self.file.path()).await;
             let edited = match self.text() {
                 Ok(text) => self.buffer.read(&text),
                 Err(error) => return self.leave(error),
@@ -141,7 +141,7 @@ impl Edit<'_> {
 
     /// Reads the text that was saved.
     fn text(&self) -> Result<String> {
-        let bytes = fs::read(self.place.path()).context("the editor has taken its file away")?;
+        let bytes = fs::read(self.file.path()).context("the editor has taken its file away")?;
         String::from_utf8(bytes).map_err(|_| {
             Mistake("what was saved is not UTF-8, so nothing was applied".into()).into()
         })
@@ -159,7 +159,7 @@ impl Edit<'_> {
             head += "\n\nNot applied: there are mistakes, each below the line that it is about.\n\
                 Leave it as it is to give up.";
         }
-        let head = Remark { place: None, text: head };
+        let head = Remark { location: None, text: head };
         [head].into_iter().chain(mistakes.iter().map(|line| Remark::parse(line, files))).collect()
     }
 
@@ -212,9 +212,9 @@ impl Edit<'_> {
             Err(bad) => return bad.0.iter().map(ToString::to_string).collect(),
         };
         let network = &self.network;
-        let foreign = own.others.iter().map(|(place, name)| {
+        let foreign = own.others.iter().map(|(span, name)| {
             format!(
-                "{place}: this is about network {name}, and what is edited is the policy of \
+                "{span}: this is about network {name}, and what is edited is the policy of \
                  network {network}"
             )
         });
@@ -224,10 +224,10 @@ impl Edit<'_> {
             Ok(failures) => failures,
             Err(error) => return vec![format!("{}: the policy's tests: {error}", written.begin)],
         };
-        let place = |number: usize| {
-            written.tests.get(number - 1).map_or(String::new(), |place| format!("{place}: "))
+        let location = |number: usize| {
+            written.tests.get(number - 1).map_or(String::new(), |span| format!("{span}: "))
         };
-        failures.iter().map(|failure| format!("{}{failure}", place(failure.number))).collect()
+        failures.iter().map(|failure| format!("{}{failure}", location(failure.number))).collect()
     }
 
     fn tell_of_nothing(self) -> Result<ExitCode> {
@@ -241,33 +241,33 @@ impl Edit<'_> {
     fn applied(self, files: &[PolicyFile], result: &SubmitResult) -> Result<ExitCode> {
         let common = self.common;
         if common.dry_run {
-            let place = self.put_away(files)?;
-            note!("what you wrote is in {}", place.display());
+            let path = self.put_away(files)?;
+            note!("what you wrote is in {}", path.display());
         }
         submission::print(common, result)
     }
 
     fn interrupted(self, files: &[PolicyFile]) -> Result<ExitCode> {
         let network = self.network.clone();
-        let place = self.put_away(files)?;
+        let path = self.put_away(files)?;
         note!(
             "interrupted; whether it was applied, `meshctl policy log --network {network}` says. \
              What you wrote is in {}",
-            place.display()
+            path.display()
         );
         Ok(INTERRUPTED.into())
     }
 
     /// Fails, and says where the text is.
     fn keep(self, files: &[PolicyFile], error: &anyhow::Error) -> Result<ExitCode> {
-        let place = self.put_away(files)?;
-        Err(and_where(error, &place))
+        let path = self.put_away(files)?;
+        Err(and_where(error, &path))
     }
 
     /// Fails, and leaves the file as it is.
     fn leave(self, error: anyhow::Error) -> Result<ExitCode> {
-        match self.place.keep() {
-            Ok((_, place)) if place.exists() => Err(and_where(&error, &place)),
+        match self.file.keep() {
+            Ok((_, path)) if path.exists() => Err(and_where(&error, &path)),
             _ => Err(error),
         }
     }
@@ -278,14 +278,14 @@ impl Edit<'_> {
             [only] => only.text.clone(),
             several => self.buffer.write(several, &[]),
         };
-        let (_, place) = self.place.keep().context("cannot keep what you wrote")?;
-        fs::write(&place, text).with_context(|| format!("cannot write {}", place.display()))?;
-        Ok(place)
+        let (_, path) = self.file.keep().context("cannot keep what you wrote")?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
 }
 
 /// An error, and where the text is that it kept from being applied.
-fn and_where(error: &anyhow::Error, place: &Path) -> anyhow::Error {
-    let text = format!("{error:#}\nwhat you wrote is in {}", place.display());
+fn and_where(error: &anyhow::Error, path: &Path) -> anyhow::Error {
+    let text = format!("{error:#}\nwhat you wrote is in {}", path.display());
     if error.is::<Mistake>() { Mistake(text).into() } else { anyhow::anyhow!(text) }
 }

@@ -30,7 +30,7 @@ pub struct Contexts {
 
 /// Returns the paths where a context is looked for if none is named: this user's contexts, then the
 /// coordinator's own file on this machine.
-pub fn usual_places() -> [PathBuf; 3] {
+pub fn default_paths() -> [PathBuf; 3] {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     [
         home.join(".config/meshward/context.json"),
@@ -66,9 +66,9 @@ impl Contexts {
     ///
     /// # Errors
     /// [`Error::Refused`], if it holds none.
-    pub fn parse(text: &[u8], place: &str) -> Result<Self, Error> {
+    pub fn parse(text: &[u8], origin: &str) -> Result<Self, Error> {
         let bad = |error: serde_json::Error| {
-            Error::refused(format!("{place} is no context file: {error}"))
+            Error::refused(format!("{origin} is no context file: {error}"))
         };
         let value: serde_json::Value = serde_json::from_slice(text).map_err(bad)?;
         if value.get("contexts").is_some() {
@@ -115,21 +115,21 @@ impl Contexts {
 /// # Errors
 /// [`Error::Refused`], if the file cannot be read.
 pub fn names() -> Result<Vec<String>, Error> {
-    let kept = Contexts::read(&usual_places()[0])?;
+    let kept = Contexts::read(&default_paths()[0])?;
     Ok(kept.map(|kept| kept.contexts.into_keys().collect()).unwrap_or_default())
 }
 
 /// The context that is named, by its name among this user's or by a file; in the first of the usual
-/// places that has one in use, if none is named. `None` if there is none.
+/// paths that has one in use, if none is named. `None` if there is none.
 ///
 /// # Errors
 /// [`Error::Refused`], if what was named is not there, or a file cannot be read or holds no
 /// context.
 pub fn find(named: Option<&str>) -> Result<Option<Context>, Error> {
-    let places = usual_places();
+    let paths = default_paths();
     let Some(named) = named else {
-        for place in &places {
-            if let Some((_, context)) = Contexts::read(place)?.as_ref().and_then(Contexts::in_use) {
+        for path in &paths {
+            if let Some((_, context)) = Contexts::read(path)?.as_ref().and_then(Contexts::in_use) {
                 return Ok(Some(context.clone()));
             }
         }
@@ -138,7 +138,7 @@ pub fn find(named: Option<&str>) -> Result<Option<Context>, Error> {
     let is_path = named.contains('/')
         || Path::new(named).extension().is_some_and(|extension| extension == "json");
     let mut known = Vec::new();
-    if !is_path && let Some(mut kept) = Contexts::read(&places[0])? {
+    if !is_path && let Some(mut kept) = Contexts::read(&paths[0])? {
         if let Some(context) = kept.contexts.remove(named) {
             return Ok(Some(context));
         }

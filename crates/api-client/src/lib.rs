@@ -79,7 +79,7 @@ impl Error {
 /// The target of requests.
 #[derive(Clone)]
 pub struct Client {
-    place: Place,
+    target: Target,
     dry_run: bool,
     /// The wait for a daemon that is still starting.
     wait: Duration,
@@ -100,7 +100,7 @@ struct Answer {
 }
 
 #[derive(Clone)]
-enum Place {
+enum Target {
     Coordinator(Box<Context>),
     Node(PathBuf),
 }
@@ -108,17 +108,17 @@ enum Place {
 impl Client {
     /// The coordinator of a context.
     pub fn coordinator(context: Context) -> Self {
-        Self::at(Place::Coordinator(Box::new(context)))
+        Self::at(Target::Coordinator(Box::new(context)))
     }
 
     /// The node daemon behind a socket.
     pub fn node(socket: &Path) -> Self {
-        Self::at(Place::Node(socket.to_owned()))
+        Self::at(Target::Node(socket.to_owned()))
     }
 
-    fn at(place: Place) -> Self {
+    fn at(target: Target) -> Self {
         Self {
-            place,
+            target,
             dry_run: false,
             wait: Duration::ZERO,
             persistence: Duration::ZERO,
@@ -234,7 +234,7 @@ impl Client {
     /// # Errors
     /// [`Error`]; then what is in the file is of no use.
     pub async fn download(&self, path: &str, file: &mut impl std::io::Write) -> Result<u64, Error> {
-        let Place::Coordinator(context) = &self.place else {
+        let Target::Coordinator(context) = &self.target else {
             return Err(Error::refused("a node has nothing to download".into()));
         };
         let request = Request::get(path)
@@ -275,9 +275,9 @@ impl Client {
 
     /// Returns the error after a request that was sent and not answered in time.
     fn hangs(&self, patience: Duration) -> Error {
-        let who = match &self.place {
-            Place::Coordinator(context) => format!("the coordinator at {}", context.server),
-            Place::Node(socket) => format!("the node daemon at {}", socket.display()),
+        let who = match &self.target {
+            Target::Coordinator(context) => format!("the coordinator at {}", context.server),
+            Target::Node(socket) => format!("the node daemon at {}", socket.display()),
         };
         let seconds = patience.as_secs();
         Error::Failed(format!(
@@ -327,7 +327,7 @@ impl Client {
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        if let Place::Coordinator(context) = &self.place {
+        if let Target::Coordinator(context) = &self.target {
             request = request.header(AUTHORIZATION, format!("Bearer {}", context.token));
         }
         if let Some(etag) = self.if_match.as_ref().filter(|_| *method != Method::GET) {
@@ -337,9 +337,9 @@ impl Client {
             .body(Full::new(Bytes::from(body.unwrap_or_default())))
             .map_err(Error::failed)?;
         let exchange = async {
-            match &self.place {
-                Place::Coordinator(context) => send(dial(context).await?, request).await,
-                Place::Node(socket) => send(dial_node(socket).await?, request).await,
+            match &self.target {
+                Target::Coordinator(context) => send(dial(context).await?, request).await,
+                Target::Node(socket) => send(dial_node(socket).await?, request).await,
             }
         };
         tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| self.hangs(PATIENCE))?
@@ -387,14 +387,14 @@ async fn dial(context: &Context) -> Result<TlsStream<TcpStream>, Error> {
     // One after the other begins, and whoever proves first to be the coordinator is it: a place
     // that is silent costs a moment.
     let mut attempts = JoinSet::new();
-    let mut places = context.servers().map(ToOwned::to_owned);
+    let mut servers = context.servers().map(ToOwned::to_owned);
     let mut failures = Vec::new();
     loop {
-        let next = places.next();
+        let next = servers.next();
         let is_last = next.is_none();
-        if let Some(place) = next {
+        if let Some(server) = next {
             let (connector, name) = (connector.clone(), name.clone());
-            attempts.spawn(async move { dial_one(&connector, name, &place).await });
+            attempts.spawn(async move { dial_one(&connector, name, &server).await });
         }
         let wait = if is_last { DIAL } else { STAGGER };
         match tokio::time::timeout(wait, attempts.join_next()).await {

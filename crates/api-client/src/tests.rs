@@ -30,9 +30,9 @@ const DONE: &str = "HTTP/1.1 200 OK\r\netag: \"a\"\r\ncontent-length: 2\r\n\r\n{
 #[tokio::test]
 async fn what_is_refused_for_its_number_is_asked_again_as_long_as_is_said() {
     let folder = tempfile::tempdir().unwrap();
-    let place = |name: &str| folder.path().join(name);
-    let own = answering(&place("a"), vec![BUSY, BUSY, DONE]);
-    let client = Client::node(&place("a")).persistent(Duration::from_secs(10));
+    let socket = |name: &str| folder.path().join(name);
+    let own = answering(&socket("a"), vec![BUSY, BUSY, DONE]);
+    let client = Client::node(&socket("a")).persistent(Duration::from_secs(10));
     let begun = Instant::now();
     client.post::<Value>("/x", &Value::Null).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_secs(2) && own.await.unwrap().len() == 3);
@@ -46,8 +46,8 @@ async fn what_is_refused_for_its_number_is_asked_again_as_long_as_is_said() {
         ("c", Duration::ZERO, vec![BUSY]),
         ("d", Duration::from_secs(10), vec![NEVER]),
     ] {
-        let own = answering(&place(name), answers);
-        let client = Client::node(&place(name)).persistent(persistence);
+        let own = answering(&socket(name), answers);
+        let client = Client::node(&socket(name)).persistent(persistence);
         assert!(refused(client.get("/x").await), "{name}");
         own.await.unwrap();
     }

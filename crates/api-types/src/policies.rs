@@ -106,7 +106,7 @@ pub struct PolicyResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Finding {
     /// `FILE:LINE:COLUMN`.
-    pub place: String,
+    pub location: String,
     /// The warning, and how to fix it.
     pub text: String,
 }

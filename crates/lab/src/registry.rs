@@ -161,11 +161,11 @@ impl Registry {
         let hex = hex(digest(&SHA256, content.as_bytes()).as_ref());
         let begin = format!("http://{REGISTRY}/v2/{path}/blobs/uploads/");
         let head = self.curl(&["-X", "POST", "-D", "-", &begin])?;
-        let place = head.lines().find_map(|line| line.strip_prefix("Location: "));
-        let place = place.context("the registry takes no upload")?.trim();
-        let joint = if place.contains('?') { '&' } else { '?' };
+        let location = head.lines().find_map(|line| line.strip_prefix("Location: "));
+        let location = location.context("the registry takes no upload")?.trim();
+        let joint = if location.contains('?') { '&' } else { '?' };
         self.put(
-            &format!("{place}{joint}digest=sha256:{hex}"),
+            &format!("{location}{joint}digest=sha256:{hex}"),
             "application/octet-stream",
             content,
         )?;

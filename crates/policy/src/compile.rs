@@ -209,10 +209,10 @@ fn sweep(
     let end = u32::from(u16::MAX) + 1;
     let (mut counts, mut at, mut ends) = (Counts::default(), 0, ends.into_iter().peekable());
     while at < end {
-        while let Some((_, begins, speaker)) = ends.next_if(|(place, _, _)| *place <= at) {
+        while let Some((_, begins, speaker)) = ends.next_if(|(end, _, _)| *end <= at) {
             counts.count(speaker, begins);
         }
-        let next = ends.peek().map_or(end, |(place, _, _)| *place);
+        let next = ends.peek().map_or(end, |(end, _, _)| *end);
         // Both are below 65536: they come from ports, or `next` is one past the last.
         visit(PortRange { first: at as u16, last: (next - 1) as u16 }, &counts);
         at = next;

@@ -172,8 +172,8 @@ mod tests {
             let whole = response(&TRANSACTION, "192.0.2.1:1".parse().unwrap());
             prop_assert_eq!(read_response(&whole[..cut.min(whole.len() - 1)], &TRANSACTION), None);
             let mut odd = whole;
-            for (place, byte) in odd[20..].iter_mut().zip(&message) {
-                *place = *byte;
+            for (target, byte) in odd[20..].iter_mut().zip(&message) {
+                *target = *byte;
             }
             let _ = read_response(&odd, &TRANSACTION);
         }

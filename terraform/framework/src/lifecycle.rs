@@ -159,45 +159,41 @@ fn unknown_in(nested: &Nested, blocks: &Value, config: &Value) -> Value {
 ///
 /// # Errors
 /// If something is not known even now: a mistake of the provider.
-pub(crate) fn settle(
+pub(crate) fn resolve_unknowns(
     schema: &Schema,
     planned: &Value,
     done: Value,
 ) -> Result<Value, (Value, Diagnostic)> {
     let done = schema.block.conform(done);
     let mut missing = Vec::new();
-    let settled = overlay(planned, done, "", &mut missing);
+    let resolved = overlay(planned, done, "", &mut missing);
     if missing.is_empty() {
-        return Ok(settled);
+        return Ok(resolved);
     }
     let text = format!(
         "{} is unknown after the operation. This is a bug in the provider.",
         missing.join(", ")
     );
-    Err((settled, Diagnostic::error("The provider did not say everything", text)))
+    Err((resolved, Diagnostic::error("The provider did not say everything", text)))
 }
 
-fn overlay(planned: &Value, done: Value, place: &str, missing: &mut Vec<String>) -> Value {
+fn overlay(planned: &Value, done: Value, path: &str, missing: &mut Vec<String>) -> Value {
     match (planned, done) {
         (Value::Unknown, Value::Unknown) => {
-            missing.push(place.to_owned());
+            missing.push(path.to_owned());
             Value::Null
         }
         (Value::Unknown, done) => done,
         (Value::Map(planned), done) => {
             let of = |name: &str| done.get(name).clone();
             let own = planned.iter().map(|(name, one)| {
-                let place = if place.is_empty() { name.clone() } else { format!("{place}.{name}") };
-                (name.clone(), overlay(one, of(name), &place, missing))
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                (name.clone(), overlay(one, of(name), &path, missing))
             });
             Value::Map(own.collect())
         }
         (Value::List(planned), Value::List(done)) if planned.len() == done.len() => Value::List(
-            planned
-                .iter()
-                .zip(done)
-                .map(|(one, done)| overlay(one, done, place, missing))
-                .collect(),
+            planned.iter().zip(done).map(|(one, done)| overlay(one, done, path, missing)).collect(),
         ),
         (planned, _) => planned.clone(),
     }
@@ -247,10 +243,11 @@ mod tests {
 
         let done =
             value(serde_json::json!({ "id": "1", "name": "other", "size": 9, "summary": "s" }));
-        let state = settle(&schema(), &planned, done).unwrap();
+        let state = resolve_unknowns(&schema(), &planned, done).unwrap();
         assert_eq!((state.get("name").text(), state.get("id").text()), (Some("ab"), Some("1")));
-        let (_, said) = settle(&schema(), &planned, value(serde_json::json!({ "id": "1" })))
-            .map_or_else(|error| error, |state| (state, Diagnostic::error("nothing", "")));
+        let (_, said) =
+            resolve_unknowns(&schema(), &planned, value(serde_json::json!({ "id": "1" })))
+                .map_or_else(|error| error, |state| (state, Diagnostic::error("nothing", "")));
         assert_eq!(said.summary, "nothing", "what is not set is known");
     }
 

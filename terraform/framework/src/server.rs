@@ -227,7 +227,7 @@ impl<P: Provider> Server<P> {
             resource.update(prior, planned.clone())
         };
         let done = work.await?;
-        Ok(match lifecycle::settle(&resource.schema(), &planned, done) {
+        Ok(match lifecycle::resolve_unknowns(&resource.schema(), &planned, done) {
             Ok(state) => (state, vec![]),
             Err((state, said)) => (state, said.into()),
         })

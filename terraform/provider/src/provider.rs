@@ -90,7 +90,7 @@ impl Meshward {
                 self.mesh.configure(context);
                 Ok(())
             }
-            Err(error) => Err(placed(&config, error)),
+            Err(error) => Err(at_attribute(&config, error)),
         }
     }
 }
@@ -113,7 +113,7 @@ fn read(config: &Value) -> Result<Context, Diagnostics> {
             "The provider does not know which coordinator to talk to. Set `server`, `ca` and \
              `token`, or name a context file with `context` or the environment variable \
              MESHCTL_CONTEXT, or copy the coordinator's admin.json to {}.",
-            context::usual_places()[0].display()
+            context::default_paths()[0].display()
         );
         return Err(Diagnostic::error("No coordinator is named", text).into());
     };
@@ -135,7 +135,7 @@ fn at_home(path: &str) -> PathBuf {
 }
 
 /// What is wrong with the configuration, at the attribute that says so, if one does.
-fn placed(config: &Value, error: Error) -> Diagnostics {
+fn at_attribute(config: &Value, error: Error) -> Diagnostics {
     let about = match &error {
         Error::Refused { status: Some(401 | 403), .. } => "token",
         Error::Refused { status: None, .. } | Error::Failed(_) => "ca",

@@ -42,15 +42,18 @@ impl PolicyCheck {
                 reset: false,
             };
             let result = self.0.try_out(&operations::SUBMIT_POLICY, &wanted).await?;
-            findings =
-                result.findings.into_iter().map(|finding| (finding.place, finding.text)).collect();
+            findings = result
+                .findings
+                .into_iter()
+                .map(|finding| (finding.location, finding.text))
+                .collect();
             opened = result.networks.iter().flat_map(|network| network.opened.clone()).collect();
             closed = result.networks.iter().flat_map(|network| network.closed.clone()).collect();
         }
         if *config.get("strict") == Value::Bool(true) && !findings.is_empty() {
-            let said = findings.iter().map(|(place, text)| {
-                let file = place.split(':').next().unwrap_or_default();
-                Diagnostic::error("Warning about the policy", format!("{place}: {text}"))
+            let said = findings.iter().map(|(location, text)| {
+                let file = location.split(':').next().unwrap_or_default();
+                Diagnostic::error("Warning about the policy", format!("{location}: {text}"))
                     .at(Path::of("files").key(file))
             });
             return Err(said.collect());
@@ -68,8 +71,9 @@ impl PolicyCheck {
             "tests_passed",
             all.iter().map(|written| written.policy.tests.len() as u64).sum::<u64>(),
         );
-        let findings =
-            findings.into_iter().map(|(place, text)| json!({ "place": place, "text": text }));
+        let findings = findings
+            .into_iter()
+            .map(|(location, text)| json!({ "location": location, "text": text }));
         now.set("findings", Value::from_json(findings.collect()));
         Ok(now)
     }
@@ -131,7 +135,7 @@ impl DataSource for PolicyCheck {
                 ),
                 Attribute::computed(
                     "findings",
-                    Type::objects(&[("place", Type::String), ("text", Type::String)]),
+                    Type::objects(&[("location", Type::String), ("text", Type::String)]),
                     "The warnings.",
                 ),
                 Attribute::computed(

@@ -71,7 +71,7 @@ impl Written {
         Ok(())
     }
 
-    fn place(&self, problem: &Problem) -> Path {
+    fn attribute_path(&self, problem: &Problem) -> Path {
         let line = usize::try_from(problem.span.line).unwrap_or_default();
         self.lines.get(line.wrapping_sub(1)).cloned().unwrap_or_default()
     }
@@ -193,7 +193,7 @@ pub(crate) fn check(
         let file = &problem.span.file;
         match own.filter(|(name, _)| name == file) {
             Some((_, written)) => {
-                Diagnostic::error(summary, problem.text.clone()).at(written.place(problem))
+                Diagnostic::error(summary, problem.text.clone()).at(written.attribute_path(problem))
             }
             None => Diagnostic::error(summary, problem.to_string()).at(Path::of("files").key(file)),
         }
@@ -225,8 +225,8 @@ pub(crate) fn check(
             });
         for failure in failures {
             let text = failure.to_string();
-            let place = written.tests.get(failure.number - 1).unwrap_or(&written.begin).clone();
-            diagnostics.push(said("A test of the policy fails", &Problem { span: place, text }));
+            let span = written.tests.get(failure.number - 1).unwrap_or(&written.begin).clone();
+            diagnostics.push(said("A test of the policy fails", &Problem { span, text }));
         }
     }
     diagnostics

@@ -685,10 +685,10 @@ fn no_packet_of_a_known_flow_allocates_memory() {
             batch.finish(wire);
             buffer.clear();
             buffer.append(&mut wire.datagrams);
-            let place = 0..buffer.len();
+            let range = 0..buffer.len();
             let mut batch = receiver.endpoint.begin_batch(&mut receiver.scratch, now);
             batch.ingress(
-                Received { from, ecn: Ecn::NotCapable, range: place, size: wire.size },
+                Received { from, ecn: Ecn::NotCapable, range, size: wire.size },
                 &mut buffer,
                 wire,
             );

@@ -187,10 +187,10 @@ enum Move {
 const TABLES: usize = 5;
 
 fn a_move() -> impl Strategy<Value = Move> {
-    let place = || (0..TABLES, 0..9u32, 1..200u32);
+    let entry = || (0..TABLES, 0..9u32, 1..200u32);
     prop_oneof![
-        5 => place().prop_map(|(table, owner, count)| Move::Add { table, owner, count }),
-        2 => place().prop_map(|(table, owner, count)| Move::Remove { table, owner, count }),
+        5 => entry().prop_map(|(table, owner, count)| Move::Add { table, owner, count }),
+        2 => entry().prop_map(|(table, owner, count)| Move::Remove { table, owner, count }),
         1 => (0..TABLES).prop_map(Move::Pay),
     ]
 }

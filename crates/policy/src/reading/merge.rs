@@ -40,7 +40,7 @@ impl Reader {
             self.once(&parts, "on_revoke", &mut on_revoke);
             self.once(&parts, "timeouts", &mut timeouts);
             self.check_timeouts(&parts, &mut parsed);
-            self.take(&parts, &sets, &keys, &mut parsed);
+            self.merge_parts(&parts, &sets, &keys, &mut parsed);
         }
         parsed.policy.keys = keys;
         parsed.policy.mode = mode.unwrap_or_default();
@@ -52,7 +52,7 @@ impl Reader {
         parsed
     }
 
-    pub(super) fn take(
+    pub(super) fn merge_parts(
         &mut self,
         parts: &Parts,
         sets: &Sets,

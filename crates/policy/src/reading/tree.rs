@@ -95,7 +95,7 @@ pub(super) fn documents(text: &str) -> Documents {
     let mut reader = Reader::default();
     for event in Parser::new_from_str(text) {
         let taken = match event {
-            Ok((event, span)) => reader.take(event, &span),
+            Ok((event, span)) => reader.handle(event, &span),
             Err(error) => {
                 let (line, column) = (error.marker().line().max(1), error.marker().col() + 1);
                 let at = At { line: line as u32, column: column as u32 };
@@ -133,7 +133,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn take(&mut self, event: Event, span: &Span) -> Result<(), (At, String)> {
+    fn handle(&mut self, event: Event, span: &Span) -> Result<(), (At, String)> {
         let at = At::of(span);
         match event {
             Event::Scalar(text, style, anchor, _) => {

@@ -138,9 +138,9 @@ pub fn prepare(
     }
     for parsed in &*read.parsed {
         let name = &parsed.policy.network;
-        let place = parsed.begin.to_string();
+        let location = parsed.begin.to_string();
         check_reach(wanted, name)?;
-        basis.find(name).map_err(|refusal| at(&place, refusal))?;
+        basis.find(name).map_err(|refusal| at(&location, refusal))?;
         let files = read.files.iter().filter(|file| parsed.files.contains(&file.name));
         let becomes = (Arc::new(parsed.policy.clone()), Arc::new(files.cloned().collect()));
         networks.push(prepare_network(basis, wanted, name, Some(becomes), &bounds)?);
@@ -401,20 +401,20 @@ fn check_scope(
     files: &[PolicyFile],
     scope: &PolicyScope,
 ) -> Result<(), Refusal> {
-    match own.others.iter().find(|(place, _)| files.iter().any(|file| file.name == place.file)) {
+    match own.others.iter().find(|(span, _)| files.iter().any(|file| file.name == span.file)) {
         None => Ok(()),
-        Some((place, name)) => {
+        Some((span, name)) => {
             let scope = &scope.network;
             let text =
-                format!("{place}: this is about network {name}, and the scope is network {scope}");
+                format!("{span}: this is about network {name}, and the scope is network {scope}");
             Err(Refusal::Invalid(text))
         }
     }
 }
 
-fn at(place: &str, refusal: Refusal) -> Refusal {
+fn at(location: &str, refusal: Refusal) -> Refusal {
     match refusal {
-        Refusal::Missing(text) => Refusal::Missing(format!("{place}: {text}")),
+        Refusal::Missing(text) => Refusal::Missing(format!("{location}: {text}")),
         other => other,
     }
 }
@@ -475,11 +475,12 @@ fn test_failures(parsed: &ParsedPolicy, budget: &Budget) -> Result<Vec<String>, 
         );
         Refusal::Invalid(text)
     })?;
-    let place = |failure: meshward_policy::TestFailure| match parsed.tests.get(failure.number - 1) {
-        Some(place) => format!("{place}: {failure}"),
-        None => failure.to_string(),
-    };
-    Ok(failures.into_iter().map(place).collect())
+    let location =
+        |failure: meshward_policy::TestFailure| match parsed.tests.get(failure.number - 1) {
+            Some(span) => format!("{span}: {failure}"),
+            None => failure.to_string(),
+        };
+    Ok(failures.into_iter().map(location).collect())
 }
 
 /// Returns suspicious rules of policies, by themselves and among the current workloads.
@@ -494,6 +495,6 @@ fn findings(basis: &Basis, all: &[ParsedPolicy]) -> Vec<Finding> {
     problems.sort();
     problems
         .into_iter()
-        .map(|problem| Finding { place: problem.span.to_string(), text: problem.text })
+        .map(|problem| Finding { location: problem.span.to_string(), text: problem.text })
         .collect()
 }
