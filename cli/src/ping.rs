@@ -213,10 +213,15 @@ fn print_sum(common: &Common, all: &Pings) {
 
 fn print_policy(between: &PolicyBetween) {
     let said = |acl: &str| if acl.is_empty() { bad("nothing") } else { good(acl) };
-    let held = if between.held {
+    let isolated = if between.isolated {
         bad("; one of the two is quarantined or not let in")
     } else {
         String::new()
     };
-    out!("  {}: to it {}, from it {}{held}", between.name, said(&between.to), said(&between.from));
+    out!(
+        "  {}: to it {}, from it {}{isolated}",
+        between.name,
+        said(&between.to),
+        said(&between.from)
+    );
 }

@@ -79,7 +79,7 @@ pub struct PolicyBetween {
     /// The flows that the other workload may begin.
     pub from: String,
     /// Whether one of the two is quarantined or refused, so that only forensics passes.
-    pub held: bool,
+    pub isolated: bool,
 }
 
 /// The network around a node.

@@ -164,7 +164,7 @@ impl Node {
                 name: own.name,
                 to,
                 from,
-                held: is_quarantined || !is_open,
+                isolated: is_quarantined || !is_open,
             })
         });
         let policy = policy.collect();
