@@ -26,7 +26,7 @@ const MAX_SERVERS: usize = 16;
 /// later, updates the coordinator's addresses in that file.
 ///
 /// # Errors
-/// If the file or the credential cannot be written.
+/// Fails if the file or the credential cannot be written.
 pub async fn keep(mesh: &Mesh, config: &Config, listen: SocketAddr) -> Result<()> {
     let file = config.data_dir.join(FILE);
     let mut servers = server_addresses(&config.names, listen, &own_addresses());

@@ -44,7 +44,7 @@ pub struct Ca {
 pub struct SignedCertificate {
     /// The certificate (DER).
     pub der: Vec<u8>,
-    /// Its contents.
+    /// The fields of the certificate.
     pub certificate: MemberCertificate,
 }
 
@@ -52,7 +52,7 @@ impl Ca {
     /// Opens the CA in `folder`, or creates it.
     ///
     /// # Errors
-    /// If one of its files is missing, or cannot be read or written.
+    /// Fails if one of its files is missing, or cannot be read or written.
     pub fn open(folder: &Path) -> Result<Self> {
         let (key_file, certificate_file) = (folder.join("ca.key"), folder.join("ca.pem"));
         // A first start that ended halfway has left a certificate with which nothing was signed.
@@ -108,7 +108,7 @@ impl Ca {
     /// member.
     ///
     /// # Errors
-    /// If the request is malformed or not signed by its own key.
+    /// Fails if the request is malformed or not signed by its own key.
     pub fn sign_member(
         &self,
         kind: MemberKind,
@@ -166,7 +166,7 @@ impl Ca {
 /// Writes a file atomically, with an access mode.
 ///
 /// # Errors
-/// If the file cannot be written.
+/// Fails if the file cannot be written.
 pub fn write_private(path: &Path, text: &str, mode: u32) -> Result<()> {
     meshward_runtime::files::write(path, text.as_bytes(), mode)
         .with_context(|| format!("cannot write {}", path.display()))
@@ -188,7 +188,7 @@ impl ServerCertificate {
     /// Signs a first certificate for these names.
     ///
     /// # Errors
-    /// If a name is neither a DNS name nor an address.
+    /// Fails if a name is neither a DNS name nor an address.
     pub fn new(ca: Arc<Ca>, names: Vec<String>) -> Result<Self> {
         let key = Arc::new(ca.sign_server(&names)?);
         let current = CurrentCertificate { made: Instant::now(), key };

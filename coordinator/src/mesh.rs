@@ -153,7 +153,7 @@ impl Mesh {
     /// Opens the mesh of a store.
     ///
     /// # Errors
-    /// If a record of the store cannot be read.
+    /// Fails if a record of the store cannot be read.
     pub fn open(
         ca: Ca,
         mut store: Box<dyn Store>,
@@ -219,7 +219,7 @@ impl Mesh {
     /// Makes a change before all others that wait.
     ///
     /// # Errors
-    /// As [`Self::change`].
+    /// Fails as [`Self::change`] does.
     pub async fn change_first<T>(
         &self,
         context: &ChangeContext,

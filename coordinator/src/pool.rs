@@ -148,7 +148,7 @@ impl Pool {
     /// Starts the threads: one for every two cores, at most [`MAX_THREADS`].
     ///
     /// # Errors
-    /// Those of starting a thread.
+    /// Fails if a thread cannot be started.
     pub fn start() -> std::io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self::with_threads((cores / 2).clamp(1, MAX_THREADS))
@@ -167,7 +167,7 @@ impl Pool {
     /// time its turn comes.
     ///
     /// # Errors
-    /// [`Busy`].
+    /// Fails with [`Busy`] if too much work waits.
     pub async fn run<T: Send + 'static>(
         &self,
         who: &str,

@@ -44,7 +44,7 @@ impl Mesh {
     /// Applies policies if a condition holds of the mesh before and of the outcome.
     ///
     /// # Errors
-    /// Those of the condition, too.
+    /// Fails as [`Self::submit`] does, and with the condition's refusal.
     pub async fn submit_if(
         self: &Arc<Self>,
         context: &ChangeContext,

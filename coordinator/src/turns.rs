@@ -22,9 +22,9 @@ pub(crate) struct Turn(Option<Turns>);
 /// The priority of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Priority {
-    /// Before all normal ones, however long these have waited.
+    /// Granted before all normal turns, however long these have waited.
     Urgent,
-    /// In the order of asking.
+    /// Granted in the order of the requests.
     Normal,
 }
 

@@ -42,7 +42,7 @@ impl Target {
     /// Runs the target on an input.
     ///
     /// # Panics
-    /// If the target panics, or exceeds its limits of memory or time.
+    /// Panics if the target panics, or exceeds its limits of memory or time.
     pub fn check(&self, input: &[u8]) {
         let begun = Instant::now();
         let used = allocation_counter::measure(|| (self.run)(input));
@@ -148,7 +148,7 @@ impl<'a> Bytes<'a> {
 /// Writes blocks one after the other, as [`Bytes::block`] reads them.
 ///
 /// # Panics
-/// If a block is longer than 65,535 bytes.
+/// Panics if a block is longer than 65,535 bytes.
 pub fn blocks<T: AsRef<[u8]>>(all: impl IntoIterator<Item = T>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for block in all {

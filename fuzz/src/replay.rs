@@ -15,7 +15,7 @@ const SECONDS: u64 = 2;
 /// `MESHWARD_FUZZ_SEED` repeats a run.
 ///
 /// # Panics
-/// If an input breaks the target; the input is kept, and its path printed.
+/// Panics if an input breaks the target; the input is kept, and its path printed.
 pub fn replay(target: &Target) {
     let _running = Running::begin();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

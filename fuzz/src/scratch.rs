@@ -13,7 +13,7 @@ static MADE: Mutex<(Vec<PathBuf>, usize)> = Mutex::new((Vec::new(), 0));
 /// `MESHWARD_FUZZ_SCRATCH` sets its parent; the caller who sets it removes it.
 ///
 /// # Panics
-/// If it cannot be created.
+/// Panics if the folder cannot be created.
 pub fn scratch(name: &str) -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let usual = if memory.is_dir() { memory } else { std::env::temp_dir() };

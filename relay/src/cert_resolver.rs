@@ -18,7 +18,7 @@ impl CertResolver {
     /// Presents the certificate of these credentials.
     ///
     /// # Errors
-    /// If the private key cannot be used.
+    /// Fails if the private key cannot be used.
     pub(crate) fn new(credentials: &Credentials) -> Result<Self> {
         Ok(Self(Mutex::new(certified_key(credentials)?)))
     }
@@ -26,7 +26,7 @@ impl CertResolver {
     /// Presents the certificate of these credentials from now on.
     ///
     /// # Errors
-    /// If the private key cannot be used.
+    /// Fails if the private key cannot be used.
     pub(crate) fn replace(&self, credentials: &Credentials) -> Result<()> {
         *self.0.lock() = certified_key(credentials)?;
         Ok(())

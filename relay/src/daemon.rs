@@ -49,7 +49,7 @@ const MEMBERS: &str = "members.json";
 /// Opens the data folder of a relay.
 ///
 /// # Errors
-/// Those of creating it.
+/// Fails if the folder cannot be created.
 pub(crate) fn open(data_dir: &Path) -> Result<MemberFolder> {
     MemberFolder::open(data_dir, MemberKind::Relay, &[])
 }

@@ -65,8 +65,8 @@ impl Forwarder {
     /// receiver's buffer is dropped, as in any network: a slow receiver delays nobody.
     ///
     /// # Errors
-    /// If the node does not send its instance id in time, or another start of its daemon has the
-    /// session.
+    /// Fails if the node does not send its instance id in time, or another start of its daemon has
+    /// the session.
     pub async fn serve(&self, id: RelayId, connection: Connection) -> Result<()> {
         let received = tokio::time::timeout(FIRST_MESSAGE, receive_instance(&connection)).await;
         let instance = received.context("the node did not send its instance id in time")??;

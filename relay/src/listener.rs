@@ -128,7 +128,7 @@ pub async fn accept<F>(
 /// Finishes a handshake within [`HANDSHAKE`].
 ///
 /// # Errors
-/// Those of the handshake, or that it took too long.
+/// Fails if the handshake fails or takes too long.
 pub async fn finish_handshake(incoming: Incoming, permit: SourcePermit) -> Result<Connection> {
     let connection = tokio::time::timeout(HANDSHAKE, incoming.into_future()).await;
     drop(permit);
@@ -222,7 +222,7 @@ fn quic_config(
 /// Returns the certificate that the client of a connection has presented.
 ///
 /// # Errors
-/// That it is none of a member.
+/// Fails if it is not a member's certificate.
 pub fn peer_certificate(connection: &Connection) -> Result<MemberCertificate> {
     let chain = connection
         .peer_identity()
@@ -235,7 +235,7 @@ pub fn peer_certificate(connection: &Connection) -> Result<MemberCertificate> {
 /// Checks that a certificate is valid now: with one that is not, a member can only renew it.
 ///
 /// # Errors
-/// The reason why it is not, with the time by the coordinator's clock.
+/// Fails if it is not valid yet or has expired; the error has the time of the coordinator's clock.
 pub fn check_unexpired(certificate: &MemberCertificate) -> Result<()> {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let MemberCertificate { kind, node, not_before, not_after, .. } = certificate;

@@ -21,7 +21,7 @@ const MAX_GATHERED: usize = 1 << 16;
 /// Binds the socket, and answers until the process ends.
 ///
 /// # Errors
-/// Those of binding the address.
+/// Fails if the address cannot be bound.
 pub async fn serve(listen: SocketAddr) -> Result<()> {
     let socket = UdpSocket::bind(listen).await.with_context(|| {
         format!("cannot serve STUN on {listen}; name another address with --stun-listen")

@@ -58,7 +58,7 @@ impl Drop for Process {
     }
 }
 
-/// Where a program is.
+/// Returns the path of a release binary.
 pub(crate) fn binary(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release").join(name)
 }

@@ -59,7 +59,7 @@ impl Inbox {
     /// Waits for the next message; `None` once the session has ended.
     ///
     /// # Errors
-    /// If the message cannot be decoded.
+    /// Fails if the message cannot be decoded.
     pub(super) async fn next(&mut self) -> Result<Option<FromNode>> {
         let Some((body, _permit)) = self.frames.recv().await else { return Ok(None) };
         Ok(Some(decode(&body)?))
@@ -68,7 +68,7 @@ impl Inbox {
     /// Returns the next message, if one waits.
     ///
     /// # Errors
-    /// As [`Self::next`].
+    /// Fails as [`Self::next`] does.
     pub(super) fn next_at_once(&mut self) -> Result<Option<FromNode>> {
         let Ok((body, _permit)) = self.frames.try_recv() else { return Ok(None) };
         Ok(Some(decode(&body)?))
@@ -77,7 +77,7 @@ impl Inbox {
     /// Waits for the next message, for at most `timeout`.
     ///
     /// # Errors
-    /// If no message comes in time, the session ends, or the message cannot be decoded.
+    /// Fails if no message comes in time, the session ends, or the message cannot be decoded.
     pub(super) async fn expect(&mut self, timeout: Duration) -> Result<FromNode> {
         let message = tokio::time::timeout(timeout, self.next()).await;
         message.context("the node sent nothing in time")??.context("the session ended")

@@ -186,7 +186,7 @@ async fn join(mesh: &Mesh, request: JoinRequest, from: SocketAddr) -> Result<Joi
 /// Returns the certificate of the member that has the connection.
 ///
 /// # Errors
-/// If the certificate is none of a present member; the connection is closed then.
+/// Fails if the certificate is not that of a current member; the connection is then closed.
 fn member(
     mesh: &Mesh,
     connection: &Connection,

@@ -60,7 +60,8 @@ impl Backup {
     /// Checks every page and every record of a backup.
     ///
     /// # Errors
-    /// Names the damage, or the format if this version does not know it.
+    /// Fails if the backup is damaged or has a format that this version does not know; the error
+    /// says which.
     pub fn check(file: &Path) -> Result<Self> {
         ensure!(file.is_file(), "there is no file {}", file.display());
         let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
@@ -85,7 +86,7 @@ impl Backup {
 /// include the CA, it must have the CA's files.
 ///
 /// # Errors
-/// Says which of these does not hold, or what is wrong with the backup.
+/// Fails if the folder is not as described or the backup is damaged; the error says which.
 pub fn restore(file: &Path, folder: &Path) -> Result<Backup> {
     let backup = Backup::check(file)?;
     let database = folder.join("mesh.db");

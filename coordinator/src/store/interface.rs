@@ -129,7 +129,7 @@ pub trait Store: Send {
     /// Reads all records.
     ///
     /// # Errors
-    /// [`StoreError::Database`] and [`StoreError::Damaged`].
+    /// Fails with [`StoreError::Database`] or [`StoreError::Damaged`].
     fn load(&mut self) -> Result<Contents, StoreError>;
 
     /// Writes mutations and a line of the audit log as the revision after `planned`. What it has
@@ -149,7 +149,7 @@ pub trait Store: Send {
     /// first.
     ///
     /// # Errors
-    /// [`StoreError::Database`] and [`StoreError::Damaged`].
+    /// Fails with [`StoreError::Database`] or [`StoreError::Damaged`].
     fn history(
         &mut self,
         key: &RecordKey,
@@ -167,7 +167,7 @@ pub trait Store: Send {
     /// Returns lines of the audit log, or those before a revision, the newest first.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// Fails with [`StoreError::Database`].
     fn audit(&mut self, before: Option<Revision>, limit: u32)
     -> Result<Vec<AuditLine>, StoreError>;
 
@@ -179,7 +179,7 @@ pub trait Store: Send {
     /// the Unix epoch. Returns `true` if there may be more of them.
     ///
     /// # Errors
-    /// [`StoreError::Full`] and [`StoreError::Database`].
+    /// Fails with [`StoreError::Full`] or [`StoreError::Database`].
     fn forget(&mut self, retention: &Retention, now: i64) -> Result<bool, StoreError>;
 
     /// Returns a function that copies the store, at one revision, to a file that does not exist

@@ -34,7 +34,7 @@ const WAS_DELETED: &str = "
 /// epoch. Returns `true` if there may be more of them.
 ///
 /// # Errors
-/// Those of the database.
+/// Fails if the database does.
 pub(super) fn forget(
     connection: &Connection,
     retention: &Retention,

@@ -297,7 +297,7 @@ impl Store for Sqlite {
 /// Reads all records of a database.
 ///
 /// # Errors
-/// [`StoreError::Database`] and [`StoreError::Damaged`].
+/// Fails with [`StoreError::Database`] or [`StoreError::Damaged`].
 pub(super) fn read(connection: &Connection) -> Result<Contents, StoreError> {
     let revision = revision(connection)?;
     let mut records = Vec::new();

@@ -12,7 +12,7 @@ pub enum DropReason {
     /// Routed by its source: an IPv4 source route option or an IPv6 routing header (RFC 7126, RFC
     /// 5095).
     SourceRouted,
-    /// To a multicast, broadcast or link-local address: a mesh link is unicast.
+    /// The destination is a multicast, broadcast or link-local address: a mesh link is unicast.
     NotUnicast,
     /// The workload sent from an address that is not its own.
     SpoofedByWorkload,

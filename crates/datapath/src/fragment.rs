@@ -179,7 +179,7 @@ impl Fragments {
     /// Notes that the first fragment of a packet has passed.
     ///
     /// # Errors
-    /// If it overlaps what has passed of its packet.
+    /// Fails if it overlaps a fragment of its packet that has passed.
     pub(crate) fn pass_first(
         &self,
         now: u32,
@@ -209,7 +209,8 @@ impl Fragments {
     /// Returns the link that a later fragment belongs to.
     ///
     /// # Errors
-    /// If its first one has not passed under the same rules, or it overlaps another.
+    /// Fails if the packet's first fragment has not passed under the same rules, or if it overlaps
+    /// another fragment.
     pub(crate) fn pass_later(
         &self,
         now: u32,

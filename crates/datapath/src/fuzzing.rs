@@ -95,11 +95,11 @@ pub(crate) fn merge(packets: &[Vec<u8>]) -> Vec<(Offload, Vec<u8>)> {
     merged.collect()
 }
 
-/// A virtio header and a packet, as from a TUN: segments of a super-packet are valid, and merge
-/// back to the same segments.
+/// Fuzzes segmentation with a virtio header and a packet, as from a TUN: the segments of a
+/// super-packet are valid, and coalesce to a super-packet that is cut into the same segments.
 ///
 /// # Panics
-/// If they do not: a finding.
+/// Panics if that does not hold, which is a finding.
 pub fn segmentation(data: &[u8]) {
     let Some((header, packet)) = data.split_first_chunk::<VIRTIO_HEADER_LENGTH>() else { return };
     let Some(offload) = Offload::decode(header) else { return };
@@ -119,11 +119,11 @@ pub fn segmentation(data: &[u8]) {
     assert_eq!(again, segments);
 }
 
-/// Packets, each behind its length: cutting the merged packets gives every packet back, flow by
-/// flow in order.
+/// Fuzzes coalescing with packets, each behind its length: cutting the merged packets returns every
+/// packet, in the order of its flow.
 ///
 /// # Panics
-/// If it does not: a finding.
+/// Panics if that does not hold, which is a finding.
 pub fn coalescing(data: &[u8]) {
     let (mut rest, mut packets) = (data, Vec::new());
     while let Some((length, behind)) = rest.split_first_chunk::<2>() {

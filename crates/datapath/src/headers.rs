@@ -24,11 +24,11 @@ const V4_STRICT_ROUTE: u8 = 137;
 /// Bytes that are no IP packet which the mesh forwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unforwardable {
-    /// They are no packet, or one that says of itself what is not true.
+    /// Not an IP packet, or one whose header contradicts its length or contents.
     #[error("not a well-formed IPv4 or IPv6 packet")]
     Malformed,
-    /// The packet's sender says by which way it is to go: an IPv4 source route option (RFC 7126
-    /// §4.3, §4.4) or an IPv6 routing header (RFC 5095).
+    /// A packet that is routed by its source: it has an IPv4 source route option (RFC 7126 §4.3,
+    /// §4.4) or an IPv6 routing header (RFC 5095).
     #[error("a packet that is routed by its source")]
     SourceRouted,
 }
@@ -287,7 +287,7 @@ impl Headers {
     }
 }
 
-/// Looks for options that have a packet routed by its source.
+/// Checks the IPv4 options for a source route.
 fn check_options(mut options: &[u8]) -> Result<(), Unforwardable> {
     while let Some(&kind) = options.first() {
         let length = match kind {

@@ -100,7 +100,7 @@ impl LinkCounters {
         links.entry(link).or_default().clone()
     }
 
-    /// Counters that nobody reads.
+    /// Returns the counters of packets that no link counts; they are never read.
     pub(crate) fn uncounted(&self) -> &Arc<Counters> {
         &self.uncounted
     }

@@ -15,10 +15,10 @@ const GSO_ECN: u8 = 0x80;
 /// The offloads of a packet that are still to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Offload {
-    /// Nothing; its checksum is complete.
+    /// None; the checksum is complete.
     #[default]
     None,
-    /// Nothing; its checksum is complete and was verified.
+    /// None; the checksum is complete and was verified.
     Verified,
     /// The checksum is to be completed.
     Checksum {

@@ -1,10 +1,10 @@
-//! Flows as bytes, so that they outlive the daemon: written at intervals and at the end, read at
-//! the start.
+//! The file format of saved flows, which outlive the daemon: it writes them at intervals and when
+//! it ends, and reads them when it starts.
 //!
-//! A file of so many records of one length, behind a header: `MWFL`, the version, whether it holds
-//! every flow at the end of the daemon, two bytes of zero, the time of writing in seconds since
-//! 1970, and the number of records; all numbers are big-endian. What rules said is not kept: every
-//! flow is checked by the rules of now at its next packet.
+//! A header and records of [`RECORD`] bytes each. The header: `MWFL`, the version, a flag for a
+//! file that has every flow at the end of the daemon, two zero bytes, the time of writing in
+//! seconds since 1970, and the number of records; all numbers are big-endian. Verdicts are not
+//! saved: the current rules check every flow at its next packet.
 
 use crate::{
     flow::{key::FlowKey, state::SavedFlow},
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// Maximum number of flows that are kept: 12 MiB of them.
 pub(crate) const MAX_SAVED: usize = 1 << 18;
-/// The longest that is left to a flow, in seconds: what the longest timeout is.
+/// The maximum remaining lifetime of a flow, in seconds: the longest timeout.
 const MAX_LEFT: u32 = 7 * 24 * 3600;
 
 const MAGIC: [u8; 4] = *b"MWFL";
@@ -24,19 +24,19 @@ const RECORD: usize = 48;
 const STATES: [State; 5] =
     [State::Opening, State::Answered, State::Established, State::Closing, State::Reset];
 
-/// The reason why bytes are no saved flows.
+/// The reason why bytes are not saved flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SavedFlowsError {
-    /// They begin with something else.
+    /// The bytes do not begin with the magic number of saved flows.
     #[error("these are no flows that were kept")]
     NoFlows,
-    /// Another version has written them.
+    /// A newer version of the format.
     #[error(
         "written by a newer release: format {0}, this one reads up to {VERSION}; upgrade this program \
         and put the file back under its name, or go on without it"
     )]
     Version(u8),
-    /// They end too early or too late, or hold more flows than any program writes.
+    /// The length does not fit the number of flows, or that number is above `MAX_SAVED`.
     #[error(
         "the flows that were kept are damaged: the length does not fit the number of flows, or \
         that is above {MAX_SAVED}"
@@ -44,12 +44,12 @@ pub enum SavedFlowsError {
     Damaged,
 }
 
-/// Flows that were read.
+/// The flows of a file.
 #[derive(Debug)]
 pub(crate) struct SavedFlows {
-    /// Returns whether these are all flows that there were when the daemon ended.
+    /// Set if these are all flows that existed when the daemon ended.
     pub complete: bool,
-    /// The time at which they were written, since 1970.
+    /// The time at which they were written, since the Unix epoch.
     pub written: Duration,
     pub flows: Vec<SavedFlow>,
 }

@@ -55,7 +55,7 @@ const SITES: [(&str, Uplink); 3] = [
     ("private-cloud", Uplink::Nat(NatProfile::EIM_APDF)),
     ("rack", Uplink::DoubleNat),
 ];
-/// For how long a connection is tried before it counts as cut.
+/// The time for which a connection is tried before it counts as cut.
 const PATIENCE: Duration = Duration::from_millis(800);
 const MEASURE: Duration = Duration::from_secs(3);
 
@@ -86,7 +86,7 @@ fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where ordinary users may make no user namespaces, the demo needs root.
+/// Runs the demo again with sudo: some systems do not let ordinary users create user namespaces.
 fn with_sudo(folder: &Path, options: &Options, error: &anyhow::Error) -> Result<ExitCode> {
     ensure!(!geteuid().is_root(), "{error:#}");
     println!("{error:#}; going on with sudo.");
@@ -98,7 +98,7 @@ fn with_sudo(folder: &Path, options: &Options, error: &anyhow::Error) -> Result<
     Err(anyhow::Error::from(sudo.exec()).context("cannot run sudo; run this command as root"))
 }
 
-/// Says what happens, and when it has.
+/// Runs a step, and prints what it does and how long it took.
 fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     print!("  {what} ... ");
     std::io::stdout().flush()?;

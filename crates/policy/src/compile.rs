@@ -21,7 +21,7 @@ pub fn compile(policy: &Policy, from: &Labels, to: &Labels, accepts: &[AcceptFro
 /// Compiles an ACL from the guardrails and rules that match the pair, and the ports that are
 /// declared for it.
 ///
-/// One sweep over the ends of all port ranges: the cost grows little faster than their number.
+/// Sweeps once over the ends of all port ranges: the cost grows little faster than their number.
 pub(crate) fn compile_matching(
     policy: &Policy,
     rules: Vec<(Tier, &Rule)>,
@@ -60,8 +60,8 @@ pub(crate) fn compile_matching(
     acl.with_forensics(forensic).with_answers(rejected, dropped, otherwise(&deciding))
 }
 
-/// Returns the answer that allowing rules give to everything between the two that nothing allows.
-/// One that drops silently decides for all of them.
+/// Returns the answer that allowing rules give to everything between the two that nothing allows:
+/// silent dropping, if one of the rules says so.
 fn otherwise(deciding: &Deciding) -> Option<OnDeny> {
     let spoken = deciding.rules.iter().filter(|(tier, rule)| {
         matches!(tier, Tier::Guardrail | Tier::Rule) && rule.action() == Action::Allow

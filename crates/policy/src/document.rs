@@ -269,7 +269,7 @@ impl Policy {
     /// Formats the policy as YAML.
     ///
     /// # Errors
-    /// If the YAML library fails.
+    /// Fails if the YAML library fails.
     pub fn to_yaml(&self) -> Result<String, String> {
         serde_saphyr::to_string(self).map_err(|error| error.to_string())
     }

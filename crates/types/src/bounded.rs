@@ -12,7 +12,7 @@ use std::{fmt, marker::PhantomData};
 /// Decodes a list of at most `N` elements, for `#[serde(deserialize_with = "...")]`.
 ///
 /// # Errors
-/// At the first element beyond `N`.
+/// Fails at the first element beyond `N`.
 pub fn at_most<'de, D, T, const N: usize>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -64,7 +64,7 @@ pub fn printable(text: &str) -> String {
 /// Decodes [`printable`] text, for `#[serde(deserialize_with = "...")]`.
 ///
 /// # Errors
-/// If the value is not text.
+/// Fails if the value is not a string.
 pub fn as_printable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(printable(&String::deserialize(deserializer)?))
 }
@@ -72,7 +72,7 @@ pub fn as_printable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String
 /// Decodes optional [`printable`] text.
 ///
 /// # Errors
-/// If the value is there and is not text.
+/// Fails if the value is present and not a string.
 pub fn as_printable_if_any<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<String>, D::Error> {

@@ -35,10 +35,11 @@ pub enum OnDeny {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnRevoke {
-    /// Its packets are dropped; it goes on if it is allowed again before it times out.
+    /// None: packets of the connection are dropped. It continues if it is allowed again before it
+    /// times out.
     #[default]
     Drop,
-    /// Both ends get a reset.
+    /// A reset to both ends.
     Reset,
 }
 

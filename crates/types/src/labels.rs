@@ -143,7 +143,7 @@ impl Labels {
     /// Adds labels, which replace those with the same keys.
     ///
     /// # Errors
-    /// If there are more than [`MAX_LABELS`] then.
+    /// Fails if the result has more than [`MAX_LABELS`] labels.
     pub fn with_all(self, others: &Self) -> Result<Self, BadLabel> {
         let mut map = BTreeMap::from(self);
         map.extend(others.0.iter().map(|(key, value)| (key.clone(), value.clone())));

@@ -110,7 +110,7 @@ impl CookieIssuer {
     /// responder, to whom the message was sent.
     ///
     /// # Panics
-    /// If the message is shorter than a handshake message.
+    /// Panics if the message is shorter than a handshake message.
     pub fn reply(
         &mut self,
         keys: &MacKeys,

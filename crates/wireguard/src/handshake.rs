@@ -45,7 +45,7 @@ impl Initiator {
     /// Begins a handshake: writes Noise's part of an initiation to `message`.
     ///
     /// # Errors
-    /// If the peer's key is of low order.
+    /// Fails if the peer's key is of low order.
     pub fn begin(
         own: &SecretKey,
         peer: &PublicKey,
@@ -61,7 +61,7 @@ impl Initiator {
     /// Reads a response. One that does not fit leaves the handshake as it was.
     ///
     /// # Errors
-    /// If the response does not authenticate.
+    /// Fails if the response does not authenticate.
     pub fn finish(&mut self, message: &[u8]) -> Result<SessionKeys, Unauthentic> {
         let noise = message.get(RESPONSE_NOISE).ok_or(Unauthentic)?;
         self.0.read_message(noise, &mut [])?;
@@ -83,7 +83,7 @@ impl Responder {
     /// Reads an initiation.
     ///
     /// # Errors
-    /// If the initiation does not authenticate.
+    /// Fails if the initiation does not authenticate.
     pub fn read(own: &SecretKey, message: &[u8]) -> Result<Self, Unauthentic> {
         let own = own.to_bytes();
         let mut state = builder(&own)?.build_responder()?;
@@ -98,7 +98,7 @@ impl Responder {
     /// Writes Noise's part of a response to `message`.
     ///
     /// # Errors
-    /// If the initiator's ephemeral key is of low order.
+    /// Fails if the initiator's ephemeral key is of low order.
     pub fn finish(
         mut self,
         message: &mut [u8; RESPONSE_LENGTH],

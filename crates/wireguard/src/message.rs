@@ -83,7 +83,7 @@ pub fn read_u32(message: &[u8], offset: usize) -> u32 {
 /// Writes a number at an offset.
 ///
 /// # Panics
-/// If the message ends before the number does.
+/// Panics if the message ends before the number does.
 #[inline]
 pub fn write_u32(message: &mut [u8], offset: usize, number: u32) {
     message[offset..offset + 4].copy_from_slice(&number.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Which of a session's counters have been used: a sliding window (RFC 6479).
+//! Replay protection: a sliding window of the counters that a session has received (RFC 6479).
 
 /// The distance by which a packet may be behind the greatest counter; the kernel's WireGuard has
 /// the same.

@@ -22,7 +22,7 @@ use std::{
 /// Offset of the counter in a data message.
 const COUNTER: usize = 8;
 
-/// Which side of its handshake an interface had.
+/// The side of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The side that sent the initiation, and renews the session.
@@ -86,7 +86,7 @@ impl Session {
         self.created
     }
 
-    /// Which side of the handshake we had.
+    /// Returns this node's side of the session's handshake.
     pub fn role(&self) -> Role {
         self.role
     }
@@ -117,7 +117,7 @@ impl Session {
     /// bytes of room behind it. `counter` was [reserved](Self::reserve) and is used once.
     ///
     /// # Panics
-    /// If `datagram` is shorter than the room around the plaintext, 32 bytes.
+    /// Panics if `datagram` is shorter than the room around the plaintext, 32 bytes.
     #[inline]
     pub fn seal(&self, counter: u64, datagram: &mut [u8]) {
         write_u32(datagram, 0, MessageType::Data.number());
@@ -139,7 +139,7 @@ impl Session {
     /// Opens a data message in place. Returns the range of its plaintext.
     ///
     /// # Errors
-    /// If the message does not authenticate, or its counter was used.
+    /// Fails if the message does not authenticate, or its counter was used.
     #[inline]
     pub fn open(
         &self,

@@ -1,25 +1,26 @@
-//! What is said to the user: a sentence, how to mend it, and the attribute that it is about.
+//! Diagnostics: the errors and warnings that Terraform shows, each with its attribute and how to
+//! mend it.
 
 use crate::wire;
 
-/// All that is said about one request; empty if all is well.
+/// The errors and warnings of one request; empty if there are none.
 pub type Diagnostics = Vec<Diagnostic>;
 
-/// Something wrong or suspicious.
+/// An error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// Whether it is only a warning.
+    /// Makes it a warning: Terraform shows it and goes on.
     pub warning: bool,
-    /// What, in a few words.
+    /// The headline: a few words, without a full stop.
     pub summary: String,
-    /// What exactly, and how to mend it.
+    /// The explanation: sentences that say what is wrong and how to mend it.
     pub detail: String,
-    /// The attribute that it is about; the whole block if it is empty.
+    /// The path of the attribute concerned; empty if it is the block as a whole.
     pub path: Path,
 }
 
 impl Diagnostic {
-    /// An error.
+    /// Returns an error about the block as a whole.
     pub fn error(summary: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             warning: false,
@@ -29,7 +30,7 @@ impl Diagnostic {
         }
     }
 
-    /// The same, about an attribute.
+    /// Sets the path of the attribute concerned.
     #[must_use]
     pub fn at(self, path: Path) -> Self {
         Self { path, ..self }
@@ -42,40 +43,40 @@ impl From<Diagnostic> for Diagnostics {
     }
 }
 
-/// A way from a block to a value in it.
+/// A path from a block to a value in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Path(Vec<Step>);
 
-/// One step of it.
+/// A step of a [`Path`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Of an object.
+    /// The attribute of an object or a block, by name.
     Attribute(String),
-    /// Of a map.
+    /// The element of a map, by key.
     Key(String),
-    /// Of a list.
+    /// The element of a list, by index from 0.
     Index(usize),
 }
 
 impl Path {
-    /// An attribute of the block itself.
+    /// Returns the path of an attribute of the block itself.
     pub fn of(attribute: &str) -> Self {
         Self::default().attribute(attribute)
     }
 
-    /// An attribute of what this leads to.
+    /// Appends an attribute.
     #[must_use]
     pub fn attribute(&self, name: &str) -> Self {
         self.then(Step::Attribute(name.to_owned()))
     }
 
-    /// An element of the map that this leads to.
+    /// Appends the key of a map's element.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         self.then(Step::Key(key.to_owned()))
     }
 
-    /// An element of the list that this leads to.
+    /// Appends the index of a list's element.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         self.then(Step::Index(index))

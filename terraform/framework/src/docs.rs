@@ -3,15 +3,15 @@
 use crate::{Attribute, Block, Nesting, OnChange, Presence, Provider, Schema, schema::Nested};
 use std::{collections::BTreeMap, fmt::Write};
 
-/// The kinds of pages: folder, title, and where their examples are.
+/// The kinds of pages: folder, title, and the path of their examples.
 const KINDS: [(&str, &str); 3] = [
     ("resources", "Resource"),
     ("data-sources", "Data Source"),
     ("ephemeral-resources", "Ephemeral Resource"),
 ];
 
-/// The pages of a provider, by their paths below `docs/`. `example` gives the text of a file below
-/// `examples/`: `provider/provider.tf`, `resources/NAME/resource.tf`,
+/// Returns the pages of a provider, by their paths below `docs/`. `example` returns the text of a
+/// file below `examples/`: `provider/provider.tf`, `resources/NAME/resource.tf`,
 /// `data-sources/NAME/data-source.tf` and so on.
 pub fn pages(
     provider: &dyn Provider,
@@ -49,7 +49,7 @@ fn page(title: &str, schema: &Schema, example: Option<String>, import: Option<St
     let first = schema.description.split_inclusive('.').next().unwrap_or_default();
     let mut text =
         format!("---\npage_title: \"{title}\"\ndescription: |-\n  {first}\n---\n\n# {title}\n\n");
-    // Writing into a string has no way to fail.
+    // Writing to a string cannot fail.
     let _ = writeln!(text, "{}\n", schema.description.trim());
     if let Some(example) = example {
         let _ = writeln!(text, "## Example Usage\n\n```terraform\n{}\n```\n", example.trim());

@@ -1,10 +1,10 @@
-//! What a Terraform provider is made of: plugin protocol 6, its values and schemas, and how changes
-//! are planned.
+//! A framework for Terraform providers: plugin protocol 6, its values and schemas, and the planning
+//! of changes.
 //!
-//! A provider describes itself by [`Schema`]s and does the work behind [`Resource`], [`DataSource`]
-//! and [`Ephemeral`]; [`serve`] is the process that Terraform starts. The protocol is that of
-//! Terraform 1.11 (`docs/plugin-protocol/tfplugin6.8.proto` there), carried by gRPC as go-plugin
-//! does it.
+//! A provider describes its types by [`Schema`]s and implements [`Resource`], [`DataSource`] and
+//! [`Ephemeral`]; [`serve`] runs the process that Terraform starts. The protocol is that of
+//! Terraform 1.11 (`docs/plugin-protocol/tfplugin6.8.proto` in its source), over gRPC as go-plugin
+//! uses it.
 #![forbid(unsafe_code)]
 
 mod diagnostic;

@@ -1,12 +1,12 @@
-//! What follows from a schema alone: whether a configuration is well, what is planned, and what the
-//! state is afterwards.
+//! The lifecycle of a resource as far as its schema determines it: the validation of a
+//! configuration, the plan, and the state after the plan was applied.
 
 use crate::{
     Attribute, Block, Diagnostic, Diagnostics, Nesting, OnChange, Path, Presence, Schema, Value,
     schema::{Check, Nested, Type},
 };
 
-/// What a schema says against a configuration. Terraform has checked the types.
+/// Runs the checks of a schema's attributes on a configuration. Terraform has checked the types.
 pub(crate) fn validate(schema: &Schema, config: &Value) -> Diagnostics {
     let mut diagnostics = Vec::new();
     validate_block(&schema.block, config, &Path::default(), &mut diagnostics);
@@ -45,7 +45,8 @@ fn validate_block(block: &Block, value: &Value, path: &Path, diagnostics: &mut D
     }
 }
 
-/// Says a check of a value, or of each of its elements. What is wrong is said with its path.
+/// Runs a check on a value, or on each of its elements if it is a collection. `wrong` gets the path
+/// and the text of each failure.
 fn check_value(
     check: Check,
     kind: &Type,
@@ -78,15 +79,15 @@ fn check_value(
     }
 }
 
-/// What is planned.
+/// A planned change.
 pub(crate) struct Planned {
     pub state: Value,
-    /// The attributes whose change makes a new resource.
+    /// The attributes whose change makes Terraform replace the resource.
     pub replaces: Vec<Path>,
 }
 
-/// What a resource is to become. `prior` is not set if it is to be made; `proposed` is the
-/// configuration, with what the provider has set before where nothing is configured.
+/// Plans a resource's new state. `prior` is null if the resource is to be created; `proposed` is
+/// the configuration, with the values of `prior` for computed attributes that are not configured.
 pub(crate) fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Value) -> Planned {
     let block = &schema.block;
     let mut state = block.conform(proposed);
@@ -127,7 +128,8 @@ pub(crate) fn plan(schema: &Schema, prior: &Value, proposed: Value, config: &Val
     Planned { state, replaces }
 }
 
-/// The blocks of one kind, in which what only the provider sets is not known yet.
+/// Returns the blocks of one kind, in which the computed attributes that are not configured are
+/// unknown.
 fn unknown_in(nested: &Nested, blocks: &Value, config: &Value) -> Value {
     let one = |value: &Value, config: &Value| {
         let mut value = value.clone();
@@ -154,11 +156,12 @@ fn unknown_in(nested: &Nested, blocks: &Value, config: &Value) -> Value {
     }
 }
 
-/// The state after something was done: what was planned, and where that was not known, what came
-/// out.
+/// Returns the state after a plan was applied: the planned values, and the provider's where the
+/// plan had unknown ones.
 ///
 /// # Errors
-/// If something is not known even now: a mistake of the provider.
+/// Fails if a value is unknown even now, which is a bug in the provider. The state comes with the
+/// diagnostic; such values are null in it.
 pub(crate) fn resolve_unknowns(
     schema: &Schema,
     planned: &Value,

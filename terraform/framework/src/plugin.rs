@@ -1,5 +1,5 @@
-//! The process that Terraform starts: go-plugin's handshake, and gRPC by a socket that only its
-//! user reaches.
+//! The process that Terraform starts: go-plugin's handshake on standard output, then gRPC over a
+//! Unix socket that only the process's user can open.
 
 use crate::{Provider, rpc, server::Server};
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Says something on standard error. There is nowhere to say that nobody reads it.
+/// Writes a line to standard error. A failure is ignored: there is nowhere else to report it.
 macro_rules! say {
     ($($text:tt)*) => {{
         let _ = std::io::Write::write_fmt(
@@ -30,15 +30,18 @@ macro_rules! say {
     }};
 }
 
-/// By these Terraform says that it is Terraform (`internal/plugin` in its source).
+/// The environment variable, and its value, by which a plugin knows that Terraform has started it
+/// (`internal/plugin` in Terraform's source).
 const COOKIE: (&str, &str) =
     ("TF_PLUGIN_MAGIC_COOKIE", "d602bf8f470bc67ca7faa0386276bbdd4330efaf76d1a219cb4d6991ca9872b2");
-/// How long a process waits for the first connection.
+/// The time that a process waits for its first connection.
 const FIRST: Duration = Duration::from_mins(1);
-/// How long a process waits for another connection when the last one has ended.
+/// The time that a process waits for another connection when the last one has ended.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves a provider until Terraform has enough of it.
+/// Serves a provider until Terraform ends the process, or has no connection to it any more. The
+/// exit code is 2 if something other than Terraform, or a Terraform without plugin protocol 6, has
+/// started it.
 pub async fn serve(provider: impl Provider) -> ExitCode {
     if std::env::var(COOKIE.0).ok().as_deref() != Some(COOKIE.1) {
         say!(
@@ -65,7 +68,8 @@ pub async fn serve(provider: impl Provider) -> ExitCode {
 }
 
 async fn run(provider: impl Provider) -> Result<()> {
-    // On a terminal ^C is for everybody in the group; Terraform is the one who says when to stop.
+    // A terminal sends ^C to the whole process group, but it is Terraform that decides when a
+    // provider stops.
     ignore_interrupts()?;
     let folder = tempfile::Builder::new()
         .prefix("meshward-plugin-")
@@ -103,13 +107,13 @@ async fn run(provider: impl Provider) -> Result<()> {
             open.send_modify(|count| *count -= 1);
         });
     }
-    // The answer to the last request is on its way.
+    // The response to the last request may still be in flight.
     let _ = tokio::time::timeout(LINGER, left.wait_for(|count| *count == 0)).await;
     Ok(())
 }
 
-/// When no connection comes, or none is left: Terraform may have been killed, and nobody would end
-/// this process.
+/// Returns once no first connection comes within [`FIRST`], or the last one has been closed for
+/// [`LINGER`]: a Terraform that was killed does not end its plugins.
 async fn abandoned(left: &mut watch::Receiver<usize>) {
     loop {
         if !matches!(
@@ -145,12 +149,12 @@ async fn connection<P: Provider>(
     served.map_err(Error::other)
 }
 
-/// TLS as go-plugin wants it: a certificate of this process's own, which it tells on its standard
-/// output.
+/// Configures TLS as go-plugin wants it: with a self-signed certificate, which the process
+/// announces on its standard output. Returns the certificate in base64.
 ///
-/// Terraform's own certificate is not asked for. It has a key on P-521, which ring does not know,
-/// and it would keep away only who reaches the socket: that is this user alone, who could as well
-/// read this process's memory.
+/// The client's certificate is not verified. Its key is on P-521, which ring does not support, and
+/// verifying it would keep out only processes that can open the socket: those of the same user,
+/// which could read this process's memory as well.
 fn tls() -> Result<(TlsAcceptor, String)> {
     let key = KeyPair::generate().map_err(Error::other)?;
     let certificate = CertificateParams::new(["localhost".to_owned()])

@@ -1,114 +1,117 @@
-//! What a provider does.
+//! The traits that a provider implements.
 
 use crate::{Diagnostic, Diagnostics, Path, Schema, Value};
 use futures::future::BoxFuture;
 use std::{collections::BTreeMap, time::Duration};
 
-/// What becomes of a request: a value, or what is wrong.
+/// The future of a request: a value, or the errors.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, Diagnostics>>;
 
 /// A provider.
 pub trait Provider: Send + Sync + 'static {
-    /// The provider's own configuration.
+    /// Returns the schema of the `provider` block.
     fn schema(&self) -> Schema;
 
-    /// What it offers.
+    /// Returns the types that the provider offers.
     fn offers(&self) -> &Offers;
 
-    /// Takes its configuration, values of which may be unknown. Said once, before all that is not
-    /// checking.
+    /// Configures the provider; values of the configuration may be unknown. Terraform calls it
+    /// once, before every request that is not a validation.
     fn configure(&self, config: Value) -> Answer<'_, ()>;
 
-    /// Ends what waits, with an error: the user wants Terraform to stop. What is under way is
-    /// brought to its end.
+    /// Makes requests that wait fail soon, since the user has interrupted Terraform. Requests to
+    /// the API that have begun are finished.
     fn stop(&self) {}
 }
 
-/// What a provider offers, by type name.
+/// The types that a provider offers, by name.
 #[derive(Default)]
 pub struct Offers {
-    /// The resources that it manages.
+    /// The resource types.
     pub resources: BTreeMap<String, Box<dyn Resource>>,
-    /// What it reads.
+    /// The data sources.
     pub data_sources: BTreeMap<String, Box<dyn DataSource>>,
-    /// What it gives for the time of one run.
+    /// The ephemeral resources, which exist for one run of Terraform.
     pub ephemerals: BTreeMap<String, Box<dyn Ephemeral>>,
 }
 
 /// A managed resource.
 pub trait Resource: Send + Sync {
-    /// Its attributes.
+    /// Returns the schema of the type.
     fn schema(&self) -> Schema;
 
-    /// What the schema does not say about a configuration. Values may be unknown.
+    /// Validates what the schema cannot express, such as combinations of attributes. Values may be
+    /// unknown.
     fn validate(&self, _config: &Value) -> Diagnostics {
         vec![]
     }
 
-    /// Puts what the state says into the place of what is proposed, where both mean the same, so
-    /// that nothing is planned.
+    /// Replaces proposed values by those of the prior state where both mean the same, so that no
+    /// change is planned.
     fn keep_meaning(&self, _prior: &Value, _proposed: &mut Value) {}
 
-    /// The state as it is now; none if it is gone.
+    /// Reads the current state; `None` if the resource no longer exists.
     fn read(&self, state: Value) -> Answer<'_, Option<Value>>;
 
-    /// Makes it, and gives all of its attributes.
+    /// Creates the resource. Returns the values of all attributes.
     fn create(&self, planned: Value) -> Answer<'_, Value>;
 
-    /// Changes it, and gives all of its attributes. Never called if all attributes replace.
+    /// Changes the resource in place. Returns the values of all attributes. Not called if every
+    /// attribute has [`OnChange::Replace`](crate::OnChange::Replace).
     fn update(&self, prior: Value, planned: Value) -> Answer<'_, Value>;
 
-    /// Takes it away. It is well if it is gone already.
+    /// Deletes the resource. Succeeds if it no longer exists.
     fn delete(&self, state: Value) -> Answer<'_, ()>;
 
-    /// What [`Resource::read`] needs, from the id that a user gives.
+    /// Returns the attributes that [`Resource::read`] needs, from the id of a `terraform import`.
     ///
     /// # Errors
-    /// If the id does not have the form of one.
+    /// Fails if the id does not have the form of [`Resource::import_form`].
     fn import(&self, id: &str) -> Result<Value, Diagnostics>;
 
-    /// How an id is written, for the documentation.
+    /// Returns the form of an id, such as `NETWORK/NAME`, for the documentation.
     fn import_form(&self) -> &'static str;
 }
 
-/// Something that is only read.
+/// A data source: something that Terraform reads and does not manage.
 pub trait DataSource: Send + Sync {
-    /// Its attributes.
+    /// Returns the schema of the type.
     fn schema(&self) -> Schema;
 
-    /// What the schema does not say about a configuration. Values may be unknown.
+    /// Validates what the schema cannot express, such as combinations of attributes. Values may be
+    /// unknown.
     fn validate(&self, _config: &Value) -> Diagnostics {
         vec![]
     }
 
-    /// All attributes, by those that are set.
+    /// Reads all attributes of what the configuration names.
     fn read(&self, config: Value) -> Answer<'_, Value>;
 }
 
-/// Something that exists for the time of one run of Terraform, and is in no plan and no state.
+/// An ephemeral resource: it exists for one run of Terraform, and is in no plan and no state.
 pub trait Ephemeral: Send + Sync {
-    /// Its attributes.
+    /// Returns the schema of the type.
     fn schema(&self) -> Schema;
 
-    /// Makes it.
+    /// Creates the resource at the beginning of a run.
     fn open(&self, config: Value) -> Answer<'_, Opened>;
 
-    /// Ends it.
+    /// Ends the resource at the end of a run. `private` is that of [`Opened`].
     fn close(&self, private: String) -> Answer<'_, ()>;
 }
 
-/// An ephemeral resource that was made.
+/// An ephemeral resource that was created.
 pub struct Opened {
-    /// All attributes.
+    /// The values of all attributes.
     pub result: Value,
-    /// What [`Ephemeral::close`] needs.
+    /// The data that [`Ephemeral::close`] needs; Terraform keeps it until then.
     pub private: String,
 }
 
-/// How long something may take: what the block `timeouts` says of an operation, or else as usual.
+/// Returns the timeout of an operation: that of the block `timeouts`, or the default.
 ///
 /// # Errors
-/// If what is written there is no duration.
+/// Fails if the text in the block is not a duration.
 pub fn within(value: &Value, (operation, usual): (&str, &str)) -> Result<Duration, Diagnostic> {
     let text = value.get("timeouts").get(operation).text().unwrap_or(usual);
     crate::duration(text).map_err(|text| {

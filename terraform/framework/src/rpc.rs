@@ -1,4 +1,4 @@
-//! gRPC: which request is which.
+//! The gRPC service: dispatches requests by service and method.
 
 use crate::{
     Provider,
@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use tonic::{Code, Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
 
-/// As many bytes as Terraform itself takes in one message.
+/// The maximum size of a message in bytes: that of Terraform itself.
 const MAX_MESSAGE: usize = 256 << 20;
 
-/// Answers one request. `ending` is told when Terraform wants the process to end.
+/// Answers one request. Sets `ending` when Terraform asks the process to exit.
 pub(crate) async fn answer<P: Provider>(
     server: Arc<Server<P>>,
     ending: watch::Sender<bool>,
@@ -58,11 +58,11 @@ pub(crate) async fn answer<P: Provider>(
             }
             "OpenEphemeralResource" => unary(request, |q| async move { it.open(q).await }).await,
             "CloseEphemeralResource" => unary(request, |q| async move { it.close(q).await }).await,
-            // There is nothing to renew: nothing asks for it.
+            // No ephemeral resource asks to be renewed.
             "RenewEphemeralResource" => {
                 unary(request, |_: Nothing| async { Diagnosed { diagnostics: vec![] } }).await
             }
-            // There are no functions.
+            // The provider has no functions.
             "GetFunctions" => unary(request, |_: Nothing| async { Nothing {} }).await,
             "StopProvider" => {
                 unary(request, |_: Nothing| async move {

@@ -1,51 +1,52 @@
-//! What a block of configuration may hold, from which follow its checks, its plans and its
-//! documentation.
+//! Schemas: the attributes and blocks of a configuration, from which its validation, its plans and
+//! its documentation are derived.
 
 use crate::{Value, wire};
 use serde_json::json;
 use std::{collections::BTreeMap, time::Duration};
 
-/// A provider's, resource's or data source's configuration.
+/// The schema of a provider's, a resource's or a data source's configuration.
 #[derive(Clone, Default)]
 pub struct Schema {
-    /// What it is, in Markdown; the first sentence stands in indices.
+    /// The documentation, in Markdown; indices show its first sentence.
     pub description: String,
-    /// Its attributes and blocks.
+    /// The attributes and nested blocks.
     pub block: Block,
 }
 
-/// Attributes, and blocks in it.
+/// A block: attributes and nested blocks.
 #[derive(Clone, Default)]
 pub struct Block {
     /// The attributes, in the order of the documentation.
     pub attributes: Vec<Attribute>,
-    /// The blocks in this one.
+    /// The nested blocks.
     pub blocks: Vec<Nested>,
 }
 
-/// A block in a block.
+/// A nested block.
 #[derive(Clone)]
 pub struct Nested {
     /// The block's type, as configurations write it.
     pub name: String,
     /// The documentation, in Markdown.
     pub description: String,
-    /// How often the block may stand there.
+    /// The number and order of such blocks.
     pub nesting: Nesting,
-    /// What it may hold.
+    /// The attributes and nested blocks.
     pub block: Block,
-    /// The least and the most of it; no bound if the most is 0.
+    /// The minimum and the maximum number of such blocks; a maximum of 0 is no limit. Ignored for
+    /// [`Nesting::Single`].
     pub count: (i64, i64),
 }
 
-/// How often a block may stand there.
+/// The number and order of the blocks of one type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nesting {
-    /// Once at most.
+    /// At most one block.
     Single,
-    /// In an order.
+    /// Any number of blocks, in order.
     List,
-    /// In no order.
+    /// Any number of blocks, without an order.
     Set,
 }
 
@@ -69,28 +70,28 @@ pub enum Type {
 }
 
 impl Type {
-    /// A list of texts.
+    /// Returns the type of a list of strings.
     pub fn strings() -> Self {
         Self::List(Box::new(Self::String))
     }
 
-    /// A set of texts.
+    /// Returns the type of a set of strings.
     pub fn set() -> Self {
         Self::Set(Box::new(Self::String))
     }
 
-    /// A map of texts.
+    /// Returns the type of a map of strings.
     pub fn map() -> Self {
         Self::Map(Box::new(Self::String))
     }
 
-    /// A list of objects.
+    /// Returns the type of a list of objects with these attributes.
     pub fn objects(attributes: &[(&str, Type)]) -> Self {
         let own = attributes.iter().map(|(name, own)| ((*name).to_owned(), own.clone()));
         Self::List(Box::new(Self::Object(own.collect())))
     }
 
-    /// The type as go-cty writes it in JSON.
+    /// Returns the type in go-cty's JSON form.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Bool => json!("bool"),
@@ -107,10 +108,10 @@ impl Type {
         }
     }
 
-    /// The type that go-cty writes so.
+    /// Parses a type in go-cty's JSON form.
     ///
     /// # Errors
-    /// A sentence, if it writes none so.
+    /// Fails with a sentence if the JSON is none of its types.
     pub fn from_json(json: &serde_json::Value) -> Result<Self, String> {
         let no_type = || format!("{json} is no type");
         if let Some(name) = json.as_str() {
@@ -136,7 +137,7 @@ impl Type {
         }
     }
 
-    /// The type as people read it.
+    /// Returns the type in words, for the documentation.
     pub fn in_words(&self) -> String {
         match self {
             Self::Bool => "Boolean".into(),
@@ -153,7 +154,7 @@ impl Type {
         }
     }
 
-    /// Whether two values of this type are one: the elements of a set have no order.
+    /// Returns whether two values of this type are equal; the elements of a set have no order.
     pub fn same(&self, a: &Value, b: &Value) -> bool {
         match (self, a, b) {
             (Self::Set(of), Value::List(a), Value::List(b)) => {
@@ -166,7 +167,8 @@ impl Type {
         }
     }
 
-    /// A value with all attributes of the objects in it, and no others.
+    /// Gives the objects in a value exactly the attributes of the type: missing ones are null,
+    /// others are removed.
     pub(crate) fn conform(&self, value: Value) -> Value {
         match (self, value) {
             (Self::List(of) | Self::Set(of), Value::List(all)) => {
@@ -187,15 +189,16 @@ impl Type {
     }
 }
 
-/// What is wrong with a value, how it should be.
+/// A check of a known value. The error is a sentence that says what is wrong with it and what is
+/// expected.
 pub(crate) type Check = fn(&Value) -> Result<(), String>;
 
-/// Who gives an attribute its value.
+/// The source of an attribute's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
     /// The configuration, always.
     Required,
-    /// The configuration, or nobody.
+    /// The configuration; null if it has none.
     Optional,
     /// The configuration, or else the provider.
     OptionalComputed,
@@ -215,38 +218,38 @@ impl Presence {
     }
 }
 
-/// What a change of a resource has to do with an attribute.
+/// The relation between an attribute and a change of its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnChange {
     /// Terraform changes the attribute in place.
     Update,
-    /// A change of the attribute makes a new resource.
+    /// Terraform replaces the resource if the attribute changes.
     Replace,
-    /// The provider may give the attribute another value with any change.
+    /// The provider may set another value at any change of the resource.
     Follow,
 }
 
-/// One attribute.
+/// An attribute of a block.
 #[derive(Clone)]
 pub struct Attribute {
     /// The name, as configurations write it.
     pub name: String,
-    /// The type of its values.
+    /// The type of the value.
     pub kind: Type,
     /// The documentation, in Markdown.
     pub description: String,
-    /// Who gives it its value.
+    /// The source of the value.
     pub presence: Presence,
-    /// Terraform does not print its value.
+    /// Keeps Terraform from printing the value.
     pub sensitive: bool,
-    /// What a change has to do with it.
+    /// The relation to a change of the resource.
     pub on_change: OnChange,
-    /// It is given when the resource is made and cannot be read afterwards: of what was imported it
-    /// is not known.
+    /// Marks a value that is known when the resource is created and cannot be read afterwards:
+    /// after an import it is null, and configuring it then replaces nothing.
     pub unread: bool,
-    /// Its value where a configuration gives none.
+    /// The value if the configuration has none.
     pub default: Option<Value>,
-    /// The check of its value, or of each element of a list, a set or a map.
+    /// The check of the value, or of each element if it is a list, a set or a map.
     pub check: Option<Check>,
 }
 
@@ -265,63 +268,63 @@ impl Attribute {
         }
     }
 
-    /// One that must be set.
+    /// Returns an attribute that must be configured.
     pub fn required(name: &str, kind: Type, description: &str) -> Self {
         Self::new(Presence::Required, name, kind, description)
     }
 
-    /// One that may be set.
+    /// Returns an attribute that may be configured.
     pub fn optional(name: &str, kind: Type, description: &str) -> Self {
         Self::new(Presence::Optional, name, kind, description)
     }
 
-    /// One that the provider sets.
+    /// Returns an attribute that the provider sets.
     pub fn computed(name: &str, kind: Type, description: &str) -> Self {
         Self::new(Presence::Computed, name, kind, description)
     }
 
-    /// The id that every resource has.
+    /// Returns the attribute `id`, which every resource has.
     pub fn id(description: &str) -> Self {
         Self::computed("id", Type::String, description)
     }
 
-    /// The provider sets it if nobody else does.
+    /// Lets the provider set the value if it is not configured.
     #[must_use]
     pub fn or_computed(self) -> Self {
         Self { presence: Presence::OptionalComputed, ..self }
     }
 
-    /// It is this if it is not set.
+    /// Sets the value that the attribute has if it is not configured.
     #[must_use]
     pub fn or(self, default: impl Into<Value>) -> Self {
         Self { default: Some(default.into()), ..self.or_computed() }
     }
 
-    /// A change makes a new resource.
+    /// Makes a change of the attribute replace the resource.
     #[must_use]
     pub fn replaces(self) -> Self {
         Self { on_change: OnChange::Replace, ..self }
     }
 
-    /// It is said when the resource is made, and cannot be read afterwards.
+    /// Marks the value as one that cannot be read after the resource was created.
     #[must_use]
     pub fn unread(self) -> Self {
         Self { unread: true, ..self }
     }
 
-    /// The provider may give it another value with any change.
+    /// Lets the provider set another value at any change of the resource.
     #[must_use]
     pub fn follows(self) -> Self {
         Self { on_change: OnChange::Follow, ..self }
     }
 
-    /// It is a secret.
+    /// Keeps Terraform from printing the value.
     #[must_use]
     pub fn sensitive(self) -> Self {
         Self { sensitive: true, ..self }
     }
 
-    /// It must be well, or each of its elements.
+    /// Sets the check of the value, or of each element of a collection.
     #[must_use]
     pub fn checked(self, check: Check) -> Self {
         Self { check: Some(check), ..self }
@@ -329,19 +332,20 @@ impl Attribute {
 }
 
 impl Block {
-    /// A block of attributes.
+    /// Returns a block with these attributes and no nested blocks.
     pub fn of(attributes: Vec<Attribute>) -> Self {
         Self { attributes, blocks: vec![] }
     }
 
-    /// The same, with a block in it.
+    /// Adds a nested block.
     #[must_use]
     pub fn with(mut self, nested: Nested) -> Self {
         self.blocks.push(nested);
         self
     }
 
-    /// A value with all attributes and blocks, and no others.
+    /// Gives a value exactly the attributes and blocks of this block: missing attributes are null,
+    /// missing blocks are empty, others are removed.
     pub fn conform(&self, value: Value) -> Value {
         let mut all = match value {
             Value::Map(all) => all,
@@ -368,7 +372,7 @@ impl Block {
         Value::Map(whole)
     }
 
-    /// Whether two values of this block are one.
+    /// Returns whether two values of this block are equal; the elements of a set have no order.
     pub fn same(&self, a: &Value, b: &Value) -> bool {
         if !matches!((a, b), (Value::Map(_), Value::Map(_))) {
             return a == b;
@@ -416,13 +420,13 @@ impl Block {
 }
 
 impl Nested {
-    /// A block that may stand there any number of times, in an order.
+    /// Returns a block that may be written any number of times, in order.
     pub fn list(name: &str, description: &str, block: Block) -> Self {
         let (name, description) = (name.to_owned(), description.to_owned());
         Self { name, description, nesting: Nesting::List, block, count: (0, 0) }
     }
 
-    /// Whether two values of it are one.
+    /// Returns whether two values of the blocks are equal; those of a set have no order.
     pub fn same(&self, a: &Value, b: &Value) -> bool {
         match (self.nesting, a, b) {
             (Nesting::Set, Value::List(a), Value::List(b)) => {
@@ -439,7 +443,7 @@ impl Nested {
 }
 
 impl Schema {
-    /// A schema.
+    /// Returns a schema with this documentation, in Markdown.
     pub fn new(description: &str, block: Block) -> Self {
         Self { description: description.to_owned(), block }
     }
@@ -449,7 +453,7 @@ impl Schema {
     }
 }
 
-/// The block `timeouts`, for these operations.
+/// Returns the block `timeouts`, for these operations and their default timeouts.
 pub fn timeouts(operations: &[(&str, &str)]) -> Nested {
     let attribute = |(name, usual): &(&str, &str)| {
         let text = format!(
@@ -466,18 +470,18 @@ pub fn timeouts(operations: &[(&str, &str)]) -> Nested {
     }
 }
 
-/// Refuses what is no duration.
+/// Checks that a value is a duration.
 ///
 /// # Errors
-/// A sentence that shows the form.
+/// Fails with a sentence that shows the form, if it is not a duration.
 pub fn check_duration(value: &Value) -> Result<(), String> {
     duration(value.text().unwrap_or_default()).map(drop)
 }
 
-/// A duration as Terraform's users write it.
+/// Parses a duration such as `90s`, `10m` or `24h`.
 ///
 /// # Errors
-/// A sentence that shows the form.
+/// Fails with a sentence that shows the form, if it is not a duration.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| format!("`{text}` is not a duration; write one such as 90s, 10m or 24h"))

@@ -1,4 +1,4 @@
-//! What is said to each request of Terraform.
+//! The responses to Terraform's requests.
 
 use crate::{
     Diagnostic, Diagnostics, Provider, Resource, Schema, Value,
@@ -14,7 +14,7 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-/// A provider, as Terraform sees it.
+/// The service of plugin protocol 6, for a provider.
 pub(crate) struct Server<P> {
     provider: P,
 }
@@ -55,7 +55,7 @@ fn names<T: ?Sized>(all: &BTreeMap<String, Box<T>>) -> Vec<Named> {
     all.keys().map(|name| Named { type_name: name.clone() }).collect()
 }
 
-/// What a schema says against a configuration, and if that is nothing, what else there is to say.
+/// Validates a configuration: with the schema's checks, and if all of them pass, with `further`.
 fn validated(
     schema: &Schema,
     request: &TypedConfig,
@@ -127,8 +127,8 @@ impl<P: Provider> Server<P> {
         diagnosed(found.and_then(|own| validated(&own.schema(), request, |_| vec![])))
     }
 
-    /// There is one version of every schema: what a state has beyond it is left out, what it lacks
-    /// is not set.
+    /// Converts a state of another version of the provider. Schemas have no version number:
+    /// attributes that are not in the schema are removed, missing ones are null.
     pub(crate) fn upgrade(&self, request: UpgradeState) -> StateAnswer {
         let state =
             find(&self.provider.offers().resources, &request.type_name).and_then(|resource| {
@@ -195,7 +195,8 @@ impl<P: Provider> Server<P> {
         PlannedChange { planned_private: request.prior_private, ..planned }
     }
 
-    /// What fails leaves the state as it was: nothing is half made.
+    /// Applies a planned change. A change that fails leaves the prior state: the provider makes no
+    /// partial changes.
     pub(crate) async fn apply(&self, request: ApplyChange) -> AppliedChange {
         let prior = request.prior_state.clone();
         let done = async {

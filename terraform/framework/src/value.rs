@@ -1,22 +1,22 @@
-//! Terraform's values: as they are carried (`MessagePack`, with unknown values as an extension),
-//! and as JSON for Rust types.
+//! Terraform's values, their encoding on the wire (`MessagePack`, with unknown values as an
+//! extension), and their conversion to Rust types through JSON.
 
 use crate::{Diagnostic, wire};
 use rmpv::Value as Packed;
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
-/// The extension by which go-cty marks an unknown value; one with refinements has 12 (`msgpack` in
+/// The `MessagePack` extension type of an unknown value; one with refinements has 12 (`msgpack` in
 /// go-cty).
 const UNKNOWN: i8 = 0;
 
 /// A value of a configuration, a plan or a state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub enum Value {
-    /// Not set.
+    /// Null: not set.
     #[default]
     Null,
-    /// Not known before something is applied.
+    /// Unknown until a change is applied.
     Unknown,
     /// `true` or `false`.
     Bool(bool),
@@ -24,13 +24,13 @@ pub enum Value {
     Number(serde_json::Number),
     /// A text.
     String(String),
-    /// A list, or a set in whatever order.
+    /// A list, or a set in any order.
     List(Vec<Value>),
     /// A map or an object.
     Map(BTreeMap<String, Value>),
 }
 
-/// What cannot be read.
+/// The error of a value that cannot be decoded.
 #[derive(Debug, thiserror::Error)]
 #[error("Terraform sent a value that cannot be read: {0}")]
 pub struct BadValue(String);
@@ -60,12 +60,12 @@ impl From<u64> for Value {
 }
 
 impl Value {
-    /// Whether it is not set.
+    /// Returns whether the value is null.
     pub fn is_null(&self) -> bool {
         *self == Self::Null
     }
 
-    /// Whether nothing in it is unknown.
+    /// Returns whether neither the value nor anything in it is unknown.
     pub fn is_known(&self) -> bool {
         match self {
             Self::Unknown => false,
@@ -75,7 +75,8 @@ impl Value {
         }
     }
 
-    /// An attribute of an object; not set if it is no object, unknown if the whole is.
+    /// Returns an attribute of an object: null if the value is not an object, unknown if it is
+    /// unknown.
     pub fn get(&self, name: &str) -> &Self {
         match self {
             Self::Map(all) => all.get(name).unwrap_or(&Self::Null),
@@ -84,7 +85,7 @@ impl Value {
         }
     }
 
-    /// Sets an attribute of an object.
+    /// Sets an attribute of an object; a value that is not an object becomes one.
     pub fn set(&mut self, name: &str, value: impl Into<Self>) {
         if !matches!(self, Self::Map(_)) {
             *self = Self::Map(BTreeMap::new());
@@ -94,7 +95,7 @@ impl Value {
         }
     }
 
-    /// The text, if it is one.
+    /// Returns the text of a string.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),
@@ -102,7 +103,7 @@ impl Value {
         }
     }
 
-    /// The elements, if it is a list or a set.
+    /// Returns the elements of a list or a set; of any other value, none.
     pub fn elements(&self) -> &[Self] {
         match self {
             Self::List(all) => all,
@@ -110,11 +111,11 @@ impl Value {
         }
     }
 
-    /// The value as a Rust type. Attributes that are not set are left out, so that the type's
-    /// defaults hold.
+    /// Converts the value to a Rust type. Null and unknown attributes are left out, so that the
+    /// type's defaults apply.
     ///
     /// # Errors
-    /// A diagnostic, if it does not fit: the schema and the type differ.
+    /// Fails if the value does not fit, which is a bug: the schema and the type differ.
     pub fn to<T: DeserializeOwned>(&self) -> Result<T, Diagnostic> {
         serde_json::from_value(self.to_json()).map_err(|error| {
             Diagnostic::error(
@@ -124,10 +125,10 @@ impl Value {
         })
     }
 
-    /// A Rust type as a value.
+    /// Converts a value of a Rust type.
     ///
     /// # Errors
-    /// A diagnostic, if it has no form as JSON.
+    /// Fails if the value cannot be written as JSON.
     pub fn of(value: &impl Serialize) -> Result<Self, Diagnostic> {
         let json = serde_json::to_value(value).map_err(|error| {
             Diagnostic::error(
@@ -138,7 +139,8 @@ impl Value {
         Ok(Self::from_json(json))
     }
 
-    /// Nothing of what is unknown has a form as JSON: it is left out as what is not set.
+    /// Converts the value to JSON. Unknown values have no form there: like null ones they are left
+    /// out of objects, and are `null` elsewhere.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null | Self::Unknown => serde_json::Value::Null,
@@ -154,7 +156,7 @@ impl Value {
         }
     }
 
-    /// Returns the value that JSON stands for.
+    /// Converts a value from JSON.
     pub fn from_json(json: serde_json::Value) -> Self {
         match json {
             serde_json::Value::Null => Self::Null,
@@ -220,7 +222,7 @@ impl Value {
 
     pub(crate) fn to_wire(&self) -> wire::DynamicValue {
         let mut msgpack = Vec::new();
-        // Writing into memory has no way to fail.
+        // Writing to memory cannot fail.
         let _ = rmpv::encode::write_value(&mut msgpack, &self.to_packed());
         wire::DynamicValue { msgpack, json: vec![] }
     }

@@ -1,7 +1,7 @@
-//! The messages of plugin protocol 6 that Terraform 1.11 sends to a provider, by the numbers of
-//! `docs/plugin-protocol/tfplugin6.8.proto` in Terraform's source. Written out, because they are
-//! few and a generator would want `protoc` on every machine that builds; the tests with the real
-//! `terraform` hold them to it.
+//! The messages of plugin protocol 6 between Terraform 1.11 and a provider, with the field numbers
+//! of `docs/plugin-protocol/tfplugin6.8.proto` in Terraform's source. They are written by hand,
+//! because they are few and a generator would need `protoc` on every machine that builds; the tests
+//! with the real `terraform` verify them.
 
 use prost::Message;
 use std::collections::HashMap;
@@ -82,7 +82,7 @@ pub(crate) struct Block {
 pub(crate) struct Attribute {
     #[prost(string, tag = 1)]
     pub name: String,
-    /// JSON.
+    /// The type, in go-cty's JSON form.
     #[prost(bytes = "vec", tag = 2)]
     pub r#type: Vec<u8>,
     #[prost(string, tag = 3)]
@@ -176,14 +176,14 @@ pub(crate) struct Configure {
     pub config: Option<DynamicValue>,
 }
 
-/// The answer of all requests that have nothing but diagnostics as their first field.
+/// The response of requests that return only diagnostics, in field 1.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Diagnosed {
     #[prost(message, repeated, tag = 1)]
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// The request of all that is about a configuration of some type.
+/// The request that carries a type's name and a configuration.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TypedConfig {
     #[prost(string, tag = 1)]
@@ -208,7 +208,7 @@ pub(crate) struct UpgradeState {
     pub raw_state: Option<RawState>,
 }
 
-/// The answer of all that gives a state, and may say something.
+/// The response with a state and diagnostics.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct StateAnswer {
     #[prost(message, optional, tag = 1)]
@@ -315,7 +315,7 @@ pub(crate) struct OpenedEphemeral {
     pub private: Option<Vec<u8>>,
 }
 
-/// Renews or closes.
+/// The request to renew or close an ephemeral resource.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct KnownEphemeral {
     #[prost(string, tag = 1)]

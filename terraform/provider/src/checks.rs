@@ -1,5 +1,5 @@
-//! What values must look like, said when a configuration is checked: by the types that the
-//! coordinator reads them with.
+//! Checks of attributes' values, which run when a configuration is validated. They parse with the
+//! types that the coordinator uses.
 
 use ipnet::IpNet;
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value, duration};
@@ -38,8 +38,8 @@ pub(crate) fn label_value(value: &Value) -> Result<(), String> {
     labels::check_value(value.text().unwrap_or_default()).map_err(|error| error.to_string())
 }
 
-/// A prefix in the form in which the coordinator says it, so that a plan and what is there can be
-/// compared.
+/// Checks that a value is a prefix in the form in which the coordinator returns it, so that the
+/// configuration can be compared with the state.
 pub(crate) fn prefix(value: &Value) -> Result<(), String> {
     let text = value.text().unwrap_or_default();
     let Ok(prefix) = text.parse::<IpNet>() else {
@@ -51,7 +51,7 @@ pub(crate) fn prefix(value: &Value) -> Result<(), String> {
     if whole == text { Ok(()) } else { Err(format!("`{text}` must be written as {whole}")) }
 }
 
-/// A duration between two numbers of seconds.
+/// Checks that a value is a duration of whole seconds, from `least` to `most` seconds.
 pub(crate) fn lasts(value: &Value, least: u64, most: u64, what: &str) -> Result<(), String> {
     let time = duration(value.text().unwrap_or_default())?;
     if (Duration::from_secs(least)..=Duration::from_secs(most)).contains(&time)
@@ -100,7 +100,7 @@ fn one_of(value: &Value, words: &[&str]) -> Result<(), String> {
     }
 }
 
-/// A number within bounds.
+/// Checks that a number is from `least` to `most`.
 pub(crate) fn within(value: &Value, least: i64, most: i64, what: &str) -> Result<(), String> {
     let number = match value {
         Value::Number(number) => number.as_i64(),
@@ -112,7 +112,7 @@ pub(crate) fn within(value: &Value, least: i64, most: i64, what: &str) -> Result
     }
 }
 
-/// Labels that a user may set, each mistake at its key.
+/// Checks that labels are ones that a user may set; each diagnostic has the path of its key.
 pub(crate) fn labels(config: &Value, attribute: &str) -> Diagnostics {
     let Value::Map(all) = config.get(attribute) else { return vec![] };
     let path = Path::of(attribute);

@@ -1,22 +1,23 @@
-//! Data sources that say of one thing what its resource knows.
+//! Data sources that read one object by its key, through the resource of the same type.
 
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, OnChange, Presence, Resource, Schema, Type,
     Value,
 };
 
-/// Looks one thing up by its key.
+/// A data source with the attributes of a resource.
 pub(crate) struct Lookup<R> {
     resource: R,
     what: &'static str,
-    /// What it is found by.
+    /// The attributes that form the key.
     keys: &'static [&'static str],
-    /// What only the resource that has made it knows.
+    /// The attributes that are left out: only the resource that has created the object knows them.
     without: &'static [&'static str],
 }
 
 impl<R: Resource> Lookup<R> {
-    /// Of such things as a resource manages.
+    /// Returns the data source of a resource; `what` is the object's name in texts, with an
+    /// article.
     pub(crate) fn of(
         resource: R,
         what: &'static str,

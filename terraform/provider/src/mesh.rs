@@ -1,4 +1,4 @@
-//! The coordinator, as the resources see it: lists that are read once for many, waiting, and
+//! The coordinator's API as the resources use it: lists that many reads share, waiting, and
 //! refusals as diagnostics.
 
 use meshward_api_client::{Client, Error};
@@ -21,34 +21,34 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// For how long a list answers reads, unless this process changes something: hundreds of resources
-/// are read in a moment.
+/// The time for which a list is cached, unless this process changes something: Terraform reads
+/// hundreds of resources within moments.
 const FRESH: Duration = Duration::from_secs(2);
-/// For how long it is asked again what was refused because there were too many requests: a plan
-/// asks for hundreds of things.
+/// The time for which requests are retried that are refused because there were too many of them: a
+/// plan makes hundreds of requests.
 const BUSY: Duration = Duration::from_mins(1);
-/// How often something is read again that others are changing, too.
+/// The maximum number of attempts to overwrite an object that others are changing, too.
 const OVERWRITES: usize = 10;
-/// How often something that is waited for is looked at.
+/// The interval at which the state is polled while the provider waits.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The coordinator.
+/// The client of the coordinator, once the provider is configured.
 #[derive(Default)]
 pub(crate) struct Mesh {
     configured: OnceLock<Configured>,
     lists: Mutex<HashMap<&'static str, Arc<tokio::sync::Mutex<Option<List>>>>>,
-    /// Raised with every change of ours: what was read before is old.
+    /// The number of changes by this process; lists that were read before the last one are stale.
     changes: AtomicU64,
     stopping: watch::Sender<bool>,
 }
 
-/// A thing that is overwritten in the state in which it was read.
+/// The operations that overwrite an object only if it is as it was read.
 pub(crate) struct Overwrite<'a, T, B, R> {
-    /// The operation that reads it.
+    /// The operation that reads the object.
     pub read: &'a Read<T>,
-    /// The operation that writes it.
+    /// The operation that writes the object.
     pub write: &'a Write<B, R>,
-    /// Its name, in the path of both.
+    /// The object's name, in the paths of both operations.
     pub key: &'a str,
 }
 
@@ -64,7 +64,7 @@ struct List {
 }
 
 impl Mesh {
-    /// Sets which coordinator it is.
+    /// Sets the coordinator's addresses and the credential. Later calls are ignored.
     pub(crate) fn configure(&self, context: Context) {
         let client = Client::coordinator(context.clone()).persistent(BUSY);
         let _ = self.configured.set(Configured { context, client });
@@ -81,12 +81,13 @@ impl Mesh {
         })
     }
 
-    /// Where the coordinator is, and who we are to it.
+    /// Returns the coordinator's addresses and the credential.
     pub(crate) fn context(&self) -> Result<&Context, Diagnostics> {
         Ok(&self.configured()?.context)
     }
 
-    /// All entries of a list of the API. Those who ask at once, or soon after, share one answer.
+    /// Returns all entries of a list of the API. Calls at the same time, or within [`FRESH`], share
+    /// one request.
     pub(crate) async fn list<T: DeserializeOwned + Send + Sync + 'static>(
         &self,
         what: &Listing<Page<T>>,
@@ -109,7 +110,7 @@ impl Mesh {
         Ok(entries)
     }
 
-    /// Reads a list as it is now.
+    /// Reads a list from the coordinator, past the cache.
     pub(crate) async fn list_now<P: Paged + DeserializeOwned>(
         &self,
         what: &Listing<P>,
@@ -118,7 +119,7 @@ impl Mesh {
         self.configured()?.client.list(what, &[], query).await.map_err(told)
     }
 
-    /// Asks something that changes nothing.
+    /// Makes a dry run of a write.
     pub(crate) async fn try_out<B: Serialize, R: DeserializeOwned>(
         &self,
         what: &Write<B, R>,
@@ -127,7 +128,7 @@ impl Mesh {
         self.configured()?.client.clone().dry(true).write(what, &[], body).await.map_err(told)
     }
 
-    /// Makes or changes something.
+    /// Creates or changes an object.
     pub(crate) async fn write<B: Serialize, R: DeserializeOwned>(
         &self,
         what: &Write<B, R>,
@@ -137,8 +138,8 @@ impl Mesh {
         self.changing(|client| async move { client.write(what, arguments, body).await }).await
     }
 
-    /// Overwrites what is still as a plan has seen it. What is compared is what is overwritten
-    /// (`If-Match`), and nothing that comes in between.
+    /// Overwrites an object if it is still as it was planned, which `as_seen` decides. `If-Match`
+    /// makes the comparison and the write one: a change in between is not overwritten.
     pub(crate) async fn overwrite<T: DeserializeOwned, B: Serialize, R: DeserializeOwned>(
         &self,
         what: Overwrite<'_, T, B, R>,
@@ -162,7 +163,7 @@ impl Mesh {
                 .changing(|_| async move { only_that.write(write, arguments, body).await })
                 .await;
             match written {
-                // Something else of it has changed, which may be none of ours.
+                // Another part of the object has changed; `as_seen` decides whether that matters.
                 Err(Error::Refused { status: Some(412), .. }) => {}
                 done => return done.map_err(told),
             }
@@ -170,7 +171,7 @@ impl Mesh {
         Err(changed(key))
     }
 
-    /// Takes something away. It is well if it is gone.
+    /// Deletes an object. Succeeds if it no longer exists.
     pub(crate) async fn remove<R: DeserializeOwned>(
         &self,
         what: &Remove<R>,
@@ -181,8 +182,8 @@ impl Mesh {
         gone_is_well(done.map(drop))
     }
 
-    /// Tries something again while it is refused as a conflict with how things are now, for as long
-    /// as is said.
+    /// Retries a request, for at most `limit`, while the coordinator refuses it as a conflict
+    /// (409).
     pub(crate) async fn insist<T, F>(
         &self,
         limit: Duration,
@@ -210,7 +211,8 @@ impl Mesh {
         }
     }
 
-    /// Looks again and again until something is there, for as long as is said.
+    /// Polls until `look` returns a value, for at most `limit`. `what` begins the text of the
+    /// timeout's error.
     pub(crate) async fn until<T, F>(
         &self,
         limit: Duration,
@@ -235,7 +237,7 @@ impl Mesh {
         }
     }
 
-    /// Ends what waits.
+    /// Makes all waiting requests fail.
     pub(crate) fn stop(&self) {
         self.stopping.send_replace(true);
     }
@@ -265,7 +267,7 @@ impl Mesh {
     }
 }
 
-/// What to say of something that is not what a plan has seen.
+/// Returns the error of an object that has changed since it was planned.
 fn changed(key: &str) -> Diagnostics {
     let text = format!(
         "Somebody else has changed `{key}` since Terraform read it, and it was not overwritten. \
@@ -274,7 +276,7 @@ fn changed(key: &str) -> Diagnostics {
     Diagnostic::error("Changed since the plan", text).into()
 }
 
-/// What is not there needs not be taken away.
+/// Treats a refusal because the object does not exist (404) as success.
 pub(crate) fn gone_is_well(done: Result<(), Error>) -> Result<(), Error> {
     match done {
         Err(Error::Refused { status: Some(404), .. }) => Ok(()),
@@ -282,7 +284,7 @@ pub(crate) fn gone_is_well(done: Result<(), Error>) -> Result<(), Error> {
     }
 }
 
-/// A refusal, at the attribute that it is about.
+/// Converts an error of the API to a diagnostic, at the attribute that it names.
 pub(crate) fn told(error: Error) -> Diagnostics {
     let one = match error {
         Error::Refused { status, text, field } => {
@@ -308,7 +310,7 @@ pub(crate) fn told(error: Error) -> Diagnostics {
     one.into()
 }
 
-/// Attributes have the names of the API's fields, but for these.
+/// Returns the attribute for a field of the API; most have the field's name.
 fn attribute_of(field: &str) -> &str {
     match field {
         "ttl_seconds" => "ttl",
@@ -317,7 +319,7 @@ fn attribute_of(field: &str) -> &str {
     }
 }
 
-/// The coordinator's sentences begin small, and Terraform's do not.
+/// Formats an error text of the coordinator as a sentence: with a capital letter and a full stop.
 pub(crate) fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();

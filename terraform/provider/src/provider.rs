@@ -1,4 +1,4 @@
-//! The provider: its configuration, and what it offers.
+//! The provider: its configuration, and the types that it offers.
 
 use crate::{
     lookup::Lookup,
@@ -95,7 +95,8 @@ impl Meshward {
     }
 }
 
-/// Which coordinator is meant: what is set, beside what a context says.
+/// Returns the coordinator's addresses and the credential: the configured values, and for the
+/// others those of the context file.
 fn read(config: &Value) -> Result<Context, Diagnostics> {
     let named = config.get("context").text().map(at_home);
     let named = named.or_else(|| std::env::var_os("MESHCTL_CONTEXT").map(PathBuf::from));
@@ -126,7 +127,7 @@ fn read(config: &Value) -> Result<Context, Diagnostics> {
     })
 }
 
-/// A path as a shell would take it.
+/// Expands `~/` at the beginning of a path, as a shell does.
 fn at_home(path: &str) -> PathBuf {
     match (path.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(rest), Some(home)) => PathBuf::from(home).join(rest),
@@ -134,7 +135,8 @@ fn at_home(path: &str) -> PathBuf {
     }
 }
 
-/// What is wrong with the configuration, at the attribute that says so, if one does.
+/// Converts an error of the first request to diagnostics, at the configured attribute that probably
+/// causes it.
 fn at_attribute(config: &Value, error: Error) -> Diagnostics {
     let about = match &error {
         Error::Refused { status: Some(401 | 403), .. } => "token",

@@ -1,4 +1,4 @@
-//! Data sources that are about no resource.
+//! Data sources without a resource of the same attributes.
 
 use crate::{
     checks,
@@ -14,7 +14,7 @@ use meshward_terraform::{
 use serde_json::json;
 use std::sync::Arc;
 
-/// `meshward_policy_check`.
+/// The data source `meshward_policy_check`.
 pub(crate) struct PolicyCheck(pub Arc<Mesh>);
 
 impl PolicyCheck {
@@ -165,7 +165,8 @@ impl DataSource for PolicyCheck {
     }
 }
 
-/// `meshward_node`, with what its resource leaves out because it changes by itself.
+/// The data source `meshward_node`. It has attributes that the resource leaves out because they
+/// change without Terraform.
 pub(crate) struct NodeSource(pub Arc<Mesh>);
 
 impl DataSource for NodeSource {
@@ -232,7 +233,7 @@ impl DataSource for NodeSource {
     }
 }
 
-/// `meshward_links`.
+/// The data source `meshward_links`.
 pub(crate) struct LinksSource(pub Arc<Mesh>);
 
 impl DataSource for LinksSource {

@@ -1,4 +1,4 @@
-//! Policy as text: files that users write, and those that are written from blocks of configuration.
+//! Policy files: those that users write, and those that are generated from blocks of configuration.
 
 use meshward_policy::{
     BadPolicy, Budget, Declarations, Mode, Policy, Problem, Rule, Shared, run_tests,
@@ -7,35 +7,36 @@ use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
 use meshward_types::{Labels, NetworkName, OnDeny, OnRevoke, PolicyFile, Selector};
 use serde_json::{Map, json};
 
-/// The file that is written from the blocks of a `meshward_policy`.
+/// The file that is generated from the blocks of a `meshward_policy`.
 pub(crate) const POLICY: &str = "terraform/policy.yaml";
-/// The file that is written from a `meshward_admission`. It stays when policy is applied.
+/// The file that is generated from a `meshward_admission`. Applying a `meshward_policy` leaves it
+/// unchanged.
 pub(crate) const ADMISSION: &str = "terraform/admission.yaml";
 
-/// The timeouts of a policy; the attributes have `_timeout` behind them.
+/// The timeouts of a policy; the attributes' names are these with the suffix `_timeout`.
 pub(crate) const TIMEOUTS: [&str; 4] = ["tcp_established", "tcp_transitory", "udp", "icmp"];
-/// What a policy says in a word.
+/// The settings of a policy whose value is one word.
 pub(crate) const WORDS: [&str; 5] =
     ["mode", "declarations", "on_deny", "on_quarantine", "on_revoke"];
 
-/// A file that is written from blocks. Each block is one line of it, so that a mistake's line leads
-/// to the block.
+/// A file that is generated from blocks. Each block is one line of it, so that the line of an error
+/// identifies the block.
 #[derive(Default)]
 pub(crate) struct Written {
     pub text: String,
     lines: Vec<Path>,
 }
 
-/// A kind of block, and the list of the policy that it is written into.
+/// A type of block, and the list of the policy that it is written to.
 struct Blocks {
     /// The key of the list.
     title: &'static str,
-    /// The name of the block.
+    /// The type of the block.
     block: &'static str,
-    /// The attribute that Terraform shows for a mistake in the block: it shows no line for the
-    /// block itself.
+    /// The attribute that diagnostics about the block point to: Terraform shows no line for a block
+    /// itself.
     anchor: &'static str,
-    /// Writes one block.
+    /// Converts a block to an item of the list.
     item: fn(&Value) -> Result<serde_json::Value, Diagnostic>,
 }
 
@@ -53,7 +54,7 @@ impl Written {
         self.lines.push(path);
     }
 
-    /// Writes a list of blocks, each with a name of its own in the language.
+    /// Appends the list that the blocks of one type form.
     fn blocks(&mut self, config: &Value, blocks: &Blocks) -> Result<(), Diagnostics> {
         let Blocks { title, block, anchor, item } = *blocks;
         let all = config.get(block).elements();
@@ -77,10 +78,11 @@ impl Written {
     }
 }
 
-/// The policy that blocks say; none if there is no block.
+/// Generates the policy file of a configuration's blocks and settings; `None` if there are none.
 ///
 /// # Errors
-/// What cannot be said so.
+/// Fails if the selector or the labels of a block are malformed; the diagnostic has the block's
+/// path.
 pub(crate) fn policy(network: &str, config: &Value) -> Result<Option<Written>, Diagnostics> {
     let mut written = Written::default();
     written.line(Path::of("network"), &format!("network: {}", json!(network)));
@@ -105,10 +107,11 @@ pub(crate) fn policy(network: &str, config: &Value) -> Result<Option<Written>, D
     Ok((written.lines.len() > 1).then_some(written))
 }
 
-/// The admission that blocks say.
+/// Generates the policy file of a configuration's admission rules and keys.
 ///
 /// # Errors
-/// What cannot be said so.
+/// Fails if the selector or the labels of a block are malformed; the diagnostic has the block's
+/// path.
 pub(crate) fn admission(network: &str, config: &Value) -> Result<Written, Diagnostics> {
     let mut written = Written::default();
     written.line(Path::of("network"), &format!("network: {}", json!(network)));
@@ -182,8 +185,9 @@ fn admission_rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
     Ok(item.into())
 }
 
-/// What is wrong with files, by themselves and by their own tests. All of them are about `network`,
-/// if it is given. `own` is the one among them that is written from blocks.
+/// Validates policy files and runs the tests in them. If `network` is given, all of them must be
+/// for it. `own` is the file that is generated from blocks: diagnostics about it have the block's
+/// path.
 pub(crate) fn check(
     files: &[PolicyFile],
     network: Option<&str>,
@@ -232,14 +236,14 @@ pub(crate) fn check(
     diagnostics
 }
 
-/// The one policy that a file is, if it is one.
+/// Parses a file; `None` unless it is exactly one policy, for `network`.
 pub(crate) fn read_back(file: &PolicyFile, network: &NetworkName) -> Option<Policy> {
     let mut all = meshward_policy::read(std::slice::from_ref(file)).ok()?;
     let only = all.pop().filter(|_| all.is_empty())?;
     (only.policy.network == *network).then_some(only.policy)
 }
 
-/// The blocks of a policy; none if it says what no block says.
+/// Converts a policy to blocks and settings; `None` if it has parts that no block expresses.
 pub(crate) fn policy_blocks(policy: &Policy) -> Option<Value> {
     let plain = Policy {
         mode: policy.mode,
@@ -310,7 +314,7 @@ fn rule_block(rule: &Rule) -> Value {
     block
 }
 
-/// The attributes and blocks of an admission; none if it says more than that.
+/// Converts a policy's admission to attributes and blocks; `None` if the policy has other parts.
 pub(crate) fn admission_blocks(policy: &Policy) -> Option<Value> {
     let plain = Policy {
         keys: policy.keys.clone(),

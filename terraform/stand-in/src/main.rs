@@ -1,9 +1,8 @@
-//! Stands in for the clouds' own providers in the tests of the modules: their schemas, and machines
-//! that exist in a state alone.
+//! A stand-in for the clouds' own providers in the tests of the modules: their schemas, and
+//! machines that exist only in Terraform's state.
 //!
-//! Which one it is follows from the name by which it is started: `terraform-provider-aws` and so
-//! on, links to this program. The schemas below `schemas/` say where they are from, and of which
-//! version.
+//! The name by which it is started selects the cloud: `terraform-provider-aws` and so on are links
+//! to this program. The schemas below `schemas/` name their source and its version.
 #![forbid(unsafe_code)]
 
 mod schemas;
@@ -94,18 +93,19 @@ impl Provider for StandIn {
     }
 }
 
-/// Something that is kept in Terraform's state, and nowhere else.
+/// A resource or data source that exists only in Terraform's state.
 struct Kept {
     name: String,
     schema: Schema,
-    /// Whether it is only looked at, as what was there before.
+    /// Set for a data source: its invented values are always the same.
     what_is_there: bool,
 }
 
 static MADE: AtomicU64 = AtomicU64::new(1);
 
 impl Kept {
-    /// The value of a block, with something for everything that only the cloud would know.
+    /// Returns the value of a block, with invented values for attributes that only the cloud would
+    /// know.
     fn filled(&self, block: &Block, value: &Value) -> Value {
         let Value::Map(_) = value else { return value.clone() };
         let mut filled = value.clone();

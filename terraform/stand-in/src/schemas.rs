@@ -1,10 +1,10 @@
-//! Schemas, written down as the clouds document them.
+//! Schemas of the clouds' providers, from their documentation.
 
 use anyhow::{Context, Result, bail};
 use meshward_terraform::{Attribute, Block, Nested, Nesting, Schema, Type};
 use serde_json::Value;
 
-/// What a cloud's provider offers, as far as the modules use it.
+/// The types of a cloud's provider that the modules use.
 pub(crate) struct Cloud {
     pub provider: Schema,
     pub resources: Vec<(String, Schema)>,
@@ -62,7 +62,7 @@ fn block(json: &Value) -> Result<Block> {
     Ok(made)
 }
 
-/// A type as documentation writes it: `string`, `list(string)`, `map(list(number))`.
+/// Parses a type as documentation writes it: `string`, `list(string)`, `map(list(number))`.
 fn of(text: &str) -> Result<Type> {
     let inner = |kind: &str| text.strip_prefix(kind)?.strip_prefix('(')?.strip_suffix(')');
     Ok(match text {

@@ -51,7 +51,7 @@ impl BudgetMeter {
     /// ones wait for a while.
     ///
     /// # Errors
-    /// If the warning cannot be sent.
+    /// Fails if the warning cannot be sent.
     pub(super) async fn charge(
         &mut self,
         messages: usize,
@@ -86,7 +86,7 @@ impl BudgetMeter {
     /// Refuses a workload with which the node would exceed `limit`.
     ///
     /// # Errors
-    /// If the refusal cannot be sent.
+    /// Fails if the refusal cannot be sent.
     pub(super) async fn refuse(
         &mut self,
         workload: WorkloadId,

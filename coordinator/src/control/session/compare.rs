@@ -18,7 +18,7 @@ const MAX_MESSAGES_MEANWHILE: usize = 256;
 /// came meanwhile, in their order.
 ///
 /// # Errors
-/// If the node does not send its hashes in time, or has more resources than it can have.
+/// Fails if the node does not send its hashes in time, or has more resources than it can have.
 pub(super) async fn compare(
     link: &mut NodeLink,
     inbox: &mut Inbox,

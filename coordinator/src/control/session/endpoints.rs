@@ -51,7 +51,7 @@ impl EndpointReports {
     /// Writes the reports that wait.
     ///
     /// # Errors
-    /// As [`Self::write`].
+    /// Fails as [`Self::write`] does.
     pub(super) async fn flush(&mut self, link: &mut NodeLink) -> Result<()> {
         self.due = None;
         let reports = std::mem::take(&mut self.waiting).into_values().collect();
@@ -62,7 +62,7 @@ impl EndpointReports {
     /// reason.
     ///
     /// # Errors
-    /// If they cannot be written, for another reason than a full disk.
+    /// Fails if the reports cannot be written for a reason other than a full disk.
     pub(super) async fn write(
         &mut self,
         reports: Vec<EndpointReport>,

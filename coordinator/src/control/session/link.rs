@@ -30,7 +30,7 @@ impl NodeLink {
     /// Sends a message.
     ///
     /// # Errors
-    /// If the connection was lost, or the node has not read for [`SEND_TIMEOUT`].
+    /// Fails if the connection was lost, or the node has not read for [`SEND_TIMEOUT`].
     pub(super) async fn send(&mut self, message: &FromCoordinator) -> Result<()> {
         self.send_encoded(&encode(message)).await
     }
@@ -38,7 +38,7 @@ impl NodeLink {
     /// Sends a message that is encoded already.
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// Fails as [`Self::send`] does.
     pub(super) async fn send_encoded(&mut self, frame: &[u8]) -> Result<()> {
         let sent = frames::send_encoded(&mut self.stream, frame);
         let sent = tokio::time::timeout(SEND_TIMEOUT, sent).await;
@@ -48,7 +48,7 @@ impl NodeLink {
     /// Sends changes that somebody waits for.
     ///
     /// # Errors
-    /// As [`Self::send`].
+    /// Fails as [`Self::send`] does.
     pub(super) async fn send_update(
         &mut self,
         revision: Revision,
@@ -70,7 +70,7 @@ impl NodeLink {
     /// Signs a new certificate for the node and sends it.
     ///
     /// # Errors
-    /// If the request is none of this node's, or its key could not be stored.
+    /// Fails if the request is not this node's, or its key cannot be stored.
     pub(super) async fn renew(&mut self, csr: &[u8]) -> Result<()> {
         let signed = self.mesh.ca.sign_member(
             MemberKind::Node,

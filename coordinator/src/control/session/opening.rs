@@ -43,7 +43,7 @@ pub(super) struct Hello {
 
 /// The endpoints and workloads of a node.
 pub(super) struct Inventory {
-    /// One endpoint for each network that there is.
+    /// The endpoints, one for each network.
     pub(super) endpoints: Vec<EndpointReport>,
     /// The workloads that the budget allows.
     pub(super) workloads: Vec<WorkloadReport>,
@@ -53,7 +53,7 @@ pub(super) struct Inventory {
 /// mesh, or a new certificate in place of one that has expired.
 ///
 /// # Errors
-/// If the node may not have a session; its connection is closed with the reason.
+/// Fails if the node may not have a session; its connection is closed with the reason.
 pub(super) async fn open(
     link: &mut NodeLink,
     inbox: &mut Inbox,
@@ -111,8 +111,8 @@ async fn leave(link: &NodeLink, connection: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Tells a second machine with the node's identity why it gets no session; returns the error with
-/// which the session ends.
+/// Refuses a second machine with the node's identity, with the reason. Returns the error with which
+/// the session ends.
 async fn refuse_duplicate(
     link: &mut NodeLink,
     connection: &Connection,
@@ -139,7 +139,7 @@ async fn refuse_duplicate(
 /// allow is refused.
 ///
 /// # Errors
-/// If another message comes, or too many parts.
+/// Fails if a message of another type comes, or too many parts.
 pub(super) async fn receive_inventory(
     link: &mut NodeLink,
     inbox: &mut Inbox,

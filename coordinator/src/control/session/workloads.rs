@@ -24,8 +24,8 @@ impl WorkloadReports {
     /// each workload that is refused.
     ///
     /// # Errors
-    /// If they cannot be written, for another reason than a full disk, or if too many wait for
-    /// room.
+    /// Fails if the reports cannot be written for a reason other than a full disk, or if too many
+    /// wait for space.
     pub(super) async fn write(&mut self, reports: Vec<Report>, link: &mut NodeLink) -> Result<()> {
         self.unwritten.extend(reports);
         if self.unwritten.is_empty() {
@@ -54,7 +54,7 @@ impl WorkloadReports {
     /// Writes again the reports for which there was no room.
     ///
     /// # Errors
-    /// As [`Self::write`].
+    /// Fails as [`Self::write`] does.
     pub(super) async fn retry(&mut self, link: &mut NodeLink) -> Result<()> {
         self.retry_at = None;
         self.write(vec![], link).await

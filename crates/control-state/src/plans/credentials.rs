@@ -21,7 +21,8 @@ const KEPT_EXPIRED: i64 = 30 * 24 * 3600;
 /// ago.
 ///
 /// # Errors
-/// Names the field of the body that is wrong, or the credential that has the name.
+/// Fails if a field of the body is invalid or another credential has the name; the refusal says
+/// which.
 pub fn create(
     world: &World,
     wanted: &CreateCredential,

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 /// Creates a network, and assigns a block of it to every node that may serve it.
 ///
 /// # Errors
-/// Names the field of the body that is wrong.
+/// Fails if a field of the body is invalid; the refusal names it.
 pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Refusal> {
     check_settings(wanted)?;
     if world.networks.contains_key(&wanted.name) {

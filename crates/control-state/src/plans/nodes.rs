@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 /// The outcome is the site that its token gives it.
 ///
 /// # Errors
-/// Says what is wrong with the token or the request.
+/// Fails if the token or the request is invalid; the refusal says what is wrong.
 pub fn join(
     world: &World,
     request: &JoinRequest,
@@ -151,7 +151,7 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
 /// node's last session.
 ///
 /// # Errors
-/// Those of [`remove`].
+/// Fails as [`remove`] does.
 pub fn forget(
     world: &World,
     unseen: impl Fn(&NodeName) -> u64,

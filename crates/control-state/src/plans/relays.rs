@@ -21,7 +21,7 @@ const MOST_ADDRESSES: usize = 8;
 /// key and name gets the same answer. The outcome is its site.
 ///
 /// # Errors
-/// Says what is wrong with the token or the request.
+/// Fails if the token or the request is invalid; the refusal says what is wrong.
 pub fn join(
     world: &World,
     request: &JoinRequest,

@@ -74,7 +74,7 @@ fn describe(world: &World, known: WorkloadRef<'_>, prefix: &IpNet) -> Route {
 /// Approves a prefix behind a node, before or after the node advertises it.
 ///
 /// # Errors
-/// Those of [`find`], and [`Refusal::Invalid`] if the prefix overlaps with the network.
+/// Fails as [`find`] does, and with [`Refusal::Invalid`] if the prefix overlaps with the network.
 pub fn approve(
     world: &World,
     wanted: &ApproveRoute,
@@ -92,7 +92,7 @@ pub fn approve(
 /// Withdraws an approval: links through the route are cut, unless the policy approves it.
 ///
 /// # Errors
-/// Those of [`find`], and [`Refusal::Missing`] if it was not approved.
+/// Fails as [`find`] does, and with [`Refusal::Missing`] if the route was not approved.
 pub fn disapprove(
     world: &World,
     wanted: &ApproveRoute,

@@ -34,7 +34,7 @@ pub struct TokenSeed {
 /// Makes a join token and its record.
 ///
 /// # Errors
-/// Names the field of the body that is wrong.
+/// Fails if a field of the body is invalid; the refusal names it.
 pub fn make(
     ca: Fingerprint,
     wanted: &CreateToken,
@@ -102,7 +102,7 @@ pub fn check_forget_after(seconds: Option<u64>) -> Result<(), Refusal> {
 /// Stores a token, and deletes those that expired more than a day ago.
 ///
 /// # Errors
-/// Those of the checks of the body.
+/// Fails if a network of the token does not exist.
 pub fn create(world: &World, record: &TokenRecord, now: i64) -> Result<Plan<()>, Refusal> {
     if let Some(missing) = record.networks.iter().find(|name| !world.networks.contains_key(name)) {
         return Err(Refusal::Missing(format!(
@@ -158,7 +158,7 @@ fn find<'a>(world: &'a World, secret: &str) -> Result<&'a TokenRecord, Refusal> 
 /// Refuses a secret that belongs to no token, valid or not.
 ///
 /// # Errors
-/// [`Refusal`] if there is none.
+/// Fails if no token has this secret.
 pub fn check_known(world: &World, secret: &str) -> Result<(), Refusal> {
     find(world, secret).map(drop)
 }
@@ -166,7 +166,7 @@ pub fn check_known(world: &World, secret: &str) -> Result<(), Refusal> {
 /// Finds the token of a secret, if a machine may join with it.
 ///
 /// # Errors
-/// Names the token's limit that forbids it.
+/// Fails if no token has this secret, or if the token does not allow it; the refusal says why.
 fn redeem<'a>(
     world: &'a World,
     secret: &str,
@@ -218,7 +218,7 @@ pub enum Joining<'a> {
 /// Checks a request to join. `known` has the key and the site of the member with this name.
 ///
 /// # Errors
-/// Says why the token does not allow it, or that another machine has the name.
+/// Fails if the token does not allow it, with the reason, or if another machine has the name.
 pub fn join<'a>(
     world: &'a World,
     request: &JoinRequest,

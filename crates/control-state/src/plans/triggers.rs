@@ -42,7 +42,7 @@ struct NewQuarantine<'a> {
 /// workloads only. `id` is the id of a new quarantine.
 ///
 /// # Errors
-/// Those of [`impose`].
+/// Fails as [`impose`] does.
 pub fn fire(
     world: &World,
     node: &NodeName,

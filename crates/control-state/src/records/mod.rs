@@ -4,9 +4,9 @@
 //! the database's alone: no message of the wire and no body of the API is part of them, so each of
 //! the three can change without the others. [`conversions`] is the one place where they meet.
 //!
-//! What the shared vocabulary writes as plain text, or as a map of texts, is stored as it is:
-//! names, ids, labels, selectors, `accepts` declarations, prefixes, addresses, keys, digests and
-//! timestamps (RFC 3339). Its structures have a stored form of their own in [`forms`].
+//! Types of the shared vocabulary that serialize to a string or a map of strings are stored in that
+//! form: names, ids, labels, selectors, `accepts` declarations, prefixes, addresses, keys, digests
+//! and timestamps (RFC 3339). Structures have a stored form of their own in [`forms`].
 //!
 //! [`FORMAT`] numbers the form of all records. A change of what is stored is a new format: a
 //! migration in the coordinator's store, and a file beside `testdata/format-3.jsonl`, with which a

@@ -34,7 +34,7 @@ impl World {
     /// Derives the world from its records.
     ///
     /// # Errors
-    /// Names the record that does not fit the others.
+    /// Fails if a record does not fit the others; the error names it.
     pub fn load(revision: Revision, records: Vec<Record>) -> Result<Self, String> {
         Self::default().reload(revision, records)
     }
@@ -42,7 +42,7 @@ impl World {
     /// Derives the world from its records. Nodes keep the indices that they have in this one.
     ///
     /// # Errors
-    /// Names the record that does not fit the others.
+    /// Fails if a record does not fit the others; the error names it.
     pub fn reload(&self, revision: Revision, mut records: Vec<Record>) -> Result<Self, String> {
         records.sort_by_key(Record::load_order);
         let mut world =

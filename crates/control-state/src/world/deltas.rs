@@ -52,10 +52,10 @@ pub struct Deltas {
 /// The time within which changes are sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Urgency {
-    /// With others, after a delay that grows with the number of sessions.
+    /// Together with others, after a delay that grows with the number of sessions.
     #[default]
     Batched,
-    /// At once.
+    /// Immediately.
     Urgent,
 }
 

@@ -22,9 +22,9 @@ pub type Subject = (Labels, Vec<AcceptFrom>);
 /// A workload that is shared with the world.
 #[derive(Debug, Clone)]
 pub enum SharedWorkload {
-    /// It is admitted.
+    /// A workload that admission admits.
     Admitted(Arc<WorkloadRecord>),
-    /// Admission refuses it.
+    /// A workload that admission refuses.
     Refused(Arc<RefusedRecord>),
 }
 

@@ -180,7 +180,7 @@ impl Endpoint {
     /// number of imported flows.
     ///
     /// # Errors
-    /// Bytes that [`Self::export_flows`] does not write.
+    /// Fails if the bytes are not in the format of [`Self::export_flows`].
     pub fn import_flows(&self, now: Now, bytes: &[u8]) -> Result<usize, SavedFlowsError> {
         /// The owner of flows whose address no workload has any more, or not yet.
         const NOBODY: QuotaOwner = QuotaOwner::Remote { peer: PeerIndex(u32::MAX), workload: 0 };

@@ -77,7 +77,7 @@ impl Filter {
     /// Checks whether a packet may pass, and counts it.
     ///
     /// # Errors
-    /// The reason for which it is to be dropped.
+    /// Returns the reason to drop it.
     #[inline]
     pub fn check(
         &self,
@@ -96,7 +96,7 @@ impl Filter {
     /// behind which the address lies. The caller has made sure of that.
     ///
     /// # Errors
-    /// The reason for which it is to be dropped.
+    /// Returns the reason to drop it.
     pub(crate) fn check_icmp_error(
         &self,
         rules: &Rules,
@@ -194,7 +194,7 @@ impl Filter {
     /// connection is resumed by a packet any more. Returns the number of imported flows.
     ///
     /// # Errors
-    /// Bytes that [`Self::export`] does not write.
+    /// Fails if the bytes are not in the format of [`Self::export`].
     pub fn import(
         &self,
         now: Instant,

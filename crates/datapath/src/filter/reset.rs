@@ -1,4 +1,4 @@
-//! Which connections are cut and to be reset, and the segments that do so.
+//! Resets: the connections that are cut, and the TCP segments that reset them.
 
 use super::state::{CutScope, Reset};
 use crate::{

@@ -24,13 +24,13 @@ pub struct FilterInput<'a> {
     pub tally: Tally,
 }
 
-/// Which connections are reset that the rules of now do not allow.
+/// The connections to reset among those that the current rules do not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CutScope {
-    /// Those that a quarantine with reset has cut, and those of which an end would be answered at
-    /// its next packet.
+    /// Connections that a quarantine with reset has cut, and those whose next packet would be
+    /// answered with a rejection.
     Quarantined,
-    /// All.
+    /// All connections.
     All,
 }
 

@@ -21,7 +21,8 @@ const LOOK_BACK: usize = 8;
 /// is a list of ranges of the buffer.
 #[derive(Debug, Default)]
 pub(crate) struct Coalescer {
-    /// In the order in which they began; those from `count` on are kept for their memory.
+    /// The runs, in the order in which they began; those from `count` on are unused and kept for
+    /// their memory.
     runs: Vec<Run>,
     count: usize,
     options: CoalesceOptions,
@@ -63,7 +64,7 @@ pub(crate) struct Run {
     head: usize,
     /// Bytes of payload in each packet but the last.
     size: usize,
-    /// Nothing more can be added: a short packet came, or one that asks to be handed over.
+    /// No packet can be added any more: a short one came, or one with PSH.
     closed: bool,
 }
 

@@ -18,12 +18,12 @@ const MAX_AVOIDANCE: Duration = Duration::from_mins(5);
 /// ... until a direct path has lasted for so long.
 const AVOIDANCE_RESET: Duration = Duration::from_mins(10);
 
-/// Why a direct path was lost.
+/// The reason for which a direct path was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathLossReason {
-    /// Nothing has come by it any more.
+    /// No packet arrived on it any more.
     Silence,
-    /// A handshake was answered by a relay alone.
+    /// A handshake was answered only through a relay.
     Handshake,
 }
 

@@ -14,11 +14,11 @@ pub(super) type Claimant = u32;
 /// The next hop of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NextHop {
-    /// To a workload of this node, by its TUN.
+    /// A workload of this node, through its TUN.
     Workload(WorkloadIndex),
-    /// To a device of this node, which is a peer with a stock WireGuard.
+    /// A device of this node: a peer with a stock WireGuard.
     Device(PeerIndex),
-    /// To a workload of another node.
+    /// The node of a remote workload.
     Peer(PeerIndex),
 }
 

@@ -107,10 +107,10 @@ fn scale(mut options: &[u8]) -> Option<u8> {
 /// The state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum State {
-    /// Only who began it has spoken.
+    /// Only the initiator has sent.
     #[default]
     Opening,
-    /// The other side has answered; who began it has not confirmed that yet.
+    /// The responder has answered; the initiator has not acknowledged that yet.
     Answered,
     /// Both ends have shown that they hear each other. It stays so while one of them has closed its
     /// half.
@@ -307,7 +307,7 @@ impl Connection {
         true
     }
 
-    /// Returns whether who began shows that it has heard the answer.
+    /// Returns whether the initiator acknowledges the responder's answer.
     fn confirms(&self, by: usize, began: usize, segment: &Segment) -> bool {
         if by != began || !segment.has(ACK) || !self.is(KNOWN, 1 - by) {
             return false;

@@ -135,7 +135,7 @@ impl Policy {
     /// `name_node` adds the node to its labels ([`Self::speaks_of_nodes`]).
     ///
     /// # Errors
-    /// If there are too many labels with the verified ones.
+    /// Fails if there are too many labels with the verified ones.
     pub fn evaluate(
         &self,
         candidate: &Candidate,
@@ -188,7 +188,7 @@ impl Policy {
 
 /// The input of a rule.
 struct Subject<'a> {
-    /// Its images, with the keys that have signed each.
+    /// The workload's images, with the names of the keys that have signed each.
     images: Vec<(&'a Image, &'a [String])>,
     config: &'a Sha256,
     privileges: &'a [String],

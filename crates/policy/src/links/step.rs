@@ -52,12 +52,12 @@ impl PolicyStep {
 /// The reason why a step was not worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooMuch {
-    /// It concerns too many pairs.
+    /// The step concerns too many pairs of label sets.
     #[error(
         "it concerns more than {0} pairs of label sets that run; select fewer with `from` and `to`"
     )]
     Pairs(usize),
-    /// It takes too much work.
+    /// The step exceeds the budget of work.
     #[error("{0}; write fewer rules and ports, or select fewer workloads with them")]
     Work(#[from] Exhausted),
 }

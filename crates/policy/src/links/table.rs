@@ -161,7 +161,7 @@ impl Links {
     /// them. Unchanged rules cost nothing.
     ///
     /// # Panics
-    /// Never: a step without bounds does not fail.
+    /// Never fails: a step without bounds succeeds.
     pub fn step(&self, policy: Arc<Policy>) -> PolicyStep {
         let before = |from, to| self.acl(from, to).cloned();
         self.inputs

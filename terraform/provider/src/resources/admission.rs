@@ -1,4 +1,4 @@
-//! `meshward_admission`.
+//! The resource `meshward_admission`.
 
 use super::{
     part::{Part, keep_meaning, same},
@@ -16,9 +16,9 @@ use meshward_terraform::{
 use meshward_types::PolicyFile;
 use std::sync::Arc;
 
-/// The file that is written here, and nothing else of a network's policy.
+/// The part of a network's policy that the resource manages: its generated file.
 const PART: Part = Part::Only(ADMISSION);
-/// What blocks say.
+/// The attributes and blocks that the file is generated from.
 const BLOCKS: [&str; 2] = ["keys", "rule"];
 
 pub(crate) struct Admission(pub Arc<Mesh>);
@@ -53,7 +53,7 @@ impl Admission {
     }
 }
 
-/// The state that a policy of the network comes to; none if nobody has written this part of it.
+/// Returns the state for the network's policy; `None` if the policy does not have this part.
 fn described(state: Value, found: &Policy) -> Result<Option<Value>, Diagnostics> {
     let network = text(&state, "network")?;
     let Some(file) = found.files.iter().find(|file| file.name == ADMISSION) else {

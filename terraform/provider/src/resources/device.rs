@@ -1,4 +1,4 @@
-//! `meshward_device`.
+//! The resource `meshward_device`.
 
 use super::state::{bad_id, body, keep_unset, keyed, text};
 use crate::{checks, mesh::Mesh};
@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 pub(crate) struct DeviceResource(pub Arc<Mesh>);
 
-/// How long a gateway is waited for.
+/// The operations that wait for the gateway, and their default timeouts.
 const TIMES: [(&str, &str); 2] = [("create", "5m"), ("delete", "5m")];
 const FORM: &str = "NETWORK/NAME";
-/// What the coordinator says once, when a device is made.
+/// The attributes that the coordinator returns only when a device is created.
 const SAID_ONCE: [&str; 5] = ["gateway_public_key", "endpoint", "prefixes", "mtu", "configuration"];
-/// Facts that a node has verified, which nobody sets.
+/// The prefix of labels that a node has verified; users cannot set them.
 const VERIFIED: &str = "meshward/";
 
 impl DeviceResource {
@@ -130,7 +130,7 @@ impl Resource for DeviceResource {
         Box::pin(self.make(planned))
     }
 
-    /// Only `timeouts` changes in place.
+    /// Stores the new configuration: only `timeouts` changes in place.
     fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
         Box::pin(async move { Ok(planned) })
     }

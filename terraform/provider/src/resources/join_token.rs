@@ -1,4 +1,4 @@
-//! `meshward_join_token`, as a resource and for the time of one run.
+//! The resource and the ephemeral resource `meshward_join_token`.
 
 use super::state::{
     body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text,
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub(crate) struct JoinToken(pub Arc<Mesh>);
 
-/// How long a token of a resource is good, if nothing is said.
+/// The default lifetime of the resource's token.
 const TTL: &str = "24h";
 
 impl JoinToken {
@@ -47,8 +47,8 @@ impl JoinToken {
         let id = text(&state, "id")?;
         let all = self.0.list(&operations::TOKENS).await?;
         let Some(found) = all.iter().find(|token| token.id == id) else {
-            // The coordinator forgets what expired long ago; that is no change that somebody has
-            // made.
+            // The coordinator deletes tokens that expired long ago; that is not a change that
+            // Terraform has to undo.
             let expired = state.get("expires").text().map(remaining).transpose()?;
             let expired = expired.is_some_and(time::SignedDuration::is_negative);
             return Ok((expired && state.get("renew_before").is_null()).then_some(state));
@@ -66,13 +66,13 @@ impl JoinToken {
     }
 }
 
-/// Whether a token expires within the time in which the user wants another.
+/// Returns whether a token expires within `renew_before`, so that it has to be replaced.
 fn ends_soon(state: &Value, expires: &str) -> Result<bool, Diagnostics> {
     let Some(before) = lasting_time(state, "renew_before")? else { return Ok(false) };
     Ok(remaining(expires)? <= before)
 }
 
-/// A time in seconds as it is written already, if that is the same time.
+/// Formats a number of seconds, or returns `written` if that is the same duration in another form.
 fn shown(written: &Value, seconds: Option<u64>) -> Result<Value, Diagnostics> {
     let same = |text: &str| duration(text).is_ok_and(|time| Some(time.as_secs()) == seconds);
     if written.text().is_some_and(same) {
@@ -213,7 +213,7 @@ impl Resource for JoinToken {
         Box::pin(async move { self.make(&planned).await })
     }
 
-    /// Only `renew_before` changes in place.
+    /// Stores the new configuration: only `renew_before` changes in place.
     fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
         Box::pin(async move { Ok(planned) })
     }

@@ -1,4 +1,4 @@
-//! `meshward_network`.
+//! The resource `meshward_network`.
 
 use super::state::{body, keyed, text};
 use crate::{
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub(crate) struct NetworkResource(pub Arc<Mesh>);
 
-/// How long a network is waited for to be empty.
+/// The default timeout of waiting for a network to be empty, so that it can be deleted.
 const DELETE: (&str, &str) = ("delete", "5m");
 
 impl NetworkResource {
@@ -121,7 +121,7 @@ impl Resource for NetworkResource {
         Box::pin(self.create(planned))
     }
 
-    /// Only `timeouts` changes in place.
+    /// Stores the new configuration: only `timeouts` changes in place.
     fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
         Box::pin(async move { Ok(planned) })
     }

@@ -1,4 +1,4 @@
-//! `meshward_node`.
+//! The resource `meshward_node`.
 
 use super::state::{body, keep_unset, keyed, text};
 use crate::{
@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub(crate) struct NodeResource(pub Arc<Mesh>);
 
-/// How long a node is waited for.
+/// The default timeouts of waiting for a node to join.
 const CREATE: (&str, &str) = ("create", "10m");
 const UPDATE: (&str, &str) = ("update", "10m");
 
@@ -25,7 +25,7 @@ impl NodeResource {
         self.0.write(&operations::APPROVE_NODE, &[&name], &wanted).await.map_err(told)
     }
 
-    /// The node once it is there, if that is wanted.
+    /// Waits until the node has joined and is connected, if `wait_for_join` is set.
     async fn joined(
         &self,
         planned: &Value,
@@ -56,8 +56,8 @@ impl NodeResource {
         }
     }
 
-    /// What Terraform does not know of is not left behind: an approval of a node that has not come.
-    /// One that has, stays.
+    /// Removes the approval of a node that has not joined: a failed creation leaves nothing behind
+    /// that is not in Terraform's state. A node that has joined stays.
     async fn take_back(&self, name: &NodeName) -> Result<(), Diagnostics> {
         let all = self.0.list_now(&operations::NODES, &[]).await?;
         if all.items.iter().any(|node| node.name == *name && node.state == NodeState::Expected) {
@@ -82,7 +82,7 @@ impl NodeResource {
     async fn look(&self, state: Value) -> Result<Option<Value>, Diagnostics> {
         let name = text(&state, "name")?;
         let all = self.0.list(&operations::NODES).await?;
-        // One that waits is not what this resource makes: it is to be approved again.
+        // A node that waits for approval counts as missing, so that Terraform approves it.
         let found =
             all.iter().find(|node| node.name.as_str() == name && node.state != NodeState::Waiting);
         found.map(|node| described(&state, node)).transpose()

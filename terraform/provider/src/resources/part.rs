@@ -1,4 +1,4 @@
-//! A part of a network's policy: the files of a resource, beside those of others.
+//! The part of a network's policy that one resource manages: some of its files.
 
 use super::state::text;
 use crate::mesh::{Mesh, Overwrite, gone_is_well, told};
@@ -6,11 +6,11 @@ use meshward_api_types::{Policy, PolicyScope, SubmitPolicy, SubmitResult, operat
 use meshward_terraform::{Diagnostic, Diagnostics, Value};
 use meshward_types::{NetworkName, PolicyFile};
 
-/// Which files they are.
+/// The files of the part.
 pub(super) enum Part {
-    /// The one with this name.
+    /// The file with this name.
     Only(&'static str),
-    /// All but the one with this name.
+    /// All files but the one with this name.
     AllBut(&'static str),
 }
 
@@ -26,7 +26,8 @@ impl Part {
         Ok(PolicyScope { network, only, except, only_new })
     }
 
-    /// Puts files where nobody has written the part: it is not overwritten unseen.
+    /// Submits the part's files for the first time. The coordinator refuses if the part exists: it
+    /// would be overwritten without a plan.
     pub(super) async fn begin(
         &self,
         mesh: &Mesh,
@@ -37,7 +38,7 @@ impl Part {
         mesh.write(&operations::SUBMIT_POLICY, &[], &wanted).await.map_err(told)
     }
 
-    /// Puts files into the place of the part, if that is as a plan has seen it.
+    /// Replaces the part's files if the policy is still as it was planned.
     pub(super) async fn replace(
         &self,
         mesh: &Mesh,
@@ -62,7 +63,7 @@ impl Part {
         Ok(SubmitPolicy { files, prune: false, scope, message, count_cuts: false, reset: false })
     }
 
-    /// Takes the part away. It is well if it, or its network, is gone.
+    /// Deletes the part's files. Succeeds if they, or their network, no longer exist.
     pub(super) async fn remove(&self, mesh: &Mesh, state: &Value) -> Result<(), Diagnostics> {
         let (scope, message) =
             (Some(self.scope(state, false)?), Some("removed by Terraform".into()));
@@ -79,7 +80,7 @@ impl Part {
     }
 }
 
-/// Whether attributes are the same in two values; what is empty is not set.
+/// Returns whether attributes are equal in two values; an empty collection equals null.
 pub(super) fn same(was: &Value, is: &Value, attributes: &[&str]) -> bool {
     attributes.iter().all(|name| {
         let (was, is) = (was.get(name), is.get(name));
@@ -87,7 +88,7 @@ pub(super) fn same(was: &Value, is: &Value, attributes: &[&str]) -> bool {
     })
 }
 
-/// Whether nothing is in it.
+/// Returns whether a value is null or an empty collection.
 pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -97,7 +98,8 @@ pub(super) fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Where blocks say the same text in other words, those of the state stay.
+/// Keeps the state's blocks where the proposed ones generate the same policy file, so that no
+/// change is planned.
 pub(super) fn keep_meaning(
     prior: &Value,
     proposed: &mut Value,

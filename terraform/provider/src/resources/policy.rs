@@ -1,4 +1,4 @@
-//! `meshward_policy`.
+//! The resource `meshward_policy`.
 
 use super::{
     part::{Part, is_empty, keep_meaning, same},
@@ -18,9 +18,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 pub(crate) struct PolicyResource(pub Arc<Mesh>);
 
-/// All of a network's policy but its admission.
+/// The part of a network's policy that the resource manages: all files but that of
+/// `meshward_admission`.
 const PART: Part = Part::AllBut(ADMISSION);
-/// What the policy is made of: files, and what blocks say.
+/// The attributes and blocks that the policy is made of.
 const CONTENT: [&str; 13] = [
     "files",
     "mode",
@@ -38,7 +39,7 @@ const CONTENT: [&str; 13] = [
 ];
 const BLOCKS: &[&str] = CONTENT.split_at(1).1;
 
-/// The files of a configuration.
+/// Returns the policy files in a configuration's attribute `files`.
 pub(crate) fn files(config: &Value) -> Vec<PolicyFile> {
     let Value::Map(all) = config.get("files") else { return vec![] };
     let file = |(name, text): (&String, &Value)| {
@@ -47,7 +48,7 @@ pub(crate) fn files(config: &Value) -> Vec<PolicyFile> {
     all.iter().filter_map(file).collect()
 }
 
-/// The attribute for files.
+/// Returns the attribute `files`.
 pub(crate) fn files_attribute(attribute: fn(&str, Type, &str) -> Attribute) -> Attribute {
     attribute(
         "files",
@@ -88,7 +89,7 @@ impl PolicyResource {
     }
 }
 
-/// The state that a policy of the network comes to; none if nobody has written this part of it.
+/// Returns the state for the network's policy; `None` if the policy does not have this part.
 fn described(state: &Value, found: &Policy) -> Result<Option<Value>, Diagnostics> {
     let network = text(state, "network")?;
     let own: Vec<&PolicyFile> = found.files.iter().filter(|file| file.name != ADMISSION).collect();
@@ -126,8 +127,8 @@ fn described(state: &Value, found: &Policy) -> Result<Option<Value>, Diagnostics
     now.set("id", network.as_str());
     now.set("network", network);
     now.set("message", state.get("message").clone());
-    // Admission has a resource of its own, and makes revisions of this policy, too: as long as
-    // nothing of this part is different, neither is its revision.
+    // The resource for admission makes revisions of the same policy. As long as nothing of this
+    // part has changed, its revision stays.
     let revision = if same(state, &now, &CONTENT) && !state.get("revision").is_null() {
         state.get("revision").clone()
     } else {
@@ -184,7 +185,7 @@ fn timeout(of: &str, what: &str) -> Attribute {
     Attribute::optional(&format!("{of}_timeout"), Type::String, &text)
 }
 
-/// The block `test`.
+/// Returns the block `test`.
 fn test() -> Block {
     Block::of(vec![
         Attribute::required(
@@ -205,7 +206,7 @@ fn test() -> Block {
     ])
 }
 
-/// The settings of a policy.
+/// Returns the attributes for the settings of a policy.
 fn settings() -> Vec<Attribute> {
     vec![
         Attribute::optional(
@@ -300,7 +301,7 @@ impl Resource for PolicyResource {
                         policy denies everything.";
             return Diagnostic::error("An empty policy", text).into();
         }
-        // A network that is not known yet has no name; any will do to check what is said about it.
+        // The network's name may be unknown yet; any name will do to validate the policy.
         let files = files(config);
         let mut said = Vec::new();
         for file in files.iter().filter(|file| file.name.starts_with("terraform/")) {

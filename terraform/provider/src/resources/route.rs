@@ -1,4 +1,4 @@
-//! `meshward_route`.
+//! The resource `meshward_route`.
 
 use super::state::{bad_id, body, keyed};
 use crate::{
@@ -96,7 +96,7 @@ impl Resource for RouteResource {
         })
     }
 
-    /// Everything replaces.
+    /// Not called: every attribute replaces.
     fn update(&self, _prior: Value, planned: Value) -> Answer<'_, Value> {
         Box::pin(async move { Ok(planned) })
     }
@@ -104,7 +104,7 @@ impl Resource for RouteResource {
     fn delete(&self, state: Value) -> Answer<'_, ()> {
         Box::pin(async move {
             let done = self.0.write(&operations::DISAPPROVE_ROUTE, &[], &said(&state)?).await;
-            // With its node or its network an approval is gone, too.
+            // The approval is deleted with its node or its network.
             gone_is_well(done.map(drop)).map_err(told)
         })
     }

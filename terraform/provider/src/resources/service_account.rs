@@ -1,4 +1,4 @@
-//! `meshward_service_account`.
+//! The resource `meshward_service_account`.
 
 use super::state::{
     body, check_renewal, keep_unset, keyed, lasting, lasting_time, remaining, text,
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 pub(crate) struct ServiceAccount(pub Arc<Mesh>);
 
-/// The longest lifetime that the coordinator takes, in seconds: ten years.
+/// The longest lifetime that the coordinator accepts, in seconds: ten years.
 const MOST_LIFETIME: u64 = 3650 * 86_400;
 
 impl ServiceAccount {
@@ -78,8 +78,8 @@ impl ServiceAccount {
             (Some(before), Some(expires)) => remaining(expires)? <= before,
             _ => false,
         };
-        // What is to be renewed, and what somebody else has given an end or taken one from, gets
-        // its lifetime anew.
+        // A changed `lifetime` makes Terraform set it again: if the credential is to be renewed, or
+        // someone else has set or removed its expiry.
         if due || found.expires.is_none() != state.get("lifetime").is_null() {
             now.set(
                 "lifetime",
@@ -90,7 +90,8 @@ impl ServiceAccount {
     }
 }
 
-/// The state that a credential comes to, apart from what only its maker knows.
+/// Returns the state for a credential; attributes that the coordinator does not return keep their
+/// values.
 fn described(state: &Value, found: &Credential) -> Result<Value, Diagnostics> {
     let mut now = Value::of(found)?;
     now.set("id", found.name.as_str());
@@ -101,7 +102,7 @@ fn described(state: &Value, found: &Credential) -> Result<Value, Diagnostics> {
     Ok(now)
 }
 
-/// The attribute `lifetime`.
+/// Returns the attribute `lifetime`.
 fn lifetime() -> Attribute {
     Attribute::optional(
         "lifetime",

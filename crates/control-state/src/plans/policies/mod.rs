@@ -108,7 +108,7 @@ struct PreparedNetwork {
 /// Plans a submission at once.
 ///
 /// # Errors
-/// Those of [`prepare`].
+/// Fails as [`prepare`] does.
 pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusal> {
     plan(world, &prepare(&Basis::of(world), wanted, None)?, wanted, &BTreeMap::new(), None)
 }
@@ -117,7 +117,8 @@ pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusa
 /// an earlier basis, which saves parsing.
 ///
 /// # Errors
-/// Says what is wrong with the policies, or which of them the author may not change.
+/// Fails if the policies are invalid or the author may not change one of them; the refusal says
+/// which.
 pub fn prepare(
     basis: &Basis,
     wanted: &Submission,

@@ -1,4 +1,4 @@
-//! What is managed in parts: nodes by name, credentials, and policy by its files.
+//! Objects that are managed one by one: nodes by name, credentials, and policy by its files.
 
 use super::*;
 use crate::plans::routes;

@@ -18,7 +18,7 @@ struct Passed {
     at: u64,
     /// The number of changes of rules before it.
     changes: usize,
-    /// It passed for an answer to something that was said before a restart.
+    /// It passed as the answer to a packet from before a restart.
     resumed: bool,
 }
 
