@@ -168,7 +168,7 @@ fn a_credential_reaches_as_far_as_its_role_and_its_networks() {
     assert!(
         tries("look", &["policy", "apply", lab, "--dry-run"]).contains("no say in network `lab`")
     );
-    assert!(tries("look", &["policy", "apply", shop]).contains("takes an owner's"));
+    assert!(tries("look", &["policy", "apply", shop]).contains("needs that of an owner"));
     assert!(tries("look", &["quarantine", "app=x", "--network", "shop"]).contains("operator"));
     assert!(
         tries("guard", &["quarantine", "app=x", "--network", "shop", "--even-if-none"])

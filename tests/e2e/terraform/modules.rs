@@ -134,7 +134,7 @@ output "all" {{
             block(2).replace("name        = \"shop\"", "name        = \"Shop\""),
         )
         .unwrap();
-        terraform.errors(&["validate", "-json"])[0].is("A group's name has", "name");
+        terraform.errors(&["validate", "-json"])[0].is("The name must have 1 to 31", "name");
     }
     if !real() {
         assert_eq!(shapes.len(), 1, "{shapes:?}");
