@@ -194,7 +194,7 @@ mod tests {
     const NO_FLAGS: Flags = Flags { size: None };
 
     #[test]
-    #[allow(clippy::result_large_err)]
+    #[allow(clippy::result_large_err, reason = "figment decides how large its errors are")]
     fn later_sources_win() {
         figment::Jail::expect_with(|jail| {
             jail.create_file("c.toml", "size = 2\nlisten = \"file\"")?;
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::result_large_err)]
+    #[allow(clippy::result_large_err, reason = "figment decides how large its errors are")]
     fn an_unknown_key_is_named_with_its_file() {
         figment::Jail::expect_with(|jail| {
             jail.create_file("c.toml", "sise = 2")?;
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::result_large_err)]
+    #[allow(clippy::result_large_err, reason = "figment decides how large its errors are")]
     fn variables_of_kubernetes_services_are_no_settings() {
         figment::Jail::expect_with(|jail| {
             jail.set_env("MESHWARD_FIRST_PORT", "2");
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    #[allow(clippy::result_large_err)]
+    #[allow(clippy::result_large_err, reason = "figment decides how large its errors are")]
     fn a_time_is_written_as_people_write_it() {
         figment::Jail::expect_with(|jail| {
             let flags = serde_json::json!({});

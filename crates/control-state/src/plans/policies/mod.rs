@@ -4,6 +4,7 @@
 //! world's lock. [`plan`] makes a plan of their results if the world still has the same basis.
 
 mod basis;
+mod checks;
 mod difference;
 mod explain;
 
@@ -16,6 +17,7 @@ pub use difference::{Snapshot, difference};
 pub use explain::{Past, explain};
 
 use basis::NetworkBasis;
+use checks::{findings, test_failures};
 use difference::{Changes, changes};
 
 use super::{
@@ -30,7 +32,7 @@ use crate::{
 use meshward_api_types::{Finding, PolicyResult, PolicyScope};
 use meshward_policy::{
     BadPolicy, Bounds, Budget, LetIn, NetworkPolicy, ParsedPolicy, Policy, PolicyStep, TooMuch,
-    read, read_own, review, review_live, run_tests,
+    read, read_own,
 };
 use meshward_types::{Acl, IdentityId, NetworkName, PolicyFile};
 use std::{
@@ -465,37 +467,4 @@ fn check_rights(
         )));
     }
     Ok(())
-}
-
-fn test_failures(parsed: &ParsedPolicy, budget: &Budget) -> Result<Vec<String>, Refusal> {
-    let failures = run_tests(&parsed.policy, budget).map_err(|error| {
-        let text = format!(
-            "{}: the policy's tests are too many for its rules: {error}; write fewer tests, or \
-            rules that select less",
-            parsed.begin
-        );
-        Refusal::Invalid(text)
-    })?;
-    let location =
-        |failure: meshward_policy::TestFailure| match parsed.tests.get(failure.number - 1) {
-            Some(span) => format!("{span}: {failure}"),
-            None => failure.to_string(),
-        };
-    Ok(failures.into_iter().map(location).collect())
-}
-
-/// Returns suspicious rules of policies, by themselves and among the current workloads.
-fn findings(basis: &Basis, all: &[ParsedPolicy]) -> Vec<Finding> {
-    let mut problems = Vec::new();
-    for parsed in all {
-        problems.extend(review(parsed));
-        if let Some(network) = basis.networks.get(&parsed.policy.network) {
-            problems.extend(review_live(parsed, &network.inputs));
-        }
-    }
-    problems.sort();
-    problems
-        .into_iter()
-        .map(|problem| Finding { location: problem.span.to_string(), text: problem.text })
-        .collect()
 }
