@@ -155,19 +155,13 @@ fn changes() -> Vec<Change> {
 
 fn attachment(id: &str) -> Vec<u8> {
     let id: WorkloadId = id.parse().expect("an id");
-    let report = WorkloadReport {
+    let report = WorkloadReport::of_process(
         id,
-        network: network(),
-        name: "web".parse().expect("a name"),
-        labels: "app=web".parse().expect("labels"),
-        addresses: vec![[10, 42, 0, 7].into()],
-        prefixes: vec![],
-        device: None,
-        accepts: vec![],
-        measurement: None,
-        signatures: vec![],
-        objection: None,
-    };
+        network(),
+        "web".parse().expect("a name"),
+        "app=web".parse().expect("labels"),
+        vec![[10, 42, 0, 7].into()],
+    );
     let attachment = Attachment {
         report,
         netns: "/proc/7/ns/net".into(),

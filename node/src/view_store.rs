@@ -69,7 +69,7 @@ impl ViewStore {
         if is_current {
             store.append_after((log.len() - rest.len()) as u64, snapshot_bytes);
         }
-        (replica.view().clone(), store)
+        (replica.into_view(), store)
     }
 
     /// Opens the log to append after its first `length` bytes; what comes after them goes.

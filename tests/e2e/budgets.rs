@@ -12,19 +12,13 @@ use std::{
 };
 
 fn report(at: u32, base: Ipv4Addr, labels: &str) -> WorkloadReport {
-    WorkloadReport {
-        id: format!("w-{at}").parse().unwrap(),
-        network: "shop".parse().unwrap(),
-        name: format!("greedy-{at}").parse().unwrap(),
-        labels: labels.parse().unwrap(),
-        addresses: vec![IpAddr::from(Ipv4Addr::from_bits(base.to_bits() + 2 + at % 200))],
-        prefixes: vec![],
-        device: None,
-        accepts: vec![],
-        measurement: None,
-        signatures: vec![],
-        objection: None,
-    }
+    WorkloadReport::of_process(
+        format!("w-{at}").parse().unwrap(),
+        "shop".parse().unwrap(),
+        format!("greedy-{at}").parse().unwrap(),
+        labels.parse().unwrap(),
+        vec![IpAddr::from(Ipv4Addr::from_bits(base.to_bits() + 2 + at % 200))],
+    )
 }
 
 #[test]

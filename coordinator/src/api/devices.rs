@@ -72,7 +72,10 @@ pub(super) async fn list(
 
 /// Returns a device.
 #[utoipa::path(get, path = operations::DEVICE.path(), tag = "devices", operation_id = "get_device",
-    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The name of the device")),
+    params(
+        ("network" = NetworkName, Path, description = "The network"),
+        ("name" = WorkloadName, Path, description = "The name of the device"),
+    ),
     responses((status = 200, body = Device)))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
@@ -163,7 +166,10 @@ pub(super) async fn create(
 
 /// Removes a device. Its gateway must be connected. Returns the device.
 #[utoipa::path(delete, path = operations::REMOVE_DEVICE.path(), tag = "devices", operation_id = "remove_device",
-    params(("network" = NetworkName, Path, description = "The network"), ("name" = WorkloadName, Path, description = "The name of the device")),
+    params(
+        ("network" = NetworkName, Path, description = "The network"),
+        ("name" = WorkloadName, Path, description = "The name of the device"),
+    ),
     responses((status = 200, body = Device)))]
 pub(super) async fn remove(
     State(mesh): State<Arc<Mesh>>,

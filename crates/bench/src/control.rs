@@ -130,19 +130,13 @@ fn greedy(id: u32, labels: u32, block: &str) -> Result<WorkloadReport> {
     let all: Vec<String> =
         (0..60).map(|at| format!("key-{at}={}-{labels}", "x".repeat(40))).collect();
     let base: u32 = block.parse::<std::net::Ipv4Addr>()?.to_bits();
-    Ok(WorkloadReport {
-        id: format!("w-{id}").parse()?,
-        network: "shop".parse()?,
-        name: format!("greedy-{id}").parse()?,
-        labels: all.join(",").parse()?,
-        addresses: vec![std::net::Ipv4Addr::from_bits(base + 2 + id % 250).into()],
-        prefixes: vec![],
-        device: None,
-        accepts: vec![],
-        measurement: None,
-        signatures: vec![],
-        objection: None,
-    })
+    Ok(WorkloadReport::of_process(
+        format!("w-{id}").parse()?,
+        "shop".parse()?,
+        format!("greedy-{id}").parse()?,
+        all.join(",").parse()?,
+        vec![std::net::Ipv4Addr::from_bits(base + 2 + id % 250).into()],
+    ))
 }
 
 /// The first address of a node's block.

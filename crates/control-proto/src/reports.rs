@@ -89,6 +89,32 @@ pub struct WorkloadReport {
     pub objection: Option<String>,
 }
 
+impl WorkloadReport {
+    /// Creates the report of a workload of which a node reports no more than this: a process with
+    /// addresses from the node's blocks.
+    pub fn of_process(
+        id: WorkloadId,
+        network: NetworkName,
+        name: WorkloadName,
+        labels: Labels,
+        addresses: Vec<IpAddr>,
+    ) -> Self {
+        Self {
+            id,
+            network,
+            name,
+            labels,
+            addresses,
+            prefixes: vec![],
+            device: None,
+            accepts: vec![],
+            measurement: None,
+            signatures: vec![],
+            objection: None,
+        }
+    }
+}
+
 /// A trigger that has fired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fired {

@@ -119,19 +119,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn report(id: u32, label: u32, addresses: usize) -> WorkloadReport {
-        WorkloadReport {
-            id: format!("w-{id}").parse().unwrap(),
-            network: "shop".parse().unwrap(),
-            name: "web".parse().unwrap(),
-            labels: format!("app=a{label}").parse().unwrap(),
-            addresses: vec!["10.42.0.1".parse().unwrap(); addresses],
-            prefixes: vec![],
-            device: None,
-            accepts: vec![],
-            measurement: None,
-            signatures: vec![],
-            objection: None,
-        }
+        WorkloadReport::of_process(
+            format!("w-{id}").parse().unwrap(),
+            "shop".parse().unwrap(),
+            "web".parse().unwrap(),
+            format!("app=a{label}").parse().unwrap(),
+            vec!["10.42.0.1".parse().unwrap(); addresses],
+        )
     }
 
     proptest! {

@@ -67,7 +67,10 @@ pub async fn keep_connections(reachability: Arc<Reachability>, mut orders: Recei
             Ok(()) = specs.changed() => {}
             Ok(()) = home_relays.changed() => {}
             () = reachability.relay_wanted.notified() => {
-                chosen.iter().filter_map(|number| connections.by_relay.get(number)).for_each(|connection| connection.wanted.notify_one());
+                let wanted = chosen.iter().filter_map(|number| connections.by_relay.get(number));
+                for connection in wanted {
+                    connection.wanted.notify_one();
+                }
             }
             () = &mut found_out, if !begun => begun = true,
             Some((number, outgoing)) = orders.others.recv() => {

@@ -61,19 +61,13 @@ fn endpoint(public_key: PublicKey) -> EndpointReport {
 }
 
 fn workload(id: &str, labels: &str, addresses: Vec<IpAddr>) -> WorkloadReport {
-    WorkloadReport {
-        id: id.parse().unwrap(),
-        network: network(),
-        name: "mine".parse().unwrap(),
-        labels: labels.parse().unwrap(),
+    WorkloadReport::of_process(
+        id.parse().unwrap(),
+        network(),
+        "mine".parse().unwrap(),
+        labels.parse().unwrap(),
         addresses,
-        prefixes: vec![],
-        device: None,
-        accepts: vec![],
-        measurement: None,
-        signatures: vec![],
-        objection: None,
-    }
+    )
 }
 
 fn fired(workload: &WorkloadId, trigger: &str) -> FromNode {

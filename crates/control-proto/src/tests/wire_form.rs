@@ -262,15 +262,8 @@ fn workload() -> WorkloadReport {
 }
 
 fn bare_workload() -> WorkloadReport {
-    WorkloadReport {
-        prefixes: vec![],
-        device: None,
-        accepts: vec![],
-        measurement: None,
-        signatures: vec![],
-        objection: None,
-        ..workload()
-    }
+    let WorkloadReport { id, network, name, labels, addresses, .. } = workload();
+    WorkloadReport::of_process(id, network, name, labels, addresses)
 }
 
 fn from_node() -> Vec<FromNode> {

@@ -99,6 +99,11 @@ impl ViewReplica {
         &self.view
     }
 
+    /// Returns the view alone.
+    pub fn into_view(self) -> View {
+        self.view
+    }
+
     /// Returns the digest of the resources.
     pub fn digest(&self) -> Digest {
         self.indices.digest
