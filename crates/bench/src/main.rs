@@ -63,6 +63,8 @@ enum Bench {
     Policy,
     /// A coordinator and ten thousand simulated nodes: quarantine, reconnection, churn, memory
     Propagate,
+    /// Services: the subsets of instances that clients are linked with
+    Services,
 }
 
 /// Crates that are compared with, in their own release builds, and what their binaries are called.
@@ -86,6 +88,7 @@ fn run(options: &Options) -> Result<()> {
     let rows = match options.bench {
         Bench::Datapath => of_crate("datapath", "datapath", options.quick)?,
         Bench::Policy => of_crate("coordinator", "policy", options.quick)?,
+        Bench::Services => of_crate("coordinator", "services", options.quick)?,
         Bench::Propagate => {
             build_release()?;
             of_crate("coordinator", "propagate", options.quick)?
@@ -166,7 +169,7 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
         Bench::Relay => meshward_bench::relay(&tools, folder.path(), quick),
         Bench::Terraform => meshward_bench::terraform(&tools, quick),
         Bench::Quarantine => meshward_bench::quarantine(&tools, quick),
-        Bench::Datapath | Bench::Policy | Bench::Propagate => Ok(Vec::new()),
+        Bench::Datapath | Bench::Policy | Bench::Propagate | Bench::Services => Ok(Vec::new()),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod plan;
 pub mod plans;
 pub mod records;
 pub mod refusal;
+pub mod subsets;
 pub mod timestamp;
 pub mod world;
 

@@ -1,0 +1,193 @@
+//! Subsets: which instances of a service each client's node is linked with.
+//!
+//! A node and an instance have a score that follows from their names (rendezvous hashing, Thaler and
+//! Ravishankar 1998). A node takes the instances with its highest scores, as many as its fan-out
+//! says; an instance takes the nodes with its highest scores, at most [`SLACK`] above the mean. As
+//! both sides rank a pair by one score, exactly one assignment has no pair that both would rather
+//! have (a stable matching: Gale and Shapley 1962; unique where the ranking is common to both). So
+//! subsets depend on who is there and not on the order in which they came: they are the same after
+//! a restart and in every coordinator.
+//!
+//! A change costs the pairs that it moves, each with one pass over the scores of a node or an
+//! instance. Compared with consistent rings, fewer pairs move: hardly any beyond those of an
+//! instance that goes, and one of each node's share for one that comes.
+
+mod matching;
+
+use matching::{Matching, Side};
+use meshward_types::{NodeName, WorkloadId};
+use std::collections::{BTreeSet, HashMap};
+
+pub use matching::SLACK;
+
+/// The subsets of one service. Changes take effect with [`Self::settle`].
+#[derive(Debug, Default)]
+pub struct Subsets {
+    matching: Matching,
+    clients: Roster<u32>,
+    instances: Roster<WorkloadId>,
+}
+
+/// A node that is linked with an instance.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Linked {
+    /// The instance.
+    pub instance: WorkloadId,
+    /// The index of the client's node.
+    pub client: u32,
+}
+
+/// The effect of changes on the subsets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Moves {
+    /// The pairs that were not linked before.
+    pub gained: BTreeSet<Linked>,
+    /// The pairs that are no longer linked.
+    pub lost: BTreeSet<Linked>,
+}
+
+/// The members of one side, and their slots in the matching.
+#[derive(Debug)]
+struct Roster<K> {
+    slots: HashMap<K, u32>,
+    /// The keys by slot. A slot's last key stays until the slot is used again.
+    keys: Vec<K>,
+    free: Vec<u32>,
+    /// Slots that become free when the matching settles.
+    leaving: Vec<u32>,
+}
+
+impl<K> Default for Roster<K> {
+    fn default() -> Self {
+        Self { slots: HashMap::new(), keys: vec![], free: vec![], leaving: vec![] }
+    }
+}
+
+impl<K: Clone + Eq + std::hash::Hash> Roster<K> {
+    /// Returns the slot of a member that is added; `None` if it is there.
+    fn enter(&mut self, key: &K) -> Option<u32> {
+        if self.slots.contains_key(key) {
+            return None;
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.keys[slot as usize] = key.clone();
+                slot
+            }
+            None => {
+                self.keys.push(key.clone());
+                self.keys.len() as u32 - 1
+            }
+        };
+        self.slots.insert(key.clone(), slot);
+        Some(slot)
+    }
+
+    /// Returns the slot that a member had.
+    fn leave(&mut self, key: &K) -> Option<u32> {
+        let slot = self.slots.remove(key)?;
+        self.leaving.push(slot);
+        Some(slot)
+    }
+}
+
+impl Subsets {
+    /// Adds a client's node, or changes its fan-out: how many instances it is linked with.
+    pub fn put_client(&mut self, client: u32, name: &NodeName, fan_out: usize) {
+        if let Some(slot) = self.clients.enter(&client) {
+            self.matching.add(Side::Clients, slot, hash("client", name.as_str()));
+        }
+        let slot = self.clients.slots[&client];
+        self.matching.set_fan_out(slot, fan_out);
+    }
+
+    /// Removes a client's node.
+    pub fn remove_client(&mut self, client: u32) {
+        if let Some(slot) = self.clients.leave(&client) {
+            self.matching.remove(Side::Clients, slot);
+        }
+    }
+
+    /// Adds an instance.
+    pub fn add_instance(&mut self, id: &WorkloadId) {
+        if let Some(slot) = self.instances.enter(id) {
+            self.matching.add(Side::Instances, slot, hash("instance", id.as_str()));
+        }
+    }
+
+    /// Removes an instance.
+    pub fn remove_instance(&mut self, id: &WorkloadId) {
+        if let Some(slot) = self.instances.leave(id) {
+            self.matching.remove(Side::Instances, slot);
+        }
+    }
+
+    /// Makes the subsets that follow from the clients and the instances, and returns the difference
+    /// from those of before.
+    pub fn settle(&mut self) -> Moves {
+        let (mut gained, mut lost) = (BTreeSet::new(), BTreeSet::new());
+        for (pair, is_gained) in self.matching.settle() {
+            let linked = Linked {
+                instance: self.instances.keys[pair.instance as usize].clone(),
+                client: self.clients.keys[pair.client as usize],
+            };
+            match is_gained {
+                true => gained.insert(linked),
+                false => lost.insert(linked),
+            };
+        }
+        self.clients.free.append(&mut self.clients.leaving);
+        self.instances.free.append(&mut self.instances.leaving);
+        // Somebody who went and came back meanwhile has another slot.
+        Moves {
+            gained: gained.difference(&lost).cloned().collect(),
+            lost: lost.difference(&gained).cloned().collect(),
+        }
+    }
+
+    /// Returns the subset of a client's node.
+    pub fn of(&self, client: u32) -> impl Iterator<Item = &WorkloadId> {
+        let slot = self.clients.slots.get(&client);
+        let linked = slot.into_iter().flat_map(|slot| self.matching.linked(Side::Clients, *slot));
+        linked.map(|slot| &self.instances.keys[slot as usize])
+    }
+
+    /// Returns the nodes that are linked with an instance.
+    pub fn clients_of(&self, instance: &WorkloadId) -> impl Iterator<Item = u32> {
+        let slot = self.instances.slots.get(instance);
+        let linked = slot.into_iter().flat_map(|slot| self.matching.linked(Side::Instances, *slot));
+        linked.map(|slot| self.clients.keys[slot as usize])
+    }
+
+    /// Returns all instances.
+    pub fn instances(&self) -> impl Iterator<Item = &WorkloadId> {
+        self.instances.slots.keys()
+    }
+
+    /// Returns all clients' nodes.
+    pub fn clients(&self) -> impl Iterator<Item = u32> {
+        self.clients.slots.keys().copied()
+    }
+
+    /// Returns the number of instances.
+    pub fn instance_count(&self) -> usize {
+        self.instances.slots.len()
+    }
+
+    /// Returns `true` if a node is among the clients.
+    pub fn has_client(&self, client: u32) -> bool {
+        self.clients.slots.contains_key(&client)
+    }
+}
+
+/// Returns the hash of a name, the same in every version: FNV-1a with a finalizer that spreads it.
+fn hash(side: &str, name: &str) -> u64 {
+    let bytes = side.bytes().chain([0]).chain(name.bytes());
+    let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    matching::mix(fnv)
+}
+
+#[cfg(test)]
+mod tests;
