@@ -47,7 +47,7 @@ impl RelayLinks {
         let _in_order = self.announcing.lock();
         let instance = sessions.get(node).map(|session| session.node.instance);
         own.set_session(RelayId::of(node), instance);
-        self.send_to_all(&ToRelay::Session(node.clone(), instance));
+        self.send_to_all(&ToRelay::Session { node: node.clone(), instance });
     }
 
     /// Adds the link of a relay, in place of an older one, and takes a snapshot: what changes after

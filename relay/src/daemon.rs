@@ -5,7 +5,7 @@ use crate::{cert_resolver::CertResolver, config::Config, members_file::MembersFi
 use anyhow::{Context, Result};
 use meshward_control_proto::{
     COORDINATOR_NAME, Channel, MAX_UPDATE, MemberKind,
-    relay::{FromRelay, ToRelay},
+    relay::{FromRelay, ServedNode, ToRelay},
 };
 use meshward_relay::{
     forwarder::Forwarder,
@@ -282,7 +282,8 @@ impl Daemon {
         loop {
             match frames::receive(receive, MAX_UPDATE).await? {
                 ToRelay::Members(members) => {
-                    let members: HashMap<_, _> = members.into_iter().collect();
+                    let members = members.into_iter().map(|served| (served.node, served.key));
+                    let members: HashMap<_, _> = members.collect();
                     info!(nodes = members.len(), "linked to the coordinator");
                     self.is_linked.store(true, Relaxed);
                     let gone = {
@@ -299,7 +300,7 @@ impl Daemon {
                         self.forwarder.end(RelayId::of(name));
                     }
                 }
-                ToRelay::Admit(name, key) => {
+                ToRelay::Admit(ServedNode { node: name, key }) => {
                     let before = self.members.write().insert(name.clone(), key.clone());
                     if before.is_some_and(|before| before != key) {
                         self.forwarder.end(RelayId::of(&name));
@@ -311,12 +312,11 @@ impl Daemon {
                     info!(node = %name, "removed from the mesh: cut");
                 }
                 ToRelay::Sessions(sessions) => {
-                    let ids =
-                        sessions.iter().map(|(node, instance)| (RelayId::of(node), *instance));
+                    let ids = sessions.iter().map(|own| (RelayId::of(&own.node), own.instance));
                     self.forwarder.set_sessions(ids);
                     continue;
                 }
-                ToRelay::Session(node, instance) => {
+                ToRelay::Session { node, instance } => {
                     self.forwarder.set_session(RelayId::of(&node), instance);
                     continue;
                 }

@@ -23,7 +23,7 @@ use meshward_control_state::{
     change_log::ListKind,
     plans::{
         networks, nodes,
-        policies::{self, Applied, Basis, Closing, Past, Submission},
+        policies::{self, Applied, Basis, ClosingLinks, Past, Submission},
     },
     records::PolicyRecord,
     world::World,
@@ -116,27 +116,26 @@ fn expect(world: &World, expected: &Precondition, results: &[PolicyResult]) -> R
 /// Asks the nodes how many live flows would be cut; returns those that did not answer.
 async fn count_cuts(
     mesh: &Mesh,
-    closing: Vec<(NetworkName, Closing)>,
+    closing: Vec<ClosingLinks>,
     results: &mut [PolicyResult],
 ) -> Vec<NodeName> {
     let mut silent = BTreeSet::new();
-    for (network, links) in closing {
+    for ClosingLinks { network, links } in closing {
         if links.is_empty() {
             continue;
         }
         let mut flows: BTreeMap<WorkloadId, u64> = BTreeMap::new();
-        for NodeAnswer { node, answer } in
-            mesh.sessions.ask_all(&Question::Cuts(network.clone(), links)).await
-        {
+        let question = Question::Cuts { network: network.clone(), links };
+        for NodeAnswer { node, answer } in mesh.sessions.ask_all(&question).await {
             match answer {
                 Some(Answer::Cuts(cuts)) => {
                     // A node may only report its own workloads.
                     let own: BTreeSet<WorkloadId> = mesh.look(|world| {
                         world.workloads_on(&node).map(|workload| workload.id.clone()).collect()
                     });
-                    for (id, count) in cuts.into_iter().filter(|(id, _)| own.contains(id)) {
-                        let sum = flows.entry(id).or_default();
-                        *sum = sum.saturating_add(count);
+                    for cut in cuts.into_iter().filter(|cut| own.contains(&cut.workload)) {
+                        let sum = flows.entry(cut.workload).or_default();
+                        *sum = sum.saturating_add(cut.flows);
                     }
                 }
                 _ if mesh.look(|world| {
@@ -332,7 +331,7 @@ pub(super) async fn suggest(
     caller.must_reach(&name)?;
     mesh.look(|world| networks::find(world, &name).map(drop))?;
     let seconds = since.seconds.unwrap_or(3600);
-    let answers = mesh.sessions.ask_all(&Question::Flows(name.clone(), seconds)).await;
+    let answers = mesh.sessions.ask_all(&Question::Flows { network: name.clone(), seconds }).await;
     let flows = answers.into_iter().flat_map(|NodeAnswer { node, answer }| match answer {
         // A node may only report flows that its own workloads have begun.
         Some(Answer::Flows(mut flows)) => {

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, Result};
 use meshward_control_proto::{
     MAX_JOIN_FRAME, MemberKind,
-    relay::{FromRelay, ToRelay},
+    relay::{FromRelay, ServedNode, ToRelay},
 };
 use meshward_control_state::plans::relays;
 use meshward_runtime::frames;
@@ -31,7 +31,10 @@ pub(super) async fn serve(mesh: &Arc<Mesh>, member: MemberConnection) -> Result<
     let (messages, mut outgoing) = mpsc::channel(MAX_WAITING);
     // From this moment on, the relay gets every change of the nodes and their sessions.
     let (members, sessions) = mesh.look(|world| {
-        let members = world.nodes.values().map(|node| (node.name.clone(), node.key.clone()));
+        let members = world
+            .nodes
+            .values()
+            .map(|node| ServedNode { node: node.name.clone(), key: node.key.clone() });
         let link = Link { connection: connection.clone(), messages: messages.clone() };
         mesh.relays.register(&name, link, || (members.collect(), mesh.sessions.instances()))
     });

@@ -12,7 +12,9 @@ pub(crate) use session::{ConnectedNode, HolePunch, Session};
 use backlog::QueuedDelta;
 use futures::future::join_all;
 use instances::Instances;
-use meshward_control_proto::{Answer, CLOSE_REMOVED, EncodedChanges, InstanceId, Question};
+use meshward_control_proto::{
+    Answer, CLOSE_REMOVED, EncodedChanges, InstanceId, Question, relay::NodeInstance,
+};
 use meshward_control_state::world::Deltas;
 use meshward_runtime::sources::Rate;
 use meshward_types::{NodeName, Revision};
@@ -133,9 +135,15 @@ impl Sessions {
     }
 
     /// Returns the starts of daemons that have sessions, with their nodes.
-    pub(crate) fn instances(&self) -> Vec<(NodeName, InstanceId)> {
+    pub(crate) fn instances(&self) -> Vec<NodeInstance> {
         let table = self.table.read();
-        table.by_node.iter().map(|(node, session)| (node.clone(), session.node.instance)).collect()
+        let sessions = table.by_node.iter();
+        sessions
+            .map(|(node, session)| NodeInstance {
+                node: node.clone(),
+                instance: session.node.instance,
+            })
+            .collect()
     }
 
     /// Removes a session, if it is still the node's.

@@ -184,13 +184,43 @@ pub enum Question {
     /// The counters of every link since the daemon started.
     Links,
     /// The live flows that would be cut if these links had these ACLs.
-    Cuts(NetworkName, Vec<(IdentityId, IdentityId, Acl)>),
-    /// The flows that were begun or tried in the last seconds.
-    Flows(NetworkName, u64),
+    Cuts {
+        /// The network of the links.
+        network: NetworkName,
+        /// The links, with the ACLs that they would have.
+        links: Vec<LinkAcl>,
+    },
+    /// The flows that were begun or tried lately.
+    Flows {
+        /// The network.
+        network: NetworkName,
+        /// The length of the time before now, in seconds.
+        seconds: u64,
+    },
     /// Adds a device.
     AddDevice(DeviceOrder),
     /// Removes a device.
     RemoveDevice(WorkloadId),
+}
+
+/// A link with its ACL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkAcl {
+    /// The identity that begins the flows.
+    pub from: IdentityId,
+    /// The identity at the other end.
+    pub to: IdentityId,
+    /// The ACL.
+    pub acl: Acl,
+}
+
+/// The live flows of a workload that would be cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadCuts {
+    /// The workload that began the flows.
+    pub workload: WorkloadId,
+    /// The number of flows.
+    pub flows: u64,
 }
 
 /// A machine with a stock WireGuard that joins through a node.
@@ -229,7 +259,7 @@ pub enum Answer {
     /// The answer to [`Question::Links`].
     Links(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<LinkCount>),
     /// The answer to [`Question::Cuts`], by the workload of the node that began the flows.
-    Cuts(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<(WorkloadId, u64)>),
+    Cuts(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<WorkloadCuts>),
     /// The answer to [`Question::Flows`].
     Flows(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<LoggedFlow>),
     /// The answer to [`Question::AddDevice`], or the reason for refusing it.

@@ -80,9 +80,9 @@ pub struct WorkloadReport {
     /// The node's measurement; `None` for a process without a container runtime.
     #[serde(default)]
     pub measurement: Option<Arc<Measurement>>,
-    /// The signatures found for its images.
+    /// The signatures found of its images.
     #[serde(default, deserialize_with = "at_most::<_, _, MAX_LISTED>")]
-    pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
+    pub signatures: Vec<ImageSignatures>,
     /// The reason for refusing it under any policy: a configuration that the node could not
     /// understand.
     #[serde(default, deserialize_with = "as_printable_if_any")]
@@ -113,6 +113,15 @@ impl WorkloadReport {
             objection: None,
         }
     }
+}
+
+/// The signatures found of one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSignatures {
+    /// The image's digest.
+    pub image: Sha256,
+    /// The signatures.
+    pub signatures: Vec<ImageSignature>,
 }
 
 /// A trigger that has fired.

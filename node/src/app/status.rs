@@ -7,23 +7,20 @@ use crate::{
     workers::ServedEndpoint,
 };
 use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LostWay};
-use meshward_control_proto::{LinkCount, LoggedFlow, view::NetworkSpec};
+use meshward_control_proto::{LinkAcl, LinkCount, LoggedFlow, WorkloadCuts, view::NetworkSpec};
 use meshward_datapath::{
     EndpointStats, FlowKind, Link, LinkFlow, LinkStats, PathLossReason, Timeouts,
 };
-use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId};
+use meshward_types::NetworkName;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Node {
     /// Returns how many live flows each workload would lose, were these links like this.
-    pub fn count_cuts(
-        &self,
-        network: &NetworkName,
-        links: Vec<(IdentityId, IdentityId, Acl)>,
-    ) -> Vec<(WorkloadId, u64)> {
+    pub fn count_cuts(&self, network: &NetworkName, links: Vec<LinkAcl>) -> Vec<WorkloadCuts> {
         let Some(served) = self.enforcement.endpoint(network) else { return vec![] };
-        let links = links.into_iter().map(|(from, to, acl)| (Link { from, to }, acl)).collect();
-        served.endpoint.count_cut_flows(clock::now(), &links).into_iter().collect()
+        let links = links.into_iter().map(|LinkAcl { from, to, acl }| (Link { from, to }, acl));
+        let cut = served.endpoint.count_cut_flows(clock::now(), &links.collect()).into_iter();
+        cut.map(|(workload, flows)| WorkloadCuts { workload, flows }).collect()
     }
 
     /// Returns the kinds of flows that were begun or tried in the last so many seconds.

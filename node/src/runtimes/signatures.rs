@@ -8,6 +8,7 @@ use super::registry::{Access, Registry, host_of};
 use crate::config::Config;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
+use meshward_control_proto::ImageSignatures;
 use meshward_types::measurement::{
     Image, ImageSignature, MAX_SIGNATURES, MAX_SIGNED, Repository, Sha256,
 };
@@ -93,7 +94,7 @@ impl Signatures {
     }
 
     /// Returns the signatures of images.
-    pub(super) async fn of(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+    pub(super) async fn of(&self, images: &[Image]) -> Vec<ImageSignatures> {
         let mut all = Vec::new();
         for image in images {
             let known = self.found.lock().get(image).cloned();
@@ -102,20 +103,24 @@ impl Signatures {
                 None => self.find(image).await,
             };
             if !signatures.is_empty() {
-                all.push((image.digest, signatures));
+                all.push(ImageSignatures { image: image.digest, signatures });
             }
         }
         all
     }
 
     /// Returns the signatures that were found before.
-    pub(super) fn known(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+    pub(super) fn known(&self, images: &[Image]) -> Vec<ImageSignatures> {
         let found = self.found.lock();
-        images.iter().filter_map(|image| Some((image.digest, found.get(image)?.clone()))).collect()
+        let known = images.iter().filter_map(|image| {
+            let signatures = found.get(image)?.clone();
+            Some(ImageSignatures { image: image.digest, signatures })
+        });
+        known.collect()
     }
 
     /// Looks signatures up again, whatever was found before.
-    pub(super) async fn refresh(&self, images: &[Image]) -> Vec<(Sha256, Vec<ImageSignature>)> {
+    pub(super) async fn refresh(&self, images: &[Image]) -> Vec<ImageSignatures> {
         for image in images {
             self.found.lock().remove(image);
         }

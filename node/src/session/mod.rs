@@ -331,10 +331,10 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
             let answer = match frames::receive(&mut receive, MAX_UPDATE).await {
                 Ok(Question::Alive) => Answer::Alive,
                 Ok(Question::Links) => Answer::Links(node.link_counts()),
-                Ok(Question::Cuts(network, links)) => {
+                Ok(Question::Cuts { network, links }) => {
                     Answer::Cuts(node.count_cuts(&network, links))
                 }
-                Ok(Question::Flows(network, seconds)) => {
+                Ok(Question::Flows { network, seconds }) => {
                     Answer::Flows(node.flows(&network, seconds))
                 }
                 Ok(Question::AddDevice(order)) => Answer::Device(

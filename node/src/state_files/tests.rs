@@ -3,7 +3,7 @@
 use super::*;
 use crate::attachment::{Attachment, Origin, Owner};
 use meshward_control_proto::{
-    Change, Resource, ResourceKey, View, WorkloadReport,
+    Change, ImageSignatures, Resource, ResourceKey, View, WorkloadReport,
     relay::RelaySpec,
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
@@ -266,7 +266,7 @@ fn container() -> Attachment {
             labels: of("app=web,env=prod"),
             accepts: vec![of("app=api, port=tcp/80")],
             measurement: Some(Arc::new(measurement(digest))),
-            signatures: vec![(digest, vec![signature])],
+            signatures: vec![ImageSignatures { image: digest, signatures: vec![signature] }],
             objection: Some("label meshward.accept-from: no".into()),
             ..report()
         },

@@ -1,9 +1,12 @@
 //! An attached workload on disk.
+//!
+//! The structures are converted field by field, other than those of the view: several fields have
+//! other names and shapes in the file than in the daemon.
 
 use crate::attachment::{Attachment, Origin, Owner};
 use ipnet::IpNet;
 use meshward_api_types::local::{Kubernetes, Pod};
-use meshward_control_proto::WorkloadReport;
+use meshward_control_proto::{ImageSignatures, WorkloadReport};
 use meshward_netns::NetnsId;
 use meshward_runtime::state_files::StateFile;
 use meshward_types::{
@@ -246,7 +249,7 @@ impl From<WorkloadReport> for ReportEntry {
         } = report;
         let measurement = measurement.map(|own| Arc::unwrap_or_clone(own).into());
         let signatures =
-            signatures.into_iter().map(|(image, all)| (image, converted(all))).collect();
+            signatures.into_iter().map(|own| (own.image, converted(own.signatures))).collect();
         Self {
             id,
             network,
@@ -279,8 +282,10 @@ impl From<ReportEntry> for WorkloadReport {
             objection,
         } = entry;
         let measurement = measurement.map(|own| Arc::new(own.into()));
-        let signatures =
-            signatures.into_iter().map(|(image, all)| (image, converted(all))).collect();
+        let signatures = signatures.into_iter();
+        let signatures = signatures
+            .map(|(image, all)| ImageSignatures { image, signatures: converted(all) })
+            .collect();
         Self {
             id,
             network,

@@ -10,11 +10,11 @@ use crate::{
     refusal::Refusal,
 };
 use ipnet::IpNet;
-use meshward_control_proto::{WorkloadReport, view::NetworkSpec};
+use meshward_control_proto::{ImageSignatures, WorkloadReport, view::NetworkSpec};
 use meshward_netns::NetnsId;
 use meshward_types::{
     AcceptFrom, Labels, NetworkName, WorkloadId, WorkloadName,
-    measurement::{Image, ImageSignature, Measurement, Sha256},
+    measurement::{Image, Measurement, Sha256},
 };
 use std::{
     net::IpAddr,
@@ -64,8 +64,8 @@ pub struct ContainerFacts {
     pub accepts: Vec<AcceptFrom>,
     /// The image, command and so on.
     pub measurement: Option<Arc<Measurement>>,
-    /// The signatures of its images, by the images' digests.
-    pub signatures: Vec<(Sha256, Vec<ImageSignature>)>,
+    /// The signatures found of its images.
+    pub signatures: Vec<ImageSignatures>,
     /// The part that could not be understood: it cannot be admitted.
     pub objection: Option<String>,
     /// The keys of labels that were left out.
@@ -266,7 +266,7 @@ impl Workloads {
     }
 
     /// Adds signatures to what is known of a container.
-    pub fn add_signatures(&self, id: &WorkloadId, signatures: Vec<(Sha256, Vec<ImageSignature>)>) {
+    pub fn add_signatures(&self, id: &WorkloadId, signatures: Vec<ImageSignatures>) {
         let report = {
             let mut state = self.state.lock();
             let Some(workload) = state.attached.get_mut(id) else { return };
@@ -289,8 +289,8 @@ fn merge_facts(report: &mut WorkloadReport, facts: ContainerFacts) {
         measurement.iter().any(|own| own.all_images().any(|image| image.digest == *digest))
     };
     let mut known = std::mem::take(&mut report.signatures);
-    known
-        .retain(|(digest, _)| runs(digest) && !signatures.iter().any(|(other, _)| other == digest));
+    let is_new = |digest: &Sha256| !signatures.iter().any(|other| other.image == *digest);
+    known.retain(|own| runs(&own.image) && is_new(&own.image));
     signatures.extend(known);
     if let Some(name) = name {
         report.name = name;

@@ -4,7 +4,7 @@
 use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, limited, member, resident};
 use meshward_control_proto::{
     Answer, EndpointReport, Fired, FromCoordinator, FromNode, InstanceId, LinkCount, LoggedFlow,
-    Question, ResourceKey, WorkloadReport,
+    Question, ResourceKey, WorkloadCuts, WorkloadReport,
     view::{Digest, Hash128, ResourceHashes},
 };
 use meshward_lab::{CraftedSession, Workload};
@@ -495,10 +495,11 @@ fn false_answers(question: &Question, web: &WorkloadId) -> Vec<Answer> {
             let count = |(from, to)| LinkCount { network: network(), from, to, count: most };
             vec![Answer::Links(pairs.map(count).collect()); 3]
         }
-        Question::Cuts(..) => {
-            vec![Answer::Cuts(vec![(web.clone(), u64::MAX), (web.clone(), u64::MAX)]); 3]
+        Question::Cuts { .. } => {
+            let cuts = WorkloadCuts { workload: web.clone(), flows: u64::MAX };
+            vec![Answer::Cuts(vec![cuts; 2]); 3]
         }
-        Question::Flows(..) => {
+        Question::Flows { .. } => {
             let flow = |(from, to)| LoggedFlow {
                 from,
                 to,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    relay::RelaySpec,
+    relay::{RelaySpec, ServedNode},
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
     *,
 };
@@ -40,7 +40,10 @@ fn workload() -> WorkloadReport {
             privileges: vec!["privileged".into()],
             sharing: vec![],
         })),
-        signatures: vec![(Sha256::of(b"image"), vec![signature])],
+        signatures: vec![ImageSignatures {
+            image: Sha256::of(b"image"),
+            signatures: vec![signature],
+        }],
         objection: Some("no".into()),
     }
 }
@@ -201,11 +204,9 @@ fn questions_and_answers() -> Vec<Vec<u8>> {
         port: 53,
         passed: true,
     };
+    let link = LinkAcl { from: IdentityId(1), to: IdentityId(2), acl: Acl::default() };
     vec![
-        tagged(
-            2,
-            &Question::Cuts(network.clone(), vec![(IdentityId(1), IdentityId(2), Acl::default())]),
-        ),
+        tagged(2, &Question::Cuts { network: network.clone(), links: vec![link] }),
         tagged(2, &Question::AddDevice(order)),
         tagged(
             3,
@@ -243,6 +244,7 @@ fn joining() -> Vec<Vec<u8>> {
 
 /// Messages of relays' links.
 fn relay_links() -> Vec<Vec<u8>> {
+    let served = ServedNode { node: name("rack"), key: "00".repeat(32) };
     vec![
         tagged(
             6,
@@ -252,7 +254,7 @@ fn relay_links() -> Vec<Vec<u8>> {
                 stun_port: 3478,
             },
         ),
-        tagged(7, &ToRelay::Members(vec![(name("rack"), "00".repeat(32))])),
+        tagged(7, &ToRelay::Members(vec![served])),
     ]
 }
 

@@ -60,20 +60,43 @@ pub enum FromRelay {
     },
 }
 
+/// A node that a relay serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServedNode {
+    /// The node.
+    pub node: NodeName,
+    /// The key of the node's certificate (SHA-256 in hexadecimal).
+    pub key: String,
+}
+
+/// The start of a node's daemon that has a session with a coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInstance {
+    /// The node.
+    pub node: NodeName,
+    /// The start.
+    pub instance: InstanceId,
+}
+
 /// A message from the coordinator to a relay.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum ToRelay {
-    /// All nodes, with the keys of their certificates (SHA-256 in hexadecimal).
-    Members(Vec<(NodeName, String)>),
+    /// All nodes.
+    Members(Vec<ServedNode>),
     /// A node has joined, or has a new key.
-    Admit(NodeName, String),
+    Admit(ServedNode),
     /// A node was removed.
     Expel(NodeName),
     /// All starts of nodes' daemons that have sessions. While one has, the relay accepts no other
     /// start of the same node.
-    Sessions(Vec<(NodeName, InstanceId)>),
-    /// The start of a node's daemon that has a session now, if any.
-    Session(NodeName, Option<InstanceId>),
+    Sessions(Vec<NodeInstance>),
+    /// A node's session has begun, ended or passed to another start of its daemon.
+    Session {
+        /// The node.
+        node: NodeName,
+        /// The start that has the session now; `None` if none has.
+        instance: Option<InstanceId>,
+    },
     /// The renewed certificate (DER).
     Renewed {
         /// The certificate.

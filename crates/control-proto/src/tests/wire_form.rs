@@ -1,7 +1,7 @@
 //! Tests that the wire form of every message is that of the channels' version, byte for byte.
 
 use crate::{
-    relay::{FromRelay, MessageBatch, RelaySpec, ToRelay},
+    relay::{FromRelay, MessageBatch, NodeInstance, RelaySpec, ServedNode, ToRelay},
     view::{Digest, Hash128, IdentitySpec, NetworkSpec, PeerSpec, ResourceHashes, WorkloadSpec},
     *,
 };
@@ -85,8 +85,8 @@ fn the_questions_and_answers_are_of_every_kind() {
     check(&questions(), |question| match question {
         Question::Alive => 0,
         Question::Links => 1,
-        Question::Cuts(..) => 2,
-        Question::Flows(..) => 3,
+        Question::Cuts { .. } => 2,
+        Question::Flows { .. } => 3,
         Question::AddDevice(_) => 4,
         Question::RemoveDevice(_) => 5,
     });
@@ -112,10 +112,10 @@ fn the_messages_of_joining_and_relays_are_of_every_kind() {
     });
     check(&to_relay(), |message| match message {
         ToRelay::Members(_) => 0,
-        ToRelay::Admit(..) => 1,
+        ToRelay::Admit(_) => 1,
         ToRelay::Expel(_) => 2,
         ToRelay::Sessions(_) => 3,
-        ToRelay::Session(..) => 4,
+        ToRelay::Session { .. } => 4,
         ToRelay::Renewed { .. } => 5,
     });
 }
@@ -256,7 +256,10 @@ fn workload() -> WorkloadReport {
             privileges: vec!["capability NET_ADMIN".into()],
             sharing: vec![sharing],
         })),
-        signatures: vec![(Sha256([0xab; 32]), vec![signature])],
+        signatures: vec![ImageSignatures {
+            image: Sha256([0xab; 32]),
+            signatures: vec![signature],
+        }],
         objection: Some("unknown field".into()),
     }
 }
@@ -332,11 +335,12 @@ fn questions() -> Vec<Question> {
         labels: of("app=phone"),
         public_key: key(),
     };
+    let link = LinkAcl { from: IdentityId(1), to: IdentityId(300), acl: acl() };
     vec![
         Question::Alive,
         Question::Links,
-        Question::Cuts(shop(), vec![(IdentityId(1), IdentityId(300), acl())]),
-        Question::Flows(shop(), 600),
+        Question::Cuts { network: shop(), links: vec![link] },
+        Question::Flows { network: shop(), seconds: 600 },
         Question::AddDevice(order),
         Question::RemoveDevice(of("w1")),
     ]
@@ -362,7 +366,7 @@ fn answers() -> Vec<Answer> {
     vec![
         Answer::Alive,
         Answer::Links(vec![link]),
-        Answer::Cuts(vec![(of("w1"), 300)]),
+        Answer::Cuts(vec![WorkloadCuts { workload: of("w1"), flows: 300 }]),
         Answer::Flows([Protocol::Tcp, Protocol::Udp, Protocol::Icmp].map(flow).to_vec()),
         Answer::Device(Ok(device)),
         Answer::Device(Err("no address is free".into())),
@@ -399,14 +403,15 @@ fn from_relay() -> Vec<FromRelay> {
 }
 
 fn to_relay() -> Vec<ToRelay> {
-    let (key, instance) = ("00".repeat(32), InstanceId([7; 16]));
+    let served = ServedNode { node: rack(), key: "00".repeat(32) };
+    let instance = InstanceId([7; 16]);
     vec![
-        ToRelay::Members(vec![(rack(), key.clone())]),
-        ToRelay::Admit(rack(), key),
+        ToRelay::Members(vec![served.clone()]),
+        ToRelay::Admit(served),
         ToRelay::Expel(rack()),
-        ToRelay::Sessions(vec![(rack(), instance)]),
-        ToRelay::Session(rack(), Some(instance)),
-        ToRelay::Session(rack(), None),
+        ToRelay::Sessions(vec![NodeInstance { node: rack(), instance }]),
+        ToRelay::Session { node: rack(), instance: Some(instance) },
+        ToRelay::Session { node: rack(), instance: None },
         ToRelay::Renewed { certificate: vec![0x30, 0x82] },
     ]
 }

@@ -29,8 +29,8 @@ impl Batch<'_> {
         };
         let measurement = report.measurement.as_deref();
         for image in measurement.into_iter().flat_map(Measurement::all_images) {
-            let found = report.signatures.iter().filter(|(digest, _)| *digest == image.digest);
-            let found = found.flat_map(|(_, signatures)| signatures).filter(|one| is_small(one));
+            let found = report.signatures.iter().filter(|of| of.image == image.digest);
+            let found = found.flat_map(|of| &of.signatures).filter(|one| is_small(one));
             let known = self.images.get(&image.digest).or_else(|| world.images.get(&image.digest));
             let before = known.cloned().unwrap_or_else(|| ImageRecord::new(image.digest));
             let mut record = before.clone();

@@ -15,7 +15,7 @@ use crate::{
         Record, RecordKey, RefusedRecord, RelayRecord, TargetRecord, WorkloadRecord, WorkloadRef,
     },
 };
-use meshward_control_proto::relay::ToRelay;
+use meshward_control_proto::relay::{ServedNode, ToRelay};
 use meshward_policy::Policy;
 use meshward_types::{
     IdentityId, NetworkName, NodeName, PolicyFile, Revision, WorkloadId, measurement::Measurement,
@@ -144,7 +144,8 @@ impl World {
     fn put_node(&mut self, record: NodeRecord, deltas: &mut Deltas) {
         let name = record.name.clone();
         if self.nodes.get(&name).is_none_or(|known| known.key != record.key) {
-            let admitted = ToRelay::Admit(name.clone(), record.key.clone());
+            let admitted =
+                ToRelay::Admit(ServedNode { node: name.clone(), key: record.key.clone() });
             deltas.push_relay(RelayDelta::Send(admitted));
         }
         let index = self.nodes.index(&name);

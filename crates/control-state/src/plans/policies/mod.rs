@@ -30,11 +30,12 @@ use crate::{
     world::{NetworkState, World},
 };
 use meshward_api_types::{Finding, PolicyResult, PolicyScope};
+use meshward_control_proto::LinkAcl;
 use meshward_policy::{
     BadPolicy, Bounds, Budget, LetIn, NetworkPolicy, ParsedPolicy, Policy, PolicyStep, TooMuch,
     read, read_own,
 };
-use meshward_types::{Acl, IdentityId, NetworkName, PolicyFile};
+use meshward_types::{NetworkName, PolicyFile};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -71,13 +72,19 @@ pub struct Applied {
     /// The effect on each network.
     pub results: Vec<PolicyResult>,
     /// The links that close, wholly or in part, with their new ACLs: some of their flows are cut.
-    pub closing: Vec<(NetworkName, Closing)>,
+    pub closing: Vec<ClosingLinks>,
     /// Suspicious rules, in dry runs.
     pub findings: Vec<Finding>,
 }
 
-/// Links of a network with their new ACLs.
-pub type Closing = Vec<(IdentityId, IdentityId, Acl)>;
+/// Links of a network that close, wholly or in part, with their new ACLs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosingLinks {
+    /// The network.
+    pub network: NetworkName,
+    /// The links.
+    pub links: Vec<LinkAcl>,
+}
 
 /// A submission that was parsed, and its effects on a basis.
 pub struct Prepared {
@@ -103,8 +110,14 @@ struct PreparedNetwork {
     files: Arc<Vec<PolicyFile>>,
     is_new: bool,
     step: Arc<PolicyStep>,
-    closing: Closing,
+    closing: Vec<LinkAcl>,
     result: PolicyResult,
+}
+
+impl PreparedNetwork {
+    fn closing_links(&self) -> ClosingLinks {
+        ClosingLinks { network: self.name.clone(), links: self.closing.clone() }
+    }
 }
 
 /// Plans a submission at once.
@@ -243,8 +256,11 @@ fn prepare_network(
         |error: TooMuch| Refusal::Invalid(format!("the policy of network {name}: {error}"));
     let letting_in = with_let_in(&policy, &inputs.policy().let_in);
     let step = inputs.step(letting_in, bounds).map_err(too_much)?;
-    let closing = step.changes.iter().filter(|change| change.before.is_some()).map(|change| {
-        (change.from, change.to, change.after.as_deref().cloned().unwrap_or_default())
+    let closing = step.changes.iter().filter(|change| change.before.is_some());
+    let closing = closing.map(|change| LinkAcl {
+        from: change.from,
+        to: change.to,
+        acl: change.after.as_deref().cloned().unwrap_or_default(),
     });
     let closing = closing.take(MAX_CLOSING).collect();
     let Changes { opened, closed, more_opened, more_closed } = changes(inputs, &step);
@@ -306,7 +322,7 @@ pub fn plan(
             reclassify_under(world, network, &part.policy, precomputed.get(&part.name), touched);
         plan.mutations.extend(mutations);
         plan.outcome.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
-        plan.outcome.closing.push((part.name.clone(), part.closing.clone()));
+        plan.outcome.closing.push(part.closing_links());
     }
     let names: Vec<&str> = plan.mutations.iter().filter_map(network_of).collect();
     plan.action = match (&wanted.back, &names[..]) {
@@ -348,7 +364,7 @@ impl Prepared {
             let AdmissionPreview { admitted, refused, .. } =
                 judged.remove(&part.name).unwrap_or_default();
             applied.results.push(PolicyResult { admitted, refused, ..part.result.clone() });
-            applied.closing.push((part.name.clone(), part.closing.clone()));
+            applied.closing.push(part.closing_links());
         }
         applied
     }

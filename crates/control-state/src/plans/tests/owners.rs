@@ -12,6 +12,7 @@ use ::ring::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use meshward_api_types::ApproveRoute;
+use meshward_control_proto::ImageSignatures;
 use meshward_types::measurement::ImageSignature;
 use std::net::SocketAddr;
 
@@ -324,7 +325,7 @@ fn container(
     let mut measured = Measurement::clone(report.measurement.as_ref().unwrap());
     (measured.images, measured.privileges) = (vec![image.clone()], vec![]);
     report.measurement = Some(measured.into());
-    report.signatures = vec![(image.digest, signatures)];
+    report.signatures = vec![ImageSignatures { image: image.digest, signatures }];
     (report, image)
 }
 
@@ -339,20 +340,22 @@ fn junk_signatures_keep_no_genuine_one_out() {
     // Six nodes that run the image report as many signatures by somebody else as are taken ...
     for at in 1..7 {
         let (mut junk, image) = container(&mesh.world, at, 1, vec![]);
-        junk.signatures = vec![(image.digest, (0..16).map(|_| stranger.sign(&image)).collect())];
+        let signatures = (0..16).map(|_| stranger.sign(&image)).collect();
+        junk.signatures = vec![ImageSignatures { image: image.digest, signatures }];
         mesh.start(&node(at), vec![junk]).unwrap();
     }
     // ... and one reports them of an image that it does not run.
     let mut process = report(&mesh.world, &node(1), 2, "web").unwrap();
-    process.signatures = vec![(
-        Sha256::of(b"another"),
-        vec![stranger.sign(&container(&mesh.world, 1, 1, vec![]).1)],
-    )];
+    process.signatures = vec![ImageSignatures {
+        image: Sha256::of(b"another"),
+        signatures: vec![stranger.sign(&container(&mesh.world, 1, 1, vec![]).1)],
+    }];
     mesh.start(&node(1), vec![process]).unwrap();
     assert!(mesh.world.images.get(&Sha256::of(b"another")).is_none());
 
     let (mut genuine, image) = container(&mesh.world, 0, 1, vec![]);
-    genuine.signatures = vec![(image.digest, vec![signer.sign(&image)])];
+    let signatures = vec![signer.sign(&image)];
+    genuine.signatures = vec![ImageSignatures { image: image.digest, signatures }];
     let id = genuine.id.clone();
     mesh.start(&node(0), vec![genuine]).unwrap();
     assert!(matches!(mesh.world.workload(&id), Some(WorkloadRef::Admitted(_))));
