@@ -41,11 +41,25 @@ pub(crate) fn script(shell: Shell) -> Result<String> {
 
 type Candidates = Vec<CompletionCandidate>;
 
-fn candidates(names: impl IntoIterator<Item = (String, String)>) -> Candidates {
-    let mut all: Vec<(String, String)> = names.into_iter().collect();
+/// A name that a shell offers.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    name: String,
+    /// The text beside it; empty for none.
+    help: String,
+}
+
+impl Named {
+    fn new(name: impl ToString, help: impl Into<String>) -> Self {
+        Self { name: name.to_string(), help: help.into() }
+    }
+}
+
+fn candidates(names: impl IntoIterator<Item = Named>) -> Candidates {
+    let mut all: Vec<Named> = names.into_iter().collect();
     all.sort();
-    all.dedup_by(|a, b| a.0 == b.0);
-    let candidate = |(name, help): (String, String)| {
+    all.dedup_by(|a, b| a.name == b.name);
+    let candidate = |Named { name, help }| {
         let help = (!help.is_empty()).then(|| help.into());
         CompletionCandidate::new(name).help(help)
     };
@@ -77,10 +91,7 @@ fn wait<T: Default>(found: impl Future<Output = Result<T, Error>>) -> T {
     found.ok().and_then(Result::ok).unwrap_or_default()
 }
 
-fn list<T: DeserializeOwned>(
-    what: &List<Page<T>>,
-    named: impl Fn(T) -> Vec<(String, String)>,
-) -> Candidates {
+fn list<T: DeserializeOwned>(what: &List<Page<T>>, named: impl Fn(T) -> Vec<Named>) -> Candidates {
     let given = option("--context").or_else(|| std::env::var("MESHCTL_CONTEXT").ok());
     let Ok(Some(context)) = context::find(given.as_deref()) else { return vec![] };
     let items = wait(async { Client::coordinator(context).entries(what, &[]).await });
@@ -91,37 +102,41 @@ pub(crate) fn nodes() -> Candidates {
     let help = |node: meshward_api_types::Node| {
         node.site.map_or(String::new(), |site| format!("site {site}"))
     };
-    list(&operations::NODES, |node| vec![(node.name.to_string(), help(node))])
+    list(&operations::NODES, |node| vec![Named::new(node.name.clone(), help(node))])
 }
 
 pub(crate) fn networks() -> Candidates {
-    list(&operations::NETWORKS, |network| vec![(network.name.to_string(), String::new())])
+    list(&operations::NETWORKS, |network| vec![Named::new(network.name, "")])
 }
 
 pub(crate) fn relays() -> Candidates {
-    list(&operations::RELAYS, |relay| vec![(relay.name.to_string(), String::new())])
+    list(&operations::RELAYS, |relay| vec![Named::new(relay.name, "")])
 }
 
 pub(crate) fn credentials() -> Candidates {
     let role = |credential: &meshward_api_types::Credential| {
         format!("{:?}", credential.role).to_lowercase()
     };
-    list(&operations::CREDENTIALS, |credential| vec![(credential.name.clone(), role(&credential))])
+    list(&operations::CREDENTIALS, |credential| {
+        vec![Named::new(&credential.name, role(&credential))]
+    })
 }
 
 pub(crate) fn tokens() -> Candidates {
-    list(&operations::TOKENS, |token| vec![(token.id, format!("valid until {}", token.expires))])
+    list(&operations::TOKENS, |token| {
+        vec![Named::new(token.id, format!("valid until {}", token.expires))]
+    })
 }
 
 pub(crate) fn devices() -> Candidates {
-    list(&operations::DEVICES, |device| vec![(device.name.to_string(), device.network.to_string())])
+    list(&operations::DEVICES, |device| vec![Named::new(device.name, device.network.to_string())])
 }
 
 /// Workloads by their names and ids.
 pub(crate) fn workloads() -> Candidates {
     list(&operations::WORKLOADS, |workload| {
         let help = format!("{} on {}", workload.labels, workload.node);
-        vec![(workload.id.to_string(), help.clone()), (workload.name.to_string(), help)]
+        vec![Named::new(workload.id, help.clone()), Named::new(workload.name, help)]
     })
 }
 
@@ -130,9 +145,8 @@ pub(crate) fn selected() -> Candidates {
     list(&operations::WORKLOADS, |workload| {
         let labels = workload.labels.to_string();
         let labels = labels.split(',').filter(|label| !label.is_empty());
-        let mut all: Vec<(String, String)> =
-            labels.map(|label| (label.to_owned(), "label".to_owned())).collect();
-        all.push((workload.id.to_string(), format!("{} on {}", workload.name, workload.node)));
+        let mut all: Vec<Named> = labels.map(|label| Named::new(label, "label")).collect();
+        all.push(Named::new(workload.id, format!("{} on {}", workload.name, workload.node)));
         all
     })
 }
@@ -148,12 +162,11 @@ pub(crate) fn attached() -> Candidates {
     let socket = PathBuf::from(given.unwrap_or_else(|| DEFAULT_SOCKET.to_owned()));
     let found: Vec<LocalWorkload> =
         wait(async { Client::node(&socket).get("/v1/workloads").await });
-    candidates(
-        found.into_iter().map(|workload| (workload.id.to_string(), workload.name.to_string())),
-    )
+    let named = |workload: LocalWorkload| Named::new(workload.id, workload.name.to_string());
+    candidates(found.into_iter().map(named))
 }
 
 pub(crate) fn contexts() -> Candidates {
     let names = context::names().unwrap_or_default();
-    candidates(names.into_iter().map(|name| (name, String::new())))
+    candidates(names.into_iter().map(|name| Named::new(name, "")))
 }

@@ -19,7 +19,9 @@ use std::process::ExitCode;
 pub(crate) async fn policy(common: &Common, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Apply { sources, prune, if_revision, message, reset } => {
-            return apply(common, &sources, (prune, reset), if_revision, message).await;
+            let (files, count_cuts) = (sources::read(&sources)?, common.dry_run);
+            let wanted = SubmitPolicy { files, prune, scope: None, message, count_cuts, reset };
+            return apply(common, &wanted, if_revision).await;
         }
         Verb::Check { sources, offline, strict } => {
             return check(common, &sources, offline, strict).await;
@@ -82,14 +84,11 @@ fn reject_network(of: &OfNetwork) -> Result<()> {
 
 async fn apply(
     common: &Common,
-    sources: &Sources,
-    (prune, reset): (bool, bool),
+    wanted: &SubmitPolicy,
     if_revision: Option<Revision>,
-    message: Option<String>,
 ) -> Result<ExitCode> {
-    let files = sources::read(sources)?;
     // Said here, before anything is sent.
-    let parsed = read(&files)?;
+    let parsed = read(&wanted.files)?;
     let networks: Vec<&NetworkName> = parsed.iter().map(|parsed| &parsed.policy.network).collect();
     let mut client = Client::coordinator(common)?;
     match (if_revision, networks.as_slice()) {
@@ -101,9 +100,7 @@ async fn apply(
             return Err(Mistake(text.into()).into());
         }
     }
-    let wanted =
-        SubmitPolicy { files, prune, scope: None, message, count_cuts: common.dry_run, reset };
-    let result = client.write(&operations::SUBMIT_POLICY, &[], &wanted).await?;
+    let result = client.write(&operations::SUBMIT_POLICY, &[], wanted).await?;
     submission::print(common, &result)
 }
 

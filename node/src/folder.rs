@@ -16,6 +16,15 @@ use std::{fs, ops::Deref, path::Path, time::Duration};
 /// The file with the relays.
 const RELAYS: &str = "relays.json";
 
+/// The validity of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The end, in seconds since 1970.
+    pub until: u64,
+    /// The time until then.
+    pub left: Duration,
+}
+
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct Folder(MemberFolder);
@@ -90,11 +99,11 @@ impl Folder {
         Some((key?, Duration::from_secs(left.min(MOST_KEPT))))
     }
 
-    /// Returns the end of the validity of an endpoint's previous key, in seconds since 1970, and
-    /// the time until then.
-    pub fn previous_key_lasts(&self, network: &NetworkName) -> Option<(u64, Duration)> {
+    /// Returns the validity of an endpoint's previous key.
+    pub fn previous_key_validity(&self, network: &NetworkName) -> Option<Validity> {
         let PreviousKeyFile { until } = self.read_state(&previous_name(network))?;
-        Some((until, Duration::from_secs(until.saturating_sub(unix_seconds()).min(MOST_KEPT))))
+        let left = Duration::from_secs(until.saturating_sub(unix_seconds()).min(MOST_KEPT));
+        Some(Validity { until, left })
     }
 
     /// Removes the key that an endpoint had before.

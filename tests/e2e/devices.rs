@@ -138,6 +138,12 @@ struct Ticker {
     ended: Arc<AtomicBool>,
 }
 
+/// Counts of a [`Ticker`]'s packets.
+struct Ticks {
+    sent: u64,
+    lost: u64,
+}
+
 impl Ticker {
     fn start(from: &meshward_netns::Netns, to: IpAddr, port: u16) -> Self {
         let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
@@ -171,12 +177,11 @@ impl Ticker {
         ticker
     }
 
-    /// Returns the number of packets sent, and the number of them that were lost.
-    fn end(self) -> (u64, u64) {
+    fn end(self) -> Ticks {
         self.ended.store(true, Relaxed);
         thread::sleep(Duration::from_millis(600));
         let (sent, back) = (self.sent.load(Relaxed), self.back.load(Relaxed));
-        (sent, sent - back)
+        Ticks { sent, lost: sent - back }
     }
 }
 
@@ -196,7 +201,7 @@ fn keys_change_without_a_packet_lost() {
         known.push(keys());
     }
     thread::sleep(Duration::from_secs(3));
-    let (sent, lost) = ticker.end();
+    let Ticks { sent, lost } = ticker.end();
     println!("{sent} datagrams were sent there and back, {lost} of them lost");
     assert!(sent > 2000 && lost == 0, "{sent} sent, {lost} lost");
     for (at, pair) in known.iter().enumerate() {
@@ -228,7 +233,7 @@ fn keys_that_have_had_their_time_change_and_restarts_find_them() {
     let ticker = Ticker::start(&web.netns, api.v4(), 7000);
     let changes = |at: usize| nodes[at].printed().matches("endpoint has another key").count();
     mesh.wait(|| changes(0) >= 3 && changes(1) >= 3).unwrap();
-    let (sent, lost) = ticker.end();
+    let Ticks { sent, lost } = ticker.end();
     assert!(lost == 0, "{sent} sent, {lost} lost");
     // A node that starts again has the key that peers know, and the one of before.
     nodes[1].kill();

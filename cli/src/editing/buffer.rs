@@ -22,9 +22,19 @@ pub(super) struct Buffer {
 /// A remark about a line, or about the whole text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Remark {
-    /// The file, the line and the column, counted from 1; nothing, if it is about all.
-    pub location: Option<(String, usize, usize)>,
+    /// The position; `None` if the remark is about the whole text.
+    pub location: Option<Location>,
     pub text: String,
+}
+
+/// A position in a file of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Location {
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: usize,
+    /// The column, counted from 1.
+    pub column: usize,
 }
 
 impl Remark {
@@ -32,10 +42,11 @@ impl Remark {
     pub(super) fn parse(line: &str, files: &[PolicyFile]) -> Self {
         let located = |file: &PolicyFile| {
             let rest = line.strip_prefix(file.name.as_str())?.strip_prefix(':')?;
-            let (row, rest) = rest.split_once(':')?;
+            let (line, rest) = rest.split_once(':')?;
             let (column, text) = rest.split_once(": ")?;
-            let location = Some((file.name.clone(), row.parse().ok()?, column.parse().ok()?));
-            Some(Self { location, text: text.to_owned() })
+            let (line, column) = (line.parse().ok()?, column.parse().ok()?);
+            let location = Location { file: file.name.clone(), line, column };
+            Some(Self { location: Some(location), text: text.to_owned() })
         };
         files
             .iter()
@@ -88,8 +99,8 @@ impl Buffer {
             }
             for Remark { location, text } in remarks {
                 match location {
-                    Some((name, row, column)) if *name == file.name && *row == at + 1 => {
-                        let room = " ".repeat(column.saturating_sub(MARGIN + 1));
+                    Some(place) if place.file == file.name && place.line == at + 1 => {
+                        let room = " ".repeat(place.column.saturating_sub(MARGIN + 1));
                         self.say(all, &format!("{room}^ "), text);
                     }
                     _ => {}
@@ -164,7 +175,7 @@ fn read_name(text: &str) -> String {
 }
 
 fn has_line(files: &[PolicyFile], remark: &Remark) -> bool {
-    remark.location.as_ref().is_some_and(|(name, line, _)| {
+    remark.location.as_ref().is_some_and(|Location { file: name, line, .. }| {
         files
             .iter()
             .any(|file| file.name == *name && (1..=file.text.lines().count()).contains(line))
@@ -206,7 +217,9 @@ mod tests {
             let files: Vec<_> =
                 files.into_iter().filter(|file| names.insert(file.name.clone())).collect();
             let remarks: Vec<_> = remarks.into_iter().map(|(file, line, column, text)| {
-                let location = files.get(file).map(|file| (file.name.clone(), line, column));
+                let location = files.get(file).map(|file| {
+                    Location { file: file.name.clone(), line, column }
+                });
                 Remark { location, text }
             }).collect();
             let buffer = Buffer::of(files.clone());

@@ -14,7 +14,7 @@ use meshward_control_state::{
     change_log::ListKind,
     plans::{networks, nodes},
     records::{NodeRecord, WorkloadRecord},
-    world::World,
+    world::{AdmittedWorkload, World},
 };
 use meshward_types::{NetworkName, NodeName, WorkloadName, bounded::printable, relay::is_relayed};
 use serde::Deserialize;
@@ -46,12 +46,10 @@ impl Listed for Device {
     }
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
-        let devices = world.workloads().filter(|(record, _, _)| record.device.is_some());
-        devices
-            .filter_map(|(record, labels, _)| {
-                Some(describe(record, labels.clone(), record.device?))
-            })
-            .collect()
+        let describe = |AdmittedWorkload { record, labels, .. }: AdmittedWorkload<'_>| {
+            Some(describe(record, labels.clone(), record.device?))
+        };
+        world.workloads().filter_map(describe).collect()
     }
 }
 

@@ -21,11 +21,11 @@ use meshward_control_state::{
     Refusal,
     change_log::ListKind,
     plans::{networks, nodes},
-    records::{RefusedRecord, WorkloadRecord, WorkloadRef},
+    records::{RefusedRecord, WorkloadRef},
     timestamp,
-    world::World,
+    world::{AdmittedWorkload, World},
 };
-use meshward_types::{Labels, NetworkName, NodeName, WorkloadId, WorkloadName};
+use meshward_types::{NetworkName, NodeName, WorkloadId, WorkloadName};
 use serde::Deserialize;
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -314,10 +314,7 @@ impl Listed for Workload {
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
         let refused = world.networks.values().flat_map(|network| network.refused.values());
-        let admitted = world
-            .workloads()
-            .map(|(workload, labels, is_quarantined)| admitted(workload, labels, is_quarantined));
-        admitted.chain(refused.map(|record| refused_one(record))).collect()
+        world.workloads().map(admitted).chain(refused.map(|record| refused_one(record))).collect()
     }
 
     fn keys(world: &World) -> Option<Vec<String>> {
@@ -331,7 +328,11 @@ impl Listed for Workload {
                 let network = world.networks.get(&record.network)?;
                 let labels = &network.identities.get(&record.identity)?.labels;
                 let quarantine = world.quarantine_of(&record.network, labels, Some(&record.id));
-                Some(admitted(record, labels, quarantine.is_some()))
+                Some(admitted(AdmittedWorkload {
+                    record,
+                    labels,
+                    is_quarantined: quarantine.is_some(),
+                }))
             }
         }
     }
@@ -353,19 +354,20 @@ fn refused_one(record: &RefusedRecord) -> Workload {
     }
 }
 
-fn admitted(workload: &WorkloadRecord, labels: &Labels, quarantined: bool) -> Workload {
+fn admitted(workload: AdmittedWorkload<'_>) -> Workload {
+    let AdmittedWorkload { record, labels, is_quarantined } = workload;
     Workload {
-        id: workload.id.clone(),
-        name: workload.name.clone(),
-        network: workload.network.clone(),
-        node: workload.node.clone(),
-        addresses: workload.addresses.clone(),
-        prefixes: workload.prefixes.clone(),
+        id: record.id.clone(),
+        name: record.name.clone(),
+        network: record.network.clone(),
+        node: record.node.clone(),
+        addresses: record.addresses.clone(),
+        prefixes: record.prefixes.clone(),
         labels: labels.clone(),
-        identity: Some(workload.identity),
-        quarantined,
+        identity: Some(record.identity),
+        quarantined: is_quarantined,
         refused: vec![],
-        measurement: workload.measurement.as_deref().map(Measured::from),
+        measurement: record.measurement.as_deref().map(Measured::from),
     }
 }
 

@@ -216,8 +216,8 @@ PublicKey = {}
 AllowedIPs = 10.99.0.0/24
 Endpoint = {}:51820
 ",
-            keys[at].0,
-            keys[1 - at].1,
+            keys[at].private,
+            keys[1 - at].public,
             sites[1 - at].v4
         );
         fs::write(&configuration, text)?;
@@ -246,10 +246,16 @@ Endpoint = {}:51820
     Ok(Tunnel { client, server, address: "10.99.0.2".parse()?, daemons, _keep: keep })
 }
 
-fn key_pair() -> Result<(String, String)> {
+/// A WireGuard key pair, in base64.
+struct KeyPair {
+    private: String,
+    public: String,
+}
+
+fn key_pair() -> Result<KeyPair> {
     let private = Command::new("wg").arg("genkey").output().context("wg cannot be run")?.stdout;
     let private = String::from_utf8(private)?.trim().to_owned();
     let public =
         Command::new("sh").args(["-c", "echo \"$0\" | wg pubkey", &private]).output()?.stdout;
-    Ok((private, String::from_utf8(public)?.trim().to_owned()))
+    Ok(KeyPair { private, public: String::from_utf8(public)?.trim().to_owned() })
 }

@@ -10,6 +10,14 @@ use std::{collections::HashSet, net::IpAddr};
 #[derive(Debug)]
 pub(crate) struct Prefixes<T>(Vec<(IpNet, Vec<T>)>);
 
+/// The longest prefix that contains an address.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LongestPrefix<'a, T> {
+    /// The length of the prefix, in bits.
+    pub(crate) length: u8,
+    pub(crate) gateways: &'a [T],
+}
+
 impl<T> Default for Prefixes<T> {
     fn default() -> Self {
         Self(Vec::new())
@@ -39,10 +47,10 @@ impl<T: Copy> Prefixes<T> {
         self.0.retain(|(_, gateways)| !gateways.is_empty());
     }
 
-    /// Returns the longest prefix that contains an address, and its gateways.
-    pub(crate) fn find(&self, address: IpAddr) -> Option<(u8, &[T])> {
+    /// Returns the longest prefix that contains an address.
+    pub(crate) fn find(&self, address: IpAddr) -> Option<LongestPrefix<'_, T>> {
         let (prefix, gateways) = self.0.iter().find(|(prefix, _)| prefix.contains(&address))?;
-        Some((prefix.prefix_len(), gateways))
+        Some(LongestPrefix { length: prefix.prefix_len(), gateways })
     }
 
     /// All who share a prefix with others.
@@ -75,7 +83,7 @@ mod tests {
             prefixes.add(net(prefix), gateway, |gateway| *gateway);
         }
         let find = |prefixes: &Prefixes<u32>, address: &str| -> Option<Vec<u32>> {
-            prefixes.find(address.parse().unwrap()).map(|(_, gateways)| gateways.to_vec())
+            prefixes.find(address.parse().unwrap()).map(|found| found.gateways.to_vec())
         };
         assert_eq!(find(&prefixes, "10.8.0.9"), Some(vec![1, 2]));
         assert_eq!(find(&prefixes, "10.8.1.9"), Some(vec![3]));

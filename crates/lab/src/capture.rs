@@ -170,22 +170,29 @@ fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
 // A program of Linux's classic BPF (Documentation/networking/filter.rst). It ends, and takes
 // nothing, where it looks beyond a packet's end. Offsets are from the IP header on.
 
-/// An instruction: its code, where it goes on if a condition holds and if not, and its operand.
+/// An instruction (`struct sock_filter` in linux/filter.h).
 #[derive(Debug, Clone, Copy)]
-struct Step(u16, u8, u8, u32);
+struct Step {
+    code: u16,
+    /// The number of instructions that are skipped if the condition holds.
+    skip_if: u8,
+    /// The number of instructions that are skipped unless it holds.
+    skip_unless: u8,
+    operand: u32,
+}
 
 impl From<Step> for SockFilter {
-    fn from(Step(code, then, otherwise, operand): Step) -> Self {
-        Self::new(code, then, otherwise, operand)
+    fn from(Step { code, skip_if, skip_unless, operand }: Step) -> Self {
+        Self::new(code, skip_if, skip_unless, operand)
     }
 }
 
 const fn byte(at: u32) -> Step {
-    Step(0x30, 0, 0, at)
+    Step { code: 0x30, skip_if: 0, skip_unless: 0, operand: at }
 }
 
 const fn word(at: u32) -> Step {
-    Step(0x20, 0, 0, at)
+    Step { code: 0x20, skip_if: 0, skip_unless: 0, operand: at }
 }
 
 /// Loads the kernel's metadata of a packet (linux/filter.h: `SKF_AD_*`).
@@ -198,23 +205,23 @@ const INTERFACE: Step = ancillary(8);
 const DEVICE_TYPE: Step = ancillary(28);
 
 const fn mask(mask: u32) -> Step {
-    Step(0x54, 0, 0, mask)
+    Step { code: 0x54, skip_if: 0, skip_unless: 0, operand: mask }
 }
 
 /// Skips so many instructions unless what was loaded is `value`.
 const fn unless(value: u32, skip: u8) -> Step {
-    Step(0x15, 0, skip, value)
+    Step { code: 0x15, skip_if: 0, skip_unless: skip, operand: value }
 }
 
 /// Ends with so many bytes of the packet.
 const fn take(bytes: u32) -> Step {
-    Step(0x06, 0, 0, bytes)
+    Step { code: 0x06, skip_if: 0, skip_unless: 0, operand: bytes }
 }
 
 /// Runs `body` if the loaded value, under the mask `bits`, is `value`.
 fn when(load: Step, bits: u32, value: u32, body: &[Step]) -> Vec<Step> {
-    let over = Step(0x05, 0, 0, body.len() as u32);
-    let is_it = Step(0x15, 1, 0, value);
+    let over = Step { code: 0x05, skip_if: 0, skip_unless: 0, operand: body.len() as u32 };
+    let is_it = Step { code: 0x15, skip_if: 1, skip_unless: 0, operand: value };
     [&[load, mask(bits), is_it, over], body].concat()
 }
 

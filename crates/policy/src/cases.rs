@@ -75,7 +75,7 @@ fn run_test(
             if test.port.ports.first == test.port.ports.last || !protocol.has_ports() =>
         {
             let deciding = Deciding { mode: policy.mode, rules: matching, opened: Vec::new() };
-            decide(&deciding, protocol, test.port.ports.first, |_, _| true).1.to_string()
+            decide(&deciding, protocol, test.port.ports.first, |_, _| true).to_string()
         }
         _ if acl.is_closed() => "nothing is allowed between them".to_owned(),
         _ => format!("what is allowed between them is: {acl}"),

@@ -190,29 +190,37 @@ impl Counts {
     }
 }
 
+/// A port at which a rule begins or ceases to speak.
+struct Edge {
+    port: u32,
+    begins: bool,
+    speaker: Speaker,
+}
+
 /// Visits the ports of a protocol in ranges to which the same sources apply.
 fn sweep(
     speakers: &[(Speaker, &PortSpec)],
     protocol: Protocol,
     mut visit: impl FnMut(PortRange, &Counts),
 ) {
-    let mut ends: Vec<(u32, bool, Speaker)> = Vec::new();
+    let mut edges: Vec<Edge> = Vec::new();
     for (speaker, spec) in speakers {
         if spec.protocol.is_some_and(|own| own != protocol) {
             continue;
         }
         let ports = if protocol.has_ports() { spec.ports } else { PortRange::ALL };
-        ends.push((u32::from(ports.first), true, *speaker));
-        ends.push((u32::from(ports.last) + 1, false, *speaker));
+        let speaker = *speaker;
+        edges.push(Edge { port: u32::from(ports.first), begins: true, speaker });
+        edges.push(Edge { port: u32::from(ports.last) + 1, begins: false, speaker });
     }
-    ends.sort_unstable_by_key(|(at, _, _)| *at);
+    edges.sort_unstable_by_key(|edge| edge.port);
     let end = u32::from(u16::MAX) + 1;
-    let (mut counts, mut at, mut ends) = (Counts::default(), 0, ends.into_iter().peekable());
+    let (mut counts, mut at, mut edges) = (Counts::default(), 0, edges.into_iter().peekable());
     while at < end {
-        while let Some((_, begins, speaker)) = ends.next_if(|(end, _, _)| *end <= at) {
-            counts.count(speaker, begins);
+        while let Some(edge) = edges.next_if(|edge| edge.port <= at) {
+            counts.count(edge.speaker, edge.begins);
         }
-        let next = ends.peek().map_or(end, |(end, _, _)| *end);
+        let next = edges.peek().map_or(end, |edge| edge.port);
         // Both are below 65536: they come from ports, or `next` is one past the last.
         visit(PortRange { first: at as u16, last: (next - 1) as u16 }, &counts);
         at = next;

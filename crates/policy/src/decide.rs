@@ -56,7 +56,7 @@ impl Policy {
         let matching =
             self.tiers().filter(|(_, rule)| rule.from.matches(from) && rule.to.matches(to));
         let deciding = Deciding { mode: self.mode, rules: matching.collect(), opened };
-        let (_, reason) = decide(&deciding, protocol, port, |_, _| true);
+        let reason = decide(&deciding, protocol, port, |_, _| true);
         Decision { verdict: verdict(&deciding, protocol, port), reason }
     }
 }
@@ -64,27 +64,27 @@ impl Policy {
 /// Returns the verdict: a denied packet passes, observed, if enforced rules alone would not deny
 /// it.
 pub(crate) fn verdict(deciding: &Deciding, protocol: Protocol, port: u16) -> Verdict {
-    if decide(deciding, protocol, port, |_, _| true).0 {
+    if decide(deciding, protocol, port, |_, _| true).allows() {
         return Verdict::Allowed;
     }
     let observes = deciding.mode == Mode::Observe;
     let firm = |tier: Tier, rule: &Rule| !is_lifted(deciding.mode, tier, rule);
-    let (allowed, reason) = decide(deciding, protocol, port, firm);
-    if allowed || (observes && reason == Reason::Default) {
+    let reason = decide(deciding, protocol, port, firm);
+    if reason.allows() || (observes && reason == Reason::Default) {
         Verdict::Observed
     } else {
         Verdict::Denied
     }
 }
 
-/// Returns the decision of the rules that `counts` selects, with the reason: a guardrail's deny,
-/// then its allow, then a rule's deny, then its allow.
+/// Returns the reason for the decision of the rules that `counts` selects: a guardrail's deny, then
+/// its allow, then a rule's deny, then its allow.
 pub(crate) fn decide<'a>(
     deciding: &Deciding<'a>,
     protocol: Protocol,
     port: u16,
     counts: impl Fn(Tier, &Rule) -> bool,
-) -> (bool, Reason<'a>) {
+) -> Reason<'a> {
     for tier in [Tier::Guardrail, Tier::Rule] {
         for action in [Action::Deny, Action::Allow] {
             let speaks = |(own, rule): &&(Tier, &Rule)| {
@@ -94,13 +94,25 @@ pub(crate) fn decide<'a>(
                     && counts(tier, rule)
             };
             if let Some((tier, rule)) = deciding.rules.iter().find(speaks) {
-                return (action == Action::Allow, Reason::Rule(*tier, rule));
+                return Reason::Rule(*tier, rule);
             }
         }
     }
     match deciding.opened.iter().any(|spec| spec.matches(protocol, port)) {
-        true => (true, Reason::Declaration),
-        false => (false, Reason::Default),
+        true => Reason::Declaration,
+        false => Reason::Default,
+    }
+}
+
+impl Reason<'_> {
+    /// Returns `true` if the packet passes for this reason, given that [`decide`] found it: there, a
+    /// declaration only opens ports.
+    fn allows(&self) -> bool {
+        match self {
+            Self::Rule(_, rule) => rule.action() == Action::Allow,
+            Self::Declaration => true,
+            Self::Default => false,
+        }
     }
 }
 

@@ -48,7 +48,7 @@ impl MacKeys {
     /// Writes the two MACs at the end of a message, the second with a cookie if there is one.
     /// Returns the first.
     pub fn sign(&self, message: &mut [u8], cookie: Option<&Cookie>) -> [u8; MAC] {
-        let (first, second) = mac_offsets(message);
+        let MacOffsets { first, second } = MacOffsets::of(message);
         let mac1 = mac(&self.mac1, &[&message[..first]]);
         message[first..second].copy_from_slice(&mac1);
         let mac2 = cookie.map_or([0; MAC], |cookie| mac(cookie, &[&message[..second]]));
@@ -58,7 +58,7 @@ impl MacKeys {
 
     /// Returns whether the first MAC of a message is right.
     pub fn verify(&self, message: &[u8]) -> bool {
-        let (first, second) = mac_offsets(message);
+        let MacOffsets { first, second } = MacOffsets::of(message);
         is_mac(&self.mac1, &message[..first], &message[first..second])
     }
 
@@ -101,7 +101,7 @@ impl Default for CookieIssuer {
 impl CookieIssuer {
     /// Returns whether the second MAC of a message is made with its source's cookie.
     pub fn verify(&mut self, now: Millis, from: SocketAddr, message: &[u8]) -> bool {
-        let (_, second) = mac_offsets(message);
+        let MacOffsets { second, .. } = MacOffsets::of(message);
         let cookie = self.cookie(now, from);
         is_mac(&cookie, &message[..second], &message[second..])
     }
@@ -123,7 +123,7 @@ impl CookieIssuer {
         write_u32(&mut reply, RECEIVER_INDEX, read_u32(message, SENDER_INDEX));
         self.fill_random(&mut reply[REPLY_NONCE]);
         let mut cookie = self.cookie(now, from);
-        let (first, second) = mac_offsets(message);
+        let MacOffsets { first, second } = MacOffsets::of(message);
         let cipher = XChaCha20Poly1305::new(&keys.cookie.into());
         let nonce = XNonce::from_slice(&reply[REPLY_NONCE]);
         let tag = cipher.encrypt_in_place_detached(nonce, &message[first..second], &mut cookie);
@@ -171,9 +171,16 @@ impl ReceivedCookie {
     }
 }
 
-/// Returns the offsets of the two MACs at the end of a handshake message.
-fn mac_offsets(message: &[u8]) -> (usize, usize) {
-    (message.len() - 2 * MAC, message.len() - MAC)
+/// The offsets of the two MACs at the end of a handshake message.
+struct MacOffsets {
+    first: usize,
+    second: usize,
+}
+
+impl MacOffsets {
+    fn of(message: &[u8]) -> Self {
+        Self { first: message.len() - 2 * MAC, second: message.len() - MAC }
+    }
 }
 
 fn keyed_hash(key: &[u8], parts: &[&[u8]]) -> Blake2sMac<U16> {

@@ -161,7 +161,7 @@ impl Driver {
 
     /// Gives an address of a pool.
     pub(super) async fn request_address(&self, wanted: AddressOfPool) -> Result<Address, Refusal> {
-        let (name, ipv6) = read_pool(&wanted.pool_id)?;
+        let AddressPool { network: name, ipv6 } = read_pool(&wanted.pool_id)?;
         let pool = prefix(&name, &self.node.enforcement.wait_network(&name).await?, ipv6)?;
         let kind = wanted.options.as_ref().and_then(|options| options.get(ADDRESS_TYPE));
         if kind.is_some_and(|kind| kind == GATEWAY) {
@@ -178,7 +178,7 @@ impl Driver {
         if given.pool_id.is_empty() {
             return Ok(());
         }
-        let (name, _) = read_pool(&given.pool_id)?;
+        let AddressPool { network: name, .. } = read_pool(&given.pool_id)?;
         if let Some(address) = address(&given.address).map_err(Refusal::Invalid)? {
             self.node.workloads.release(&name, address);
         }
@@ -325,17 +325,21 @@ fn prefix(name: &NetworkName, spec: &NetworkSpec, ipv6: bool) -> Result<IpNet, R
     })
 }
 
-fn read_pool(id: &str) -> Result<(NetworkName, bool), Refusal> {
-    let read = || -> Option<(NetworkName, bool)> {
+/// An address pool: the prefix of a network in one address family.
+struct AddressPool {
+    network: NetworkName,
+    ipv6: bool,
+}
+
+fn read_pool(id: &str) -> Result<AddressPool, Refusal> {
+    let read = || -> Option<AddressPool> {
         let (name, family) = id.rsplit_once('/')?;
-        Some((
-            name.parse().ok()?,
-            match family {
-                "4" => false,
-                "6" => true,
-                _ => return None,
-            },
-        ))
+        let ipv6 = match family {
+            "4" => false,
+            "6" => true,
+            _ => return None,
+        };
+        Some(AddressPool { network: name.parse().ok()?, ipv6 })
     };
     read().ok_or_else(|| Refusal::Invalid(format!("`{id}` is no pool of this plugin")))
 }

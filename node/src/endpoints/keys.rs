@@ -34,10 +34,11 @@ impl Endpoints {
     /// its place by then.
     pub(super) fn forget_previous_key_in_time(&self, network: &NetworkName) {
         let (folder, network) = (self.folder.clone(), network.clone());
-        let Some((until, left)) = folder.previous_key_lasts(&network) else { return };
+        let Some(validity) = folder.previous_key_validity(&network) else { return };
         tokio::spawn(async move {
-            tokio::time::sleep(left).await;
-            if folder.previous_key_lasts(&network).is_some_and(|(now, _)| now == until) {
+            tokio::time::sleep(validity.left).await;
+            let now = folder.previous_key_validity(&network);
+            if now.is_some_and(|now| now.until == validity.until) {
                 info!(%network, "the previous key is removed: its time is up");
                 folder.forget_previous_key(&network);
             }

@@ -314,15 +314,13 @@ mod tests {
                             format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
                         return stream.write_all(format!("{head}{body}").as_bytes()).await;
                     }
-                    stream
-                        .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                        .await?;
+                    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
                     let chunk = [&b"10000\r\n"[..], &vec![b' '; 0x10000], b"\r\n"].concat();
-                    loop {
-                        stream.write_all(&chunk).await?;
+                    let mut sent = stream.write_all(head).await;
+                    while sent.is_ok() {
+                        sent = stream.write_all(&chunk).await;
                     }
-                    #[allow(unreachable_code)]
-                    Ok(())
+                    sent
                 });
             }
         });

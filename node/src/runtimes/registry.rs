@@ -34,8 +34,15 @@ pub(super) struct Access {
     pub private: bool,
     /// Hosts to which it may send us for blobs.
     pub elsewhere: Vec<String>,
-    /// User and password.
-    pub credentials: Option<(String, String)>,
+    /// The user with the password, if the registry needs one.
+    pub credentials: Option<Credentials>,
+}
+
+/// The credentials for HTTP's basic authentication (RFC 7617).
+#[derive(Debug, Clone)]
+pub(super) struct Credentials {
+    pub user: String,
+    pub password: String,
 }
 
 /// A registry.
@@ -155,7 +162,7 @@ impl Registry {
         let challenge = challenge.to_str()?;
         let (scheme, parameters) = challenge.split_once(' ').unwrap_or((challenge, ""));
         if scheme.eq_ignore_ascii_case("basic") {
-            let (user, password) =
+            let Credentials { user, password } =
                 self.access.credentials.as_ref().context("it wants a password")?;
             return Ok(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))));
         }
@@ -178,7 +185,7 @@ impl Registry {
             url.query_pairs_mut().append_pair("service", service);
         }
         let mut request = self.client.get(url);
-        if let Some((user, password)) = &self.access.credentials {
+        if let Some(Credentials { user, password }) = &self.access.credentials {
             request = request.basic_auth(user, Some(password));
         }
         let answer = request.send().await?.error_for_status()?;

@@ -4,7 +4,7 @@
 //! (cosign's signature specification), each of its layers a signed payload, with the signature as
 //! an annotation of the layer.
 
-use super::registry::{Access, Registry, host_of};
+use super::registry::{Access, Credentials, Registry, host_of};
 use crate::config::Config;
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -221,23 +221,23 @@ impl Signatures {
         })
     }
 
-    fn credentials_of(&self, registry: &str) -> Result<Option<(String, String)>> {
+    fn credentials_of(&self, registry: &str) -> Result<Option<Credentials>> {
         let Some(path) = &self.credentials else { return Ok(None) };
         let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file: Credentials = serde_json::from_slice(&text)
+        let file: CredentialsFile = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged", path.display()))?;
         let key = if registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
         let Some(entry) = file.auths.get(key) else { return Ok(None) };
         let decoded = String::from_utf8(BASE64_STANDARD.decode(&entry.auth)?)?;
         let (user, password) =
             decoded.split_once(':').context("credentials are of the form USER:PASSWORD")?;
-        Ok(Some((user.to_owned(), password.to_owned())))
+        Ok(Some(Credentials { user: user.to_owned(), password: password.to_owned() }))
     }
 }
 
 /// Docker's `config.json`, as far as it is needed.
 #[derive(Deserialize)]
-struct Credentials {
+struct CredentialsFile {
     #[serde(default)]
     auths: HashMap<String, Entry>,
 }

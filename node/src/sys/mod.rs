@@ -8,7 +8,7 @@ mod tun;
 
 pub(crate) use scheduler::ask_for_short_turns;
 pub(crate) use socket::{
-    Inbox, Outgoing, allow_fragments, forbid_fragments, gather, receive_destinations,
-    receive_marks, send, share_port,
+    Inbox, Outgoing, ReceivedMessages, allow_fragments, forbid_fragments, gather,
+    receive_destinations, receive_marks, send, share_port,
 };
 pub(crate) use tun::{Tun, TunOffloads, delete_tun_at_close, open_tun, tun_name};

@@ -223,6 +223,14 @@ pub(crate) struct Message {
     pub class: u8,
 }
 
+/// The outcome of [`Inbox::receive`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReceivedMessages {
+    /// The number of messages that were received.
+    pub(crate) count: usize,
+    pub(crate) may_have_more: bool,
+}
+
 impl Inbox {
     pub(crate) fn new() -> Self {
         let slot = || Slot {
@@ -246,12 +254,12 @@ impl Inbox {
         &mut self.buffer
     }
 
-    /// Receives without waiting. Returns the number of messages, and `true` if there may be more.
+    /// Receives without waiting.
     ///
     /// # Errors
     /// `EAGAIN` if nothing is there; others may be about something that was sent, and the next call
     /// goes on.
-    pub(crate) fn receive(&mut self, socket: &impl AsRawFd) -> nix::Result<(usize, bool)> {
+    pub(crate) fn receive(&mut self, socket: &impl AsRawFd) -> nix::Result<ReceivedMessages> {
         let base = self.buffer.as_mut_ptr();
         self.headers.clear();
         for (number, slot) in self.slots[..self.wanted].iter_mut().enumerate() {
@@ -280,13 +288,13 @@ impl Inbox {
             )
         };
         let count = Errno::result(count)? as usize;
-        let more = count == self.wanted;
+        let may_have_more = count == self.wanted;
         let bytes: usize = self.headers[..count].iter().map(|header| header.msg_len as usize).sum();
         self.wanted = match bytes / count.max(1) {
             0 => MESSAGES,
             each => (ENOUGH / each).clamp(2, MESSAGES),
         };
-        Ok((count, more))
+        Ok(ReceivedMessages { count, may_have_more })
     }
 
     /// A message of the last call; `None` if its sender's address is of no known family.
@@ -384,8 +392,8 @@ mod tests {
             send(&sender, &[4; 10], Outgoing { to, source: None, class: 0, segment: None })
                 .unwrap();
             let mut inbox = Inbox::new();
-            let (count, more) = inbox.receive(&receiver).unwrap();
-            assert!(!more);
+            let ReceivedMessages { count, may_have_more } = inbox.receive(&receiver).unwrap();
+            assert!(!may_have_more);
             let messages: Vec<Message> =
                 (0..count).map(|number| inbox.message(number).unwrap()).collect();
             let mut bytes = Vec::new();
@@ -413,7 +421,7 @@ mod tests {
             client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
             client.send_to(b"question", at).unwrap();
             let mut inbox = Inbox::new();
-            let (count, _) = inbox.receive(&server).unwrap();
+            let count = inbox.receive(&server).unwrap().count;
             let message = inbox.message(0).unwrap();
             assert_eq!((count, message.to), (1, Some(own)), "{bound} {own}");
             let as_bound = |ip: IpAddr| match ip {

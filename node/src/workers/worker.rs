@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock,
-    sys::{self, Inbox},
+    sys::{self, Inbox, ReceivedMessages},
 };
 use meshward_datapath::{
     Ecn, Offload, Received, VIRTIO_HEADER_LENGTH, WorkerScratch, WorkloadIndex,
@@ -89,12 +89,13 @@ impl Worker {
 
     fn read_socket(&mut self, served: &ServedEndpoint, socket: usize) {
         for _ in 0..MAX_SOCKET_READS {
-            let (count, more) = match self.inbox.receive(&served.sockets[socket]) {
-                Ok(received) => received,
-                Err(Errno::EAGAIN) => return,
-                // An ICMP error about something that was sent; the next call goes on.
-                Err(_) => continue,
-            };
+            let ReceivedMessages { count, may_have_more } =
+                match self.inbox.receive(&served.sockets[socket]) {
+                    Ok(received) => received,
+                    Err(Errno::EAGAIN) => return,
+                    // An ICMP error about something that was sent; the next call goes on.
+                    Err(_) => continue,
+                };
             self.scratch.set_coalesce_options(served.coalesce_options());
             let mut output = EndpointOutput::new(served, self.number);
             let mut batch = served.endpoint.begin_batch(&mut self.scratch, clock::now());
@@ -112,7 +113,7 @@ impl Worker {
             }
             batch.deliver(self.inbox.buffer(), &mut output);
             batch.finish(&mut output);
-            if !more {
+            if !may_have_more {
                 return;
             }
         }

@@ -161,7 +161,8 @@ impl<'a> Batch<'a> {
         }
         let node = node.name.clone();
         let record = if reasons.is_empty() {
-            let identity = self.identity(&report.network, (labels, report.accepts.clone()));
+            let subject = Subject { labels, accepts: report.accepts.clone() };
+            let identity = self.identity(&report.network, subject);
             Record::Workload(WorkloadRecord {
                 id: report.id,
                 network: report.network,
@@ -222,7 +223,7 @@ impl<'a> Batch<'a> {
         let next = IdentityId(self.world.next_identity().0 + self.identities.len() as u32);
         let id = *self.identities.entry((network.clone(), subject.clone())).or_insert(next);
         if id == next {
-            let (labels, accepts) = subject;
+            let Subject { labels, accepts } = subject;
             let record = IdentityRecord { id, network: network.clone(), labels, accepts };
             self.mutations.push(Mutation::Put(Record::Identity(record)));
         }

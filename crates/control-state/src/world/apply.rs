@@ -3,7 +3,7 @@
 use super::{
     deltas::{DeltaBuilder, Deltas, NodeBefore, RelayDelta},
     keys::KeyOwner,
-    network::NetworkState,
+    network::{NetworkState, Subject},
     nodes::Nodes,
     resources::NetworkResources,
     state::World,
@@ -175,7 +175,8 @@ impl World {
     fn put_identity(&mut self, record: IdentityRecord) {
         self.newest_identity = self.newest_identity.max(record.id.0);
         if let Some(network) = self.networks.get_mut(&record.network) {
-            let subject = (record.labels.clone(), record.accepts.clone());
+            let (labels, accepts) = (record.labels.clone(), record.accepts.clone());
+            let subject = Subject { labels, accepts };
             network.by_subject.insert(subject, record.id);
             network.identities.insert(record.id, record);
         }
@@ -311,7 +312,8 @@ impl World {
     fn delete_identity(&mut self, id: IdentityId) {
         for network in self.networks.values_mut() {
             if let Some(record) = network.identities.remove(&id) {
-                network.by_subject.remove(&(record.labels, record.accepts));
+                let IdentityRecord { labels, accepts, .. } = record;
+                network.by_subject.remove(&Subject { labels, accepts });
             }
         }
     }

@@ -21,5 +21,5 @@ pub use deltas::{Delta, Deltas, RelayDelta};
 pub use keys::KeyOwner;
 pub use network::{NetworkState, SharedWorkload, Subject, workload_resource};
 pub use quarantines::QuarantineState;
-pub use state::World;
+pub use state::{AdmittedWorkload, World};
 pub use view::ViewParts;

@@ -16,8 +16,14 @@ use std::{
     sync::Arc,
 };
 
-/// The labels that an identity stands for, and the declarations of who may reach its workloads.
-pub type Subject = (Labels, Vec<AcceptFrom>);
+/// The workloads that share an identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Subject {
+    /// The verified labels.
+    pub labels: Labels,
+    /// The declarations of who may reach them.
+    pub accepts: Vec<AcceptFrom>,
+}
 
 /// A workload that is shared with the world.
 #[derive(Debug, Clone)]
@@ -57,7 +63,7 @@ pub struct NetworkState {
     pub workloads: HashMap<WorkloadId, Arc<WorkloadRecord>>,
     /// The identities, those without a workload included.
     pub identities: BTreeMap<IdentityId, IdentityRecord>,
-    /// The identities by labels and declarations.
+    /// The identities by the labels and declarations that they stand for.
     pub by_subject: HashMap<Subject, IdentityId>,
     /// The workloads by address, refused ones included.
     pub by_address: HashMap<IpAddr, WorkloadId>,

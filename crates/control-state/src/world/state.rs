@@ -20,6 +20,17 @@ use std::{
     sync::Arc,
 };
 
+/// An admitted workload, as policy sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct AdmittedWorkload<'a> {
+    /// The workload's record.
+    pub record: &'a WorkloadRecord,
+    /// The verified labels.
+    pub labels: &'a Labels,
+    /// `true` while a quarantine cuts its links.
+    pub is_quarantined: bool,
+}
+
 /// The mesh at one revision.
 #[derive(Debug, Default)]
 pub struct World {
@@ -85,9 +96,8 @@ impl World {
         found
     }
 
-    /// Returns every admitted workload with its labels, in no order, and `true` for quarantined
-    /// ones.
-    pub fn workloads(&self) -> impl Iterator<Item = (&WorkloadRecord, &Labels, bool)> {
+    /// Returns every admitted workload, in no order.
+    pub fn workloads(&self) -> impl Iterator<Item = AdmittedWorkload<'_>> {
         self.networks.values().flat_map(move |network| {
             let identities = network.links.identities();
             identities.flat_map(move |(identity, labels)| {
@@ -95,7 +105,11 @@ impl World {
                 let workloads = network.workloads_of(identity);
                 workloads.map(move |workload| {
                     let by_id = || self.quarantines.state_of(&workload.id).quarantined;
-                    (&**workload, labels, by_labels || by_id())
+                    AdmittedWorkload {
+                        record: workload,
+                        labels,
+                        is_quarantined: by_labels || by_id(),
+                    }
                 })
             })
         })

@@ -25,7 +25,7 @@ pub struct ViewParts {
     revision: Revision,
     /// Networks, triggers, peers and identities.
     resources: Vec<(ResourceKey, Resource)>,
-    links: Vec<(NetworkName, IdentityId, IdentityId, Arc<Acl>)>,
+    links: Vec<SharedLink>,
     refused: Vec<Arc<RefusedRecord>>,
     /// The workloads of identities that the node meets.
     groups: Vec<Group>,
@@ -33,6 +33,15 @@ pub struct ViewParts {
     workloads: Vec<Arc<WorkloadRecord>>,
     /// The workloads that quarantines name.
     quarantined: HashMap<WorkloadId, QuarantineState>,
+}
+
+/// A link, whose ACL is shared with the world.
+#[derive(Debug)]
+struct SharedLink {
+    network: NetworkName,
+    from: IdentityId,
+    to: IdentityId,
+    acl: Arc<Acl>,
 }
 
 impl ViewParts {
@@ -44,7 +53,7 @@ impl ViewParts {
 
     /// Makes the view.
     pub fn into_view(self) -> View {
-        let links = self.links.into_iter().map(|(network, from, to, acl)| {
+        let links = self.links.into_iter().map(|SharedLink { network, from, to, acl }| {
             (ResourceKey::Link(network, from, to), Resource::Link(Arc::unwrap_or_clone(acl)))
         });
         let refused = self.refused.iter().map(|record| refused_resource(record));
@@ -123,8 +132,10 @@ impl Needs {
 fn add(all: &NetworkResources, node: u32, parts: &mut ViewParts) {
     let (network, name) = (all.network, all.name());
     let Needs { own, met, links } = Needs::of(network, node);
-    let acl = |(from, to)| Some((name.clone(), from, to, network.links.acl(from, to)?.clone()));
-    parts.links.extend(links.into_iter().filter_map(acl));
+    parts.links.extend(links.into_iter().filter_map(|(from, to)| {
+        let acl = network.links.acl(from, to)?.clone();
+        Some(SharedLink { network: name.clone(), from, to, acl })
+    }));
     parts.refused.extend(network.refused_on(node).cloned());
     parts.resources.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
     parts.groups.extend(met.iter().filter_map(|identity| network.group(*identity).cloned()));

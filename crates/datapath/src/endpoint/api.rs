@@ -15,7 +15,11 @@ use crate::{
     saved_flows::SavedFlowsError,
     sink::{Sink, send_plain},
     timeouts::Timeouts,
-    transport::{peer::Peer, state::Now, ticks::SentPing},
+    transport::{
+        peer::Peer,
+        state::Now,
+        ticks::{PingStart, SentPing},
+    },
     workload::LocalWorkload,
 };
 use meshward_types::{Acl, IdentityId, NodeName, PublicKey, Verdict, WorkloadId, stun};
@@ -356,7 +360,7 @@ impl Endpoint {
         sink: &mut impl Sink,
     ) -> Result<Option<SentPing>, UnknownPeer> {
         let peer = self.peer_of(node).ok_or(UnknownPeer)?;
-        let (sent, handshake_requested) =
+        let PingStart { sent, handshake_requested } =
             self.state.transport.ping(now, peer, &mut send_plain(sink));
         if handshake_requested {
             sink.request_handshakes();

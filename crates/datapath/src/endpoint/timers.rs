@@ -7,7 +7,7 @@ use crate::{
     index::PeerIndex,
     packet_batch::WorkerScratch,
     sink::{Sink, send_plain},
-    transport::state::Now,
+    transport::{state::Now, ticks::GatewayState},
 };
 use std::time::Instant;
 
@@ -47,7 +47,7 @@ impl Endpoint {
         if redundant.is_empty() && before.is_empty() {
             return;
         }
-        let (down, handshakes_requested) =
+        let GatewayState { down, handshakes_requested } =
             self.state.transport.watch_gateways(now, &redundant, &before);
         if handshakes_requested {
             sink.request_handshakes();

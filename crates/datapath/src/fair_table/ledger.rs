@@ -153,14 +153,22 @@ impl Ledger {
     }
 }
 
+/// The account of an owner.
+#[cfg(test)]
+pub(super) struct Account {
+    /// The number of entries that the owner has room for.
+    pub(super) granted: usize,
+    /// The number of entries that it owes.
+    pub(super) owed: usize,
+}
+
 #[cfg(test)]
 impl Ledger {
-    /// Returns the number of entries that an owner has room for, and the number that it owes.
-    pub(super) fn account(&self, owner: QuotaOwner) -> (usize, usize) {
+    pub(super) fn account(&self, owner: QuotaOwner) -> Account {
         let books = self.books.lock();
         let granted =
             books.owners.get(&owner).map_or(0, |leaf| books.nodes[*leaf as usize].count as usize);
-        (granted, books.owed.get(&owner).map_or(0, |owed| *owed as usize))
+        Account { granted, owed: books.owed.get(&owner).map_or(0, |owed| *owed as usize) }
     }
 
     pub(super) fn owed(&self) -> usize {

@@ -1,6 +1,6 @@
 use super::{
     entry::{Evictable, EvictionClass},
-    ledger::{Ledger, MAX_BATCH, MIN_OWED, OWED_PART},
+    ledger::{Account, Ledger, MAX_BATCH, MIN_OWED, OWED_PART},
     table::FairTable,
 };
 use crate::{
@@ -249,7 +249,7 @@ proptest! {
             prop_assert_eq!(length, keys.len());
             for own in 0..9 {
                 let used = all(&tables, own) + tables.iter().map(|table| spare(table, own)).sum::<usize>();
-                let (granted, owed) = ledger.account(owner(own));
+                let Account { granted, owed } = ledger.account(owner(own));
                 prop_assert_eq!(used, granted + owed, "owner {}", own);
             }
             prop_assert!(length <= limit + ledger.owed());

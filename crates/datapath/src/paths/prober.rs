@@ -64,6 +64,14 @@ pub(crate) struct PathProber {
     pings: VecDeque<Ping>,
 }
 
+/// A step of path MTU discovery.
+pub(crate) struct MtuStep {
+    /// The challenges that are due.
+    pub(crate) challenges: Vec<Challenge>,
+    /// The path MTU, in bytes, if it was found.
+    pub(crate) found: Option<u16>,
+}
+
 impl PathProber {
     /// Returns the challenges to other paths that are due, while the peer is reached through a
     /// relay.
@@ -87,21 +95,20 @@ impl PathProber {
         self.next_round = None;
     }
 
-    /// Returns the challenges of path MTU discovery that are due on a direct path, and what was
-    /// found out.
+    /// Takes the next step of path MTU discovery on a direct path.
     pub(crate) fn discover_mtu(
         &mut self,
         now: Millis,
         address: SocketAddr,
         network_mtu: u16,
-    ) -> (Vec<Challenge>, Option<u16>) {
+    ) -> MtuStep {
         let known = self.mtu.take().filter(|mtu| mtu.is_of(address, network_mtu));
         let mut mtu = known.unwrap_or_else(|| MtuDiscovery::new(now, address, network_mtu));
         let step = mtu.step(now);
         self.mtu = Some(mtu);
         let challenges =
             step.probes.into_iter().map(|length| self.challenge(address, Some(length)));
-        (challenges.collect(), step.found)
+        MtuStep { challenges: challenges.collect(), found: step.found }
     }
 
     fn challenge(&mut self, address: SocketAddr, padded_to: Option<u16>) -> Challenge {

@@ -1,4 +1,4 @@
-use super::prober::{PathProber, Proof};
+use super::prober::{MtuStep, PathProber, Proof};
 use meshward_wireguard::Millis;
 use std::{
     net::SocketAddr,
@@ -29,7 +29,7 @@ fn discover(
     let mut probes = 0;
     for at in 0.. {
         let now = begin + at * 250;
-        let (challenges, found) = prober.discover_mtu(Millis(now), address, network_mtu);
+        let MtuStep { challenges, found } = prober.discover_mtu(Millis(now), address, network_mtu);
         if let Some(found) = found {
             return Discovery { found, took: now - begin, probes };
         }
@@ -50,7 +50,7 @@ fn the_path_mtu_is_found_out() {
     let (a, b) = (address("192.0.2.1:1"), address("192.0.2.2:1"));
     let first = discover(&mut prober, 0, a, 1420, 1420);
     assert_eq!((first.found, first.took, first.probes), (1420, 250, 1), "one probe is enough");
-    assert!(prober.discover_mtu(Millis(5_000), a, 1420).0.is_empty(), "it is known now");
+    assert!(prober.discover_mtu(Millis(5_000), a, 1420).challenges.is_empty(), "it is known now");
     let narrow = discover(&mut prober, 6_000, b, 1420, 1225);
     assert!((1220..=1225).contains(&narrow.found), "{}", narrow.found);
     assert!(narrow.took <= 1750 && narrow.probes < 50, "{} {}", narrow.took, narrow.probes);

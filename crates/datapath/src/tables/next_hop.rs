@@ -46,13 +46,13 @@ impl Tables {
         let remote = self.remote_prefixes.find(address);
         match (local, remote) {
             // A prefix behind this node needs no other gateway.
-            (Some((own, gateways)), _) if remote.is_none_or(|(other, _)| own >= other) => {
-                let gateway = gateways.first().ok_or(DropReason::UnknownAddress)?;
+            (Some(own), _) if remote.is_none_or(|other| own.length >= other.length) => {
+                let gateway = own.gateways.first().ok_or(DropReason::UnknownAddress)?;
                 self.route_to_local(gateway.workload)
             }
-            (_, Some((_, gateways))) => {
+            (_, Some(other)) => {
                 let RemoteGateway { peer, party, .. } =
-                    first_up(gateways, &self.down, |gateway| gateway.peer)
+                    first_up(other.gateways, &self.down, |gateway| gateway.peer)
                         .ok_or(DropReason::UnknownAddress)?;
                 Ok(Route { next_hop: NextHop::Peer(peer), party })
             }

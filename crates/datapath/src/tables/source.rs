@@ -58,7 +58,8 @@ impl Tables {
             return is_own.then_some(route.party).ok_or(DropReason::SpoofedByPeer);
         }
         // Any gateway of a prefix may be the one that its machines send by.
-        let gateways = self.remote_prefixes.find(address).map_or(&[][..], |(_, gateways)| gateways);
+        let found = self.remote_prefixes.find(address);
+        let gateways = found.map_or(&[][..], |found| found.gateways);
         let own = gateways.iter().find(|gateway| gateway.peer == peer);
         own.map(|gateway| gateway.party).ok_or(DropReason::SpoofedByPeer)
     }
@@ -79,8 +80,8 @@ impl Tables {
         }
         // Several gateways may have one prefix.
         let has_prefix = || {
-            let gateways =
-                self.remote_prefixes.find(source).map_or(&[][..], |(_, gateways)| gateways);
+            let found = self.remote_prefixes.find(source);
+            let gateways = found.map_or(&[][..], |found| found.gateways);
             gateways.iter().any(|gateway| gateway.party.owner == sender.owner)
         };
         match self.route(now, source) {

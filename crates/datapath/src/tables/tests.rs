@@ -20,15 +20,28 @@ enum Step {
     Remove { at: usize },
 }
 
-/// A claim as the naive reader keeps it: who, where, and what.
+/// A workload by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claimant {
+    Local(u8),
+    Remote(u8),
+}
+
+/// A claim as the naive reader keeps it.
 #[derive(Debug, Clone)]
 struct Naive {
-    who: (bool, u8),
+    who: Claimant,
     node: u8,
     identity: u32,
     addresses: Vec<(u8, usize)>,
     prefixes: Vec<u8>,
     index: Option<WorkloadIndex>,
+}
+
+impl Naive {
+    fn is_local(&self) -> bool {
+        matches!(self.who, Claimant::Local(_))
+    }
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -84,20 +97,20 @@ proptest! {
                 Step::Put { workload, node, identity, addresses, prefixes } => {
                     let id: WorkloadId = format!("w-{workload}").parse().unwrap();
                     tables.put_workload(&id, Some(spec(node, identity, &addresses, &prefixes)));
-                    let before = all.iter().position(|own| own.who == (false, workload)).map(|at| all.remove(at));
+                    let before = all.iter().position(|own| own.who == Claimant::Remote(workload)).map(|at| all.remove(at));
                     let since = |address: u8| {
                         let had = before.as_ref().and_then(|own| own.addresses.iter().find(|own| own.0 == address));
                         had.map_or(clock, |own| own.1)
                     };
                     let addresses = addresses.iter().map(|address| (*address, since(*address))).collect();
-                    all.push(Naive { who: (false, workload), node, identity, addresses, prefixes, index: None });
+                    all.push(Naive { who: Claimant::Remote(workload), node, identity, addresses, prefixes, index: None });
                 }
                 Step::Drop { workload } => {
                     tables.put_workload(&format!("w-{workload}").parse().unwrap(), None);
-                    all.retain(|own| own.who != (false, workload));
+                    all.retain(|own| own.who != Claimant::Remote(workload));
                 }
                 Step::Add { workload, addresses, prefixes } => {
-                    if all.iter().any(|own| own.who == (true, workload)) {
+                    if all.iter().any(|own| own.who == Claimant::Local(workload)) {
                         continue;
                     }
                     let local = LocalWorkload {
@@ -108,10 +121,10 @@ proptest! {
                     };
                     let index = Some(tables.add_workload(local));
                     let addresses = addresses.into_iter().map(|address| (address, clock)).collect();
-                    all.push(Naive { who: (true, workload), node: 9, identity: 9, addresses, prefixes, index });
+                    all.push(Naive { who: Claimant::Local(workload), node: 9, identity: 9, addresses, prefixes, index });
                 }
                 Step::Remove { at } => {
-                    let locals: Vec<usize> = (0..all.len()).filter(|at| all[*at].who.0).collect();
+                    let locals: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_local()).collect();
                     let Some(at) = locals.get(at) else { continue };
                     let gone = all.remove(*at);
                     tables.remove_workload(gone.index.unwrap());
@@ -120,9 +133,11 @@ proptest! {
             check(&tables, &all)?;
         }
         for own in all.clone() {
-            match own.index {
-                Some(index) => drop(tables.remove_workload(index)),
-                None => tables.put_workload(&format!("w-{}", own.who.1).parse().unwrap(), None),
+            match own.who {
+                Claimant::Local(_) => drop(tables.remove_workload(own.index.unwrap())),
+                Claimant::Remote(number) => {
+                    tables.put_workload(&format!("w-{number}").parse().unwrap(), None);
+                }
             }
         }
         check(&tables, &[])?;
@@ -136,7 +151,7 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
         // Workloads of this node first, then who was there first.
         let claims = all.iter().filter_map(|own| {
             let (_, since) = own.addresses.iter().find(|own| own.0 == number)?;
-            Some(((!own.who.0, *since), own))
+            Some(((!own.is_local(), *since), own))
         });
         let holder = claims.min_by_key(|(rank, _)| *rank).map(|(_, own)| own);
         let found = tables.route(now, address(number)).ok();
@@ -147,7 +162,7 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
 
         let behind: Vec<&Naive> = all.iter().filter(|own| own.prefixes.contains(&number)).collect();
         let found = tables.route(now, IpAddr::from([10, 100 + number, 0, 1])).ok();
-        let local = behind.iter().any(|own| own.who.0);
+        let local = behind.iter().any(|own| own.is_local());
         match found.map(|route| (route.next_hop, route.party)) {
             None => prop_assert!(behind.is_empty()),
             Some((NextHop::Workload(index), _)) => {

@@ -12,7 +12,7 @@ use crate::{
     paths::{
         candidates::CandidatePaths,
         mtu::{PathMtu, PathMtuEstimate},
-        prober::{Challenge, Proof},
+        prober::{Challenge, MtuStep, Proof},
         selection::{
             LastHeard, LostDirectPath, PATH_TIMEOUT, PathChange, PathLossReason, PathSelection,
         },
@@ -379,7 +379,7 @@ impl Peer {
         if network_mtu == 0 {
             return vec![];
         }
-        let (challenges, found) = prober.discover_mtu(now, address, network_mtu);
+        let MtuStep { challenges, found } = prober.discover_mtu(now, address, network_mtu);
         if let Some(found) = found.filter(|found| *found != 0 || self.path_mtu().is_none()) {
             self.path_mtu.set_known(found);
         }

@@ -30,6 +30,22 @@ pub struct SentPing {
     pub address: SocketAddr,
 }
 
+/// The outcome of [`Transport::ping`].
+#[derive(Debug)]
+pub(crate) struct PingStart {
+    /// The ping; `None` without a session.
+    pub(crate) sent: Option<SentPing>,
+    pub(crate) handshake_requested: bool,
+}
+
+/// The outcome of [`Transport::watch_gateways`].
+#[derive(Debug, Default)]
+pub(crate) struct GatewayState {
+    /// The gateways that are down.
+    pub(crate) down: HashSet<PeerIndex>,
+    pub(crate) handshakes_requested: bool,
+}
+
 impl Transport {
     /// Runs the timers of all peers: repetitions, keepalives, path challenges, the end of old keys.
     /// Returns how many packets were given up with their handshakes.
@@ -145,15 +161,15 @@ impl Transport {
     }
 
     /// Finds out which redundant gateways are down. One that was down before stays so until it is
-    /// heard. Returns them, and whether handshakes were requested.
+    /// heard.
     pub(crate) fn watch_gateways(
         &self,
         now: Instant,
         gateways: &HashSet<PeerIndex>,
         before: &HashSet<PeerIndex>,
-    ) -> (HashSet<PeerIndex>, bool) {
+    ) -> GatewayState {
         let (millis, peers) = (self.millis(now), self.peers.read());
-        let (mut down, mut requested) = (HashSet::new(), false);
+        let mut state = GatewayState::default();
         for gateway in gateways {
             let Some(peer) = peers.get(*gateway) else { continue };
             peer.watch_closely();
@@ -161,26 +177,22 @@ impl Transport {
             if !peer.is_down(millis, handshake.attempt.as_ref(), before.contains(gateway)) {
                 continue;
             }
-            down.insert(*gateway);
+            state.down.insert(*gateway);
             let is_idle = handshake.attempt.is_none();
             drop(handshake);
-            requested |= is_idle && self.request_handshake(peer);
+            state.handshakes_requested |= is_idle && self.request_handshake(peer);
         }
-        (down, requested)
+        state
     }
 
-    /// Sends a ping on a peer's path. Returns it, unless there is no session, and whether a
-    /// handshake was requested.
-    pub(crate) fn ping(
-        &self,
-        now: Instant,
-        index: PeerIndex,
-        send: SendMessage,
-    ) -> (Option<SentPing>, bool) {
-        let Some(peer) = self.peers.read().get(index).cloned() else { return (None, false) };
+    /// Sends a ping on a peer's path, if there is a session.
+    pub(crate) fn ping(&self, now: Instant, index: PeerIndex, send: SendMessage) -> PingStart {
+        let Some(peer) = self.peers.read().get(index).cloned() else {
+            return PingStart { sent: None, handshake_requested: false };
+        };
         let millis = self.millis(now);
         let Some(SendPath { address, .. }) = peer.send_path(millis) else {
-            return (None, self.request_handshake(&peer));
+            return PingStart { sent: None, handshake_requested: self.request_handshake(&peer) };
         };
         let (number, last_is_lost) = {
             let prober = &mut peer.handshake.lock().prober;
@@ -196,7 +208,7 @@ impl Transport {
             SentPing { number, address }
         });
         // The peer may have restarted, and not know this session.
-        (sent, last_is_lost && self.request_handshake(&peer))
+        PingStart { sent, handshake_requested: last_is_lost && self.request_handshake(&peer) }
     }
 
     /// Returns the round-trip time of a ping, once its response is there.

@@ -83,13 +83,21 @@ pub fn difference(
 pub struct Snapshot {
     network: NetworkName,
     inputs: LinkInputs,
-    pairs: Vec<(IdentityId, IdentityId, Arc<Acl>)>,
+    pairs: Vec<SharedLink>,
+}
+
+/// A link, whose ACL is shared with the world.
+struct SharedLink {
+    from: IdentityId,
+    to: IdentityId,
+    acl: Arc<Acl>,
 }
 
 impl Snapshot {
     /// Takes a snapshot, at the cost of a reference count for each link.
     pub fn of(network: &NetworkState) -> Self {
-        let links = network.links.all().map(|(from, to, acl)| (from, to, acl.clone()));
+        let links =
+            network.links.all().map(|(from, to, acl)| SharedLink { from, to, acl: acl.clone() });
         Self {
             network: network.record.name.clone(),
             inputs: network.links.inputs().clone(),
@@ -104,7 +112,7 @@ impl Snapshot {
 
     /// Returns the links.
     pub fn links(&self) -> impl Iterator<Item = ((IdentityId, IdentityId), Link)> {
-        self.pairs.iter().filter_map(|(from, to, acl)| {
+        self.pairs.iter().filter_map(|SharedLink { from, to, acl }| {
             Some(((*from, *to), Link { acl: Acl::clone(acl), ..self.pair(*from, *to)? }))
         })
     }

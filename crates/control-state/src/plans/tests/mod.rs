@@ -763,9 +763,7 @@ fn a_trigger_acts_on_its_nodes_own_workloads_and_for_its_time() {
     let plan = triggers::fire(&mesh.world, &other, &seen, "x", time(NOW)).unwrap();
     assert!(plan.mutations.is_empty(), "a node has no say about another's workload");
     make(&mut mesh, &Step::Fire(0, 1)).unwrap();
-    let labels = |mesh: &Mesh| {
-        mesh.world.workloads().next().map(|(_, labels, _)| labels.to_string()).unwrap()
-    };
+    let labels = |mesh: &Mesh| mesh.world.workloads().next().unwrap().labels.to_string();
     assert!(labels(&mesh).contains("suspect=yes"), "{}", labels(&mesh));
     // The node comes back and says what its owner declared: what the trigger gave stays.
     make(&mut mesh, &Step::Reconcile(0, vec![(1, "web")])).unwrap();
