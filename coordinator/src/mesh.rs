@@ -24,7 +24,7 @@ use meshward_control_state::{
     plans::workloads::{self, Report},
     records::{Mutation, Record, RecordKey},
     timestamp,
-    world::World,
+    world::{NodeSet, World},
 };
 use meshward_relay::{
     forwarder::Forwarder,
@@ -33,7 +33,6 @@ use meshward_relay::{
 };
 use meshward_types::{NodeName, Revision, relay::RelayId};
 use parking_lot::{Mutex, RwLock};
-use roaring::RoaringBitmap;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tracing::warn;
@@ -73,8 +72,8 @@ impl ChangeContext {
 pub struct Done<T> {
     /// The first revision that has it.
     pub revision: Revision,
-    /// The nodes that it concerns, by their indices.
-    pub touched: RoaringBitmap,
+    /// The nodes that it concerns.
+    pub touched: NodeSet,
     /// The outcome of the plan.
     pub outcome: T,
 }
@@ -234,7 +233,7 @@ impl Mesh {
         priority: Priority,
         plan: impl Fn(&World) -> Result<Plan<T>, Refusal>,
     ) -> Result<Done<T>, Refusal> {
-        let nothing = |revision, outcome| Done { revision, touched: RoaringBitmap::new(), outcome };
+        let nothing = |revision, outcome| Done { revision, touched: NodeSet::default(), outcome };
         if context.dry_run {
             let (planned, made) = self.look(|world| (world.revision, plan(world)));
             return Ok(nothing(planned, made?.outcome));
@@ -289,7 +288,7 @@ impl Mesh {
         revision: Revision,
         mutations: &[Mutation],
         policies: &PolicyUpdates,
-    ) -> RoaringBitmap {
+    ) -> NodeSet {
         let mut world = self.world.write();
         let touched = change_log::touched(&world, mutations);
         let deltas = world.apply(revision, mutations, policies);

@@ -9,10 +9,9 @@ use meshward_control_state::{
     plans::policies::{
         self, AdmissionPreview, Applied, Basis, PrecomputedVerdicts, Prepared, Submission,
     },
-    world::World,
+    world::{NodeSet, World},
 };
 use meshward_types::NetworkName;
-use roaring::RoaringBitmap;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The number of times that a submission is worked out because the mesh has changed meanwhile; then
@@ -65,7 +64,7 @@ impl Mesh {
                 let foresee = move || (basis.revision, prepared.foresee(&basis, &mut judged));
                 let (revision, outcome) = self.pool.run(&context.actor, foresee).await?;
                 self.look(|world| condition(world, &outcome.results))?;
-                return Ok(Done { revision, touched: RoaringBitmap::new(), outcome });
+                return Ok(Done { revision, touched: NodeSet::default(), outcome });
             }
             let precomputed: BTreeMap<NetworkName, PrecomputedVerdicts> =
                 judged.into_iter().map(|(name, judging)| (name, judging.precomputed)).collect();

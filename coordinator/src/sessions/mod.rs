@@ -15,11 +15,10 @@ use instances::Instances;
 use meshward_control_proto::{
     Answer, CLOSE_REMOVED, EncodedChanges, InstanceId, Question, relay::NodeInstance,
 };
-use meshward_control_state::world::Deltas;
+use meshward_control_state::world::{Deltas, NodeIndex, NodeSet};
 use meshward_runtime::sources::Rate;
 use meshward_types::{NodeName, Revision};
 use parking_lot::RwLock;
-use roaring::RoaringBitmap;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -55,7 +54,7 @@ pub struct Sessions {
 #[derive(Default)]
 struct Table {
     by_node: HashMap<NodeName, Arc<Session>>,
-    by_index: HashMap<u32, Arc<Session>>,
+    by_index: HashMap<NodeIndex, Arc<Session>>,
     /// The times at which nodes without a session were last seen by this process.
     last_seen: HashMap<NodeName, OffsetDateTime>,
 }
@@ -208,7 +207,7 @@ impl Sessions {
     pub(crate) fn pace(&self, session: &Session) -> Duration {
         let pace = (PACE_PER_SESSION * self.count() as u32).min(MAX_PACE);
         // Fibonacci hashing: neighbours get times far from each other.
-        let part = session.node.index.wrapping_mul(2_654_435_769) >> 16;
+        let part = session.node.index.0.wrapping_mul(2_654_435_769) >> 16;
         pace / 2 + pace / 2 * part / (1 << 16)
     }
 
@@ -257,19 +256,19 @@ impl Sessions {
     /// returns those that do.
     pub(crate) async fn wait_enforced(
         &self,
-        nodes: &RoaringBitmap,
+        nodes: &NodeSet,
         revision: Revision,
         timeout: Duration,
-    ) -> RoaringBitmap {
+    ) -> NodeSet {
         let all = async {
             // One after the other: the last of them to enforce is waited for in any order.
-            for node in nodes {
+            for node in nodes.iter() {
                 self.wait_for_node(node, revision).await;
             }
         };
         let _ = tokio::time::timeout(timeout, all).await;
         let table = self.table.read();
-        let is_up_to_date = |node: &u32| {
+        let is_up_to_date = |node: &NodeIndex| {
             table.by_index.get(node).is_some_and(|session| session.is_up_to_date(revision))
         };
         nodes.iter().filter(is_up_to_date).collect()
@@ -277,7 +276,7 @@ impl Sessions {
 
     /// Waits until a node enforces a revision, or has no session. If a restarted daemon begins a
     /// new session meanwhile, that one is waited for.
-    async fn wait_for_node(&self, node: u32, revision: Revision) {
+    async fn wait_for_node(&self, node: NodeIndex, revision: Revision) {
         loop {
             let Some(session) = self.table.read().by_index.get(&node).cloned() else { return };
             session.wait_up_to_date(revision).await;

@@ -2,6 +2,7 @@
 
 use super::backlog::{Backlog, NextStep, QueuedDelta};
 use meshward_control_proto::{Answer, FromCoordinator, InstanceId, MAX_FRAME, Question};
+use meshward_control_state::world::NodeIndex;
 use meshward_runtime::frames;
 use meshward_types::{NetworkName, NodeName, Revision};
 use parking_lot::Mutex;
@@ -32,7 +33,7 @@ pub(crate) struct ConnectedNode {
     /// The node's name.
     pub(crate) name: NodeName,
     /// The node's index in the world.
-    pub(crate) index: u32,
+    pub(crate) index: NodeIndex,
     /// The version of its daemon.
     pub(crate) version: String,
     /// The start of the daemon that has the session.

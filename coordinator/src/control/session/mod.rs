@@ -20,7 +20,7 @@ use budget::BudgetMeter;
 use endpoints::EndpointReports;
 use link::NodeLink;
 use meshward_control_proto::{FromCoordinator, FromNode, encode_update};
-use meshward_control_state::plans::workloads::Report;
+use meshward_control_state::{plans::workloads::Report, world::NodeIndex};
 use meshward_runtime::tls::MemberCertificate;
 use meshward_types::Revision;
 use opening::{Hello, Inventory};
@@ -92,7 +92,7 @@ impl NodeSession {
     }
 
     /// Adds the session to those that deltas are delivered to.
-    fn register(&self, index: u32, hello: Hello, connection: Connection) -> Arc<Session> {
+    fn register(&self, index: NodeIndex, hello: Hello, connection: Connection) -> Arc<Session> {
         let node = ConnectedNode {
             name: self.link.node.clone(),
             index,

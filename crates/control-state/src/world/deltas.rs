@@ -8,6 +8,7 @@
 
 use super::{
     network::NetworkState,
+    node_set::{NodeIndex, NodeSet},
     nodes::Nodes,
     quarantines::Quarantines,
     resources::{NetworkResources, put, refused_resource},
@@ -19,7 +20,6 @@ use meshward_control_proto::{
 };
 use meshward_policy::{LinkChange, Policy, PolicyStep};
 use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId};
-use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -28,8 +28,8 @@ use std::{
 /// Changes for some nodes.
 #[derive(Debug, Clone)]
 pub struct Delta {
-    /// The indices of the nodes.
-    pub nodes: RoaringBitmap,
+    /// The nodes.
+    pub nodes: NodeSet,
     /// The changes.
     pub changes: Arc<[Change]>,
     /// `true` if something is revoked or granted, or a workload waits for the changes: they are
@@ -66,8 +66,8 @@ impl Deltas {
     }
 
     /// Returns all nodes that get changes.
-    pub fn touched(&self) -> RoaringBitmap {
-        self.all.iter().map(|delta| &delta.nodes).union()
+    pub fn touched(&self) -> NodeSet {
+        self.all.iter().map(|delta| &delta.nodes).collect()
     }
 
     /// Appends a delta of relays.
@@ -77,15 +77,15 @@ impl Deltas {
         }
     }
 
-    fn push(&mut self, nodes: RoaringBitmap, changes: Vec<Change>) {
+    fn push(&mut self, nodes: NodeSet, changes: Vec<Change>) {
         if !self.muted && !nodes.is_empty() && !changes.is_empty() {
             let urgent = self.urgency == Urgency::Urgent;
             self.all.push(Delta { nodes, changes: changes.into(), urgent });
         }
     }
 
-    fn push_to(&mut self, node: u32, changes: Vec<Change>) {
-        self.push(RoaringBitmap::from_iter([node]), changes);
+    fn push_to(&mut self, node: NodeIndex, changes: Vec<Change>) {
+        self.push(NodeSet::from_iter([node]), changes);
     }
 }
 
@@ -111,7 +111,7 @@ pub(super) struct NodeBefore {
 /// The identity of a workload that starts.
 struct Starting<'a> {
     identity: IdentityId,
-    node: u32,
+    node: NodeIndex,
     /// The identities that links join with it.
     neighbours: &'a BTreeSet<IdentityId>,
     /// The neighbours that the node has not met.
@@ -239,9 +239,10 @@ impl DeltaBuilder<'_> {
                 )));
             }
             for (other, changes) in dropped {
-                let hosts = self.network.host_set(other);
+                let mut hosts = self.network.host_set(other);
                 // The node itself may have no other workload to have these links for.
-                self.deltas.push(hosts | RoaringBitmap::from_iter([node]), changes);
+                hosts.insert(node);
+                self.deltas.push(hosts, changes);
             }
             self.deltas.push(
                 subscribers,
@@ -275,7 +276,7 @@ impl DeltaBuilder<'_> {
     /// Returns the changes for a node that has stopped its last workload of an identity.
     fn last_stopped(
         &self,
-        node: u32,
+        node: NodeIndex,
         identity: IdentityId,
         neighbours: &BTreeSet<IdentityId>,
     ) -> Vec<Change> {
@@ -322,7 +323,7 @@ impl DeltaBuilder<'_> {
         };
         let ends: BTreeSet<IdentityId> =
             step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
-        let before: Vec<(IdentityId, RoaringBitmap)> =
+        let before: Vec<(IdentityId, NodeSet)> =
             ends.iter().map(|id| (*id, self.network.subscribers(*id))).collect();
         self.network.links.apply_step(&step);
         if self.is_muted() {
@@ -370,27 +371,27 @@ impl DeltaBuilder<'_> {
     }
 
     /// Appends the changes for nodes that now meet an identity, or no longer do.
-    fn push_subscribers(&mut self, identity: IdentityId, before: &RoaringBitmap) {
+    fn push_subscribers(&mut self, identity: IdentityId, before: &NodeSet) {
         let (after, hosts) = (self.network.subscribers(identity), self.network.host_set(identity));
         let (gained, lost) = (&after - before, before - &after);
         if !gained.is_empty() {
             let section = self.resources().section(identity, None);
             self.deltas.push(&gained - &hosts, section);
-            for node in gained & &hosts {
+            for node in (&gained & &hosts).iter() {
                 let section = self.resources().section(identity, Some(node));
                 self.deltas.push_to(node, section);
             }
         }
         let forget = Change::Forget(self.name(), identity);
         self.deltas.push(&lost - &hosts, vec![forget]);
-        for node in lost & &hosts {
+        for node in (&lost & &hosts).iter() {
             let dropped = self.resources().drop_others(identity, node);
             self.deltas.push_to(node, dropped);
         }
     }
 
     /// Derives the deltas of a node that has joined or changed.
-    pub(super) fn node_changed(&mut self, node: u32, before: &NodeBefore) {
+    pub(super) fn node_changed(&mut self, node: NodeIndex, before: &NodeBefore) {
         let name = self.name();
         let own = self.resources().own_network(node);
         match own {
@@ -423,7 +424,7 @@ impl DeltaBuilder<'_> {
 
     /// Derives the deltas of a network whose settings have changed.
     pub(super) fn network_changed(&mut self) {
-        for node in self.network.members().clone() {
+        for node in self.network.members().clone().iter() {
             let own = self.resources().own_network(node);
             self.deltas.push_to(node, own.into_iter().map(put).collect());
         }
@@ -439,7 +440,7 @@ impl DeltaBuilder<'_> {
     /// released.
     pub(super) fn identity_quarantine_changed(&mut self, id: IdentityId) {
         self.deltas.urgency = Urgency::Urgent;
-        let all = self.network.subscribers(id) | self.network.host_set(id);
+        let all = &self.network.subscribers(id) | &self.network.host_set(id);
         let changes = self.resources().identity(id).into_iter().map(put).collect();
         self.deltas.push(all, changes);
     }

@@ -1,6 +1,9 @@
 //! A network at one revision, with the indices from which deltas and views are derived.
 
-use super::quarantines::QuarantineState;
+use super::{
+    node_set::{NodeIndex, NodeSet},
+    quarantines::QuarantineState,
+};
 use crate::records::{IdentityRecord, NetworkRecord, RefusedRecord, WorkloadRecord, WorkloadRef};
 use ipnet::IpNet;
 use meshward_control_proto::{
@@ -9,7 +12,7 @@ use meshward_control_proto::{
 };
 use meshward_policy::{Links, Policy};
 use meshward_types::{AcceptFrom, IdentityId, Labels, PolicyFile, Revision, WorkloadId};
-use roaring::{MultiOps, RoaringBitmap};
+use roaring::RoaringBitmap;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     net::IpAddr,
@@ -71,19 +74,19 @@ pub struct NetworkState {
     routes: HashMap<IpNet, BTreeSet<WorkloadId>>,
     /// The workloads that admission refuses.
     pub refused: HashMap<WorkloadId, Arc<RefusedRecord>>,
-    refused_on: HashMap<u32, BTreeSet<WorkloadId>>,
+    refused_on: HashMap<NodeIndex, BTreeSet<WorkloadId>>,
     /// The workloads by identity.
     running: HashMap<IdentityId, Running>,
     /// The workloads by node.
-    on_node: HashMap<u32, OnNode>,
+    on_node: HashMap<NodeIndex, OnNode>,
     /// The identities of the workloads that each node has had since the coordinator started.
-    hosted: HashMap<u32, RoaringBitmap>,
+    hosted: HashMap<NodeIndex, RoaringBitmap>,
     /// The workloads that quarantines name, as nodes know them.
     quarantined: HashMap<WorkloadId, QuarantineState>,
     /// The nodes that serve the network.
-    members: RoaringBitmap,
+    members: NodeSet,
     /// The hash of each node's resource as a peer.
-    peers: HashMap<u32, Hash128>,
+    peers: HashMap<NodeIndex, Hash128>,
 }
 
 /// The workloads of an identity, shared with readers without a lock: they are copied when they change
@@ -94,7 +97,7 @@ pub(super) type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
 struct Running {
     workloads: Group,
     /// The nodes that run one of them.
-    hosts: RoaringBitmap,
+    hosts: NodeSet,
     /// The digest of the workloads' resources.
     digest: Digest,
 }
@@ -127,18 +130,18 @@ impl NetworkState {
             on_node: HashMap::new(),
             hosted: HashMap::new(),
             quarantined: HashMap::new(),
-            members: RoaringBitmap::new(),
+            members: NodeSet::default(),
             peers: HashMap::new(),
         }
     }
 
     /// Returns the nodes that run a workload of an identity; `None` if there is no workload.
-    pub fn hosts(&self, identity: IdentityId) -> Option<&RoaringBitmap> {
+    pub fn hosts(&self, identity: IdentityId) -> Option<&NodeSet> {
         self.running.get(&identity).map(|running| &running.hosts)
     }
 
     /// Returns a copy of [`Self::hosts`], empty if there is no workload.
-    pub fn host_set(&self, identity: IdentityId) -> RoaringBitmap {
+    pub fn host_set(&self, identity: IdentityId) -> NodeSet {
         self.hosts(identity).cloned().unwrap_or_default()
     }
 
@@ -159,23 +162,23 @@ impl NetworkState {
     }
 
     /// Returns the admitted workloads of a node.
-    pub fn workloads_on(&self, node: u32) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
+    pub fn workloads_on(&self, node: NodeIndex) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
         let ids = self.on_node.get(&node).map(|on| &on.workloads);
         ids.into_iter().flatten().filter_map(|id| self.workloads.get(id))
     }
 
     /// Returns the identities of a node's workloads.
-    pub fn identities_on(&self, node: u32) -> impl Iterator<Item = IdentityId> {
+    pub fn identities_on(&self, node: NodeIndex) -> impl Iterator<Item = IdentityId> {
         self.on_node.get(&node).into_iter().flat_map(|on| on.identities.keys().copied())
     }
 
     /// Returns `true` if a node runs a workload of an identity.
-    pub fn runs(&self, node: u32, identity: IdentityId) -> bool {
+    pub fn runs(&self, node: NodeIndex, identity: IdentityId) -> bool {
         self.on_node.get(&node).is_some_and(|on| on.identities.contains_key(&identity))
     }
 
     /// Returns `true` if a link joins an identity with one of a node's.
-    pub fn meets(&self, node: u32, identity: IdentityId) -> bool {
+    pub fn meets(&self, node: NodeIndex, identity: IdentityId) -> bool {
         let linked = |own: IdentityId| {
             self.links.acl(own, identity).is_some() || self.links.acl(identity, own).is_some()
         };
@@ -183,45 +186,45 @@ impl NetworkState {
     }
 
     /// Returns the nodes that meet an identity.
-    pub fn subscribers(&self, identity: IdentityId) -> RoaringBitmap {
+    pub fn subscribers(&self, identity: IdentityId) -> NodeSet {
         let neighbours = self.links.neighbours(identity);
-        neighbours.into_iter().filter_map(|other| self.hosts(other)).union()
+        neighbours.into_iter().filter_map(|other| self.hosts(other)).collect()
     }
 
     /// Returns the nodes that have a node as a peer, and itself if it meets an identity of its own.
-    pub fn meeting(&self, node: u32) -> RoaringBitmap {
-        self.identities_on(node).map(|identity| self.subscribers(identity)).union()
+    pub fn meeting(&self, node: NodeIndex) -> NodeSet {
+        self.identities_on(node).map(|identity| self.subscribers(identity)).collect()
     }
 
     /// Returns the nodes that serve the network.
-    pub fn members(&self) -> &RoaringBitmap {
+    pub fn members(&self) -> &NodeSet {
         &self.members
     }
 
     /// Adds a node to those that serve the network.
-    pub(super) fn add_member(&mut self, node: u32) {
+    pub(super) fn add_member(&mut self, node: NodeIndex) {
         self.members.insert(node);
     }
 
     /// Removes a node from those that serve the network.
-    pub(super) fn remove_member(&mut self, node: u32) {
+    pub(super) fn remove_member(&mut self, node: NodeIndex) {
         self.members.remove(node);
     }
 
     /// Removes a node that has left the mesh.
-    pub(super) fn remove_node(&mut self, node: u32) {
+    pub(super) fn remove_node(&mut self, node: NodeIndex) {
         self.members.remove(node);
         self.peers.remove(&node);
         self.hosted.remove(&node);
     }
 
     /// Returns the hash of a node's resource as a peer; `None` while it has no endpoint.
-    pub fn peer(&self, node: u32) -> Option<Hash128> {
+    pub fn peer(&self, node: NodeIndex) -> Option<Hash128> {
         self.peers.get(&node).copied()
     }
 
     /// Sets the resource that a node is as a peer.
-    pub(super) fn set_peer(&mut self, node: u32, peer: Option<&(ResourceKey, Resource)>) {
+    pub(super) fn set_peer(&mut self, node: NodeIndex, peer: Option<&(ResourceKey, Resource)>) {
         match peer {
             Some((key, resource)) => self.peers.insert(node, Hash128::of(key, resource)),
             None => self.peers.remove(&node),
@@ -229,7 +232,7 @@ impl NetworkState {
     }
 
     /// Adds an admitted workload. Its identity is among the links.
-    pub(super) fn add(&mut self, record: WorkloadRecord, node: u32, state: QuarantineState) {
+    pub(super) fn add(&mut self, record: WorkloadRecord, node: NodeIndex, state: QuarantineState) {
         if state.quarantined {
             self.quarantined.insert(record.id.clone(), state);
         }
@@ -250,12 +253,12 @@ impl NetworkState {
     }
 
     /// Returns the identities of the workloads that a node has had since the coordinator started.
-    pub fn hosted_by(&self, node: u32) -> RoaringBitmap {
+    pub fn hosted_by(&self, node: NodeIndex) -> RoaringBitmap {
         self.hosted.get(&node).cloned().unwrap_or_default()
     }
 
     /// Removes an admitted workload. The links keep its identity even if it was the last of it.
-    pub(super) fn remove(&mut self, id: &WorkloadId, node: u32) {
+    pub(super) fn remove(&mut self, id: &WorkloadId, node: NodeIndex) {
         let Some(record) = self.workloads.remove(id) else { return };
         let state = self.quarantined.remove(id).unwrap_or_default();
         self.free_addresses(id, &record.addresses);
@@ -299,20 +302,20 @@ impl NetworkState {
     }
 
     /// Returns the workloads of a node, admitted and refused, shared.
-    pub fn shared_workloads_on(&self, node: u32) -> impl Iterator<Item = SharedWorkload> {
+    pub fn shared_workloads_on(&self, node: NodeIndex) -> impl Iterator<Item = SharedWorkload> {
         let admitted =
             self.workloads_on(node).map(|record| SharedWorkload::Admitted(record.clone()));
         admitted.chain(self.refused_on(node).map(|record| SharedWorkload::Refused(record.clone())))
     }
 
     /// Returns the refused workloads of a node.
-    pub fn refused_on(&self, node: u32) -> impl Iterator<Item = &Arc<RefusedRecord>> {
+    pub fn refused_on(&self, node: NodeIndex) -> impl Iterator<Item = &Arc<RefusedRecord>> {
         let ids = self.refused_on.get(&node).into_iter().flatten();
         ids.filter_map(|id| self.refused.get(id))
     }
 
     /// Adds a refused workload.
-    pub(super) fn add_refused(&mut self, record: RefusedRecord, node: u32) {
+    pub(super) fn add_refused(&mut self, record: RefusedRecord, node: NodeIndex) {
         let id = record.report.id.clone();
         for address in &record.report.addresses {
             self.by_address.insert(*address, id.clone());
@@ -323,7 +326,7 @@ impl NetworkState {
     }
 
     /// Removes a refused workload, if there is one.
-    pub(super) fn remove_refused(&mut self, id: &WorkloadId, node: u32) {
+    pub(super) fn remove_refused(&mut self, id: &WorkloadId, node: NodeIndex) {
         let Some(record) = self.refused.remove(id) else { return };
         self.free_addresses(id, &record.report.addresses);
         self.remove_routes(id, &record.report.prefixes);

@@ -1,5 +1,6 @@
 //! The nodes, each with an index for bitmaps of nodes.
 
+use super::node_set::NodeIndex;
 use crate::records::NodeRecord;
 use meshward_types::NodeName;
 use std::{
@@ -12,7 +13,7 @@ use std::{
 #[derive(Debug, Default)]
 pub struct Nodes {
     records: BTreeMap<NodeName, NodeRecord>,
-    indices: HashMap<NodeName, u32>,
+    indices: HashMap<NodeName, NodeIndex>,
     names: Vec<NodeName>,
 }
 
@@ -34,8 +35,8 @@ impl Nodes {
     }
 
     /// Inserts or replaces a node. Returns its index.
-    pub fn put(&mut self, record: NodeRecord) -> u32 {
-        let next = self.names.len() as u32;
+    pub fn put(&mut self, record: NodeRecord) -> NodeIndex {
+        let next = NodeIndex(self.names.len() as u32);
         let index = *self.indices.entry(record.name.clone()).or_insert(next);
         if index == next {
             self.names.push(record.name.clone());
@@ -52,17 +53,17 @@ impl Nodes {
     }
 
     /// Returns the index of a node.
-    pub fn index(&self, name: &NodeName) -> Option<u32> {
+    pub fn index(&self, name: &NodeName) -> Option<NodeIndex> {
         self.indices.get(name).copied()
     }
 
     /// Returns the name that a node with this index has, or had before it was removed.
-    pub fn name(&self, index: u32) -> Option<&NodeName> {
-        self.names.get(index as usize)
+    pub fn name(&self, index: NodeIndex) -> Option<&NodeName> {
+        self.names.get(index.0 as usize)
     }
 
     /// Returns the node with this index.
-    pub fn record(&self, index: u32) -> Option<&NodeRecord> {
+    pub fn record(&self, index: NodeIndex) -> Option<&NodeRecord> {
         self.records.get(self.name(index)?).filter(|record| self.index(&record.name) == Some(index))
     }
 }

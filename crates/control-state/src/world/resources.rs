@@ -2,6 +2,7 @@
 
 use super::{
     network::{NetworkState, workload_resource},
+    node_set::{NodeIndex, NodeSet},
     nodes::Nodes,
     quarantines::Quarantines,
 };
@@ -31,7 +32,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns the network as a node gets it; `None` if the node does not serve it.
-    pub(super) fn own_network(&self, node: u32) -> Option<(ResourceKey, Resource)> {
+    pub(super) fn own_network(&self, node: NodeIndex) -> Option<(ResourceKey, Resource)> {
         let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
         let record = &self.network.record;
         let admission = !self.network.links.policy().admission.is_empty();
@@ -68,7 +69,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns a node as a peer; `None` while it has no endpoint.
-    pub(super) fn peer(&self, node: u32) -> Option<(ResourceKey, Resource)> {
+    pub(super) fn peer(&self, node: NodeIndex) -> Option<(ResourceKey, Resource)> {
         let record = self.nodes.record(node)?;
         let (endpoint, prefixes) =
             (record.endpoints.get(self.name())?, record.blocks.get(self.name())?);
@@ -115,9 +116,9 @@ impl NetworkResources<'_> {
 
     /// Returns the changes that put an identity, its workloads and the nodes that run them, for a node
     /// that now meets it.
-    pub(super) fn section(&self, id: IdentityId, learner: Option<u32>) -> Vec<Change> {
-        let hosts =
-            self.network.hosts(id).into_iter().flatten().filter(|host| Some(*host) != learner);
+    pub(super) fn section(&self, id: IdentityId, learner: Option<NodeIndex>) -> Vec<Change> {
+        let hosts = self.network.hosts(id).into_iter().flat_map(NodeSet::iter);
+        let hosts = hosts.filter(|host| Some(*host) != learner);
         let workloads = self.network.workloads_of(id).map(|record| self.workload(record));
         self.identity(id)
             .into_iter()
@@ -135,7 +136,7 @@ impl NetworkResources<'_> {
     }
 
     /// Returns the changes that drop the workloads of an identity that run on other nodes.
-    pub(super) fn drop_others(&self, id: IdentityId, node: u32) -> Vec<Change> {
+    pub(super) fn drop_others(&self, id: IdentityId, node: NodeIndex) -> Vec<Change> {
         let own = self.nodes.name(node);
         let others = self.network.workloads_of(id).filter(|record| Some(&record.node) != own);
         others.map(|record| Change::Drop(self.workload_key(&record.id))).collect()

@@ -2,6 +2,7 @@
 
 use super::{
     network::{Group, NetworkState, workload_resource},
+    node_set::{NodeIndex, NodeSet},
     quarantines::QuarantineState,
     resources::{NetworkResources, refused_resource},
     state::World,
@@ -12,7 +13,6 @@ use meshward_control_proto::{
     view::{Digest, Hash128},
 };
 use meshward_types::{Acl, IdentityId, NetworkName, NodeName, Revision, WorkloadId};
-use roaring::{MultiOps, RoaringBitmap};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
@@ -117,7 +117,7 @@ struct Needs {
 }
 
 impl Needs {
-    fn of(network: &NetworkState, node: u32) -> Self {
+    fn of(network: &NetworkState, node: NodeIndex) -> Self {
         let own: BTreeSet<IdentityId> = network.identities_on(node).collect();
         let (mut met, mut links) = (BTreeSet::new(), BTreeSet::new());
         for &identity in &own {
@@ -129,7 +129,7 @@ impl Needs {
     }
 }
 
-fn add(all: &NetworkResources, node: u32, parts: &mut ViewParts) {
+fn add(all: &NetworkResources, node: NodeIndex, parts: &mut ViewParts) {
     let (network, name) = (all.network, all.name());
     let Needs { own, met, links } = Needs::of(network, node);
     parts.links.extend(links.into_iter().filter_map(|(from, to)| {
@@ -141,12 +141,12 @@ fn add(all: &NetworkResources, node: u32, parts: &mut ViewParts) {
     parts.groups.extend(met.iter().filter_map(|identity| network.group(*identity).cloned()));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
     parts.workloads.extend(unmet.cloned());
-    let peers: RoaringBitmap = met.iter().filter_map(|identity| network.hosts(*identity)).union();
-    let peers = peers.into_iter().filter(|peer| *peer != node);
+    let peers: NodeSet = met.iter().filter_map(|identity| network.hosts(*identity)).collect();
+    let peers = peers.iter().filter(|peer| *peer != node);
     parts.resources.extend(peers.filter_map(|peer| all.peer(peer)));
 }
 
-fn digest_in(all: &NetworkResources, node: u32) -> Digest {
+fn digest_in(all: &NetworkResources, node: NodeIndex) -> Digest {
     let network = all.network;
     let Needs { own, met, links } = Needs::of(network, node);
     let links = links
