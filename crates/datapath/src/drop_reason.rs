@@ -52,8 +52,8 @@ pub enum DropReason {
     HandshakeLimit,
     /// A message of a handshake, while too many wait.
     HandshakeQueueFull,
-    /// The kernel did not accept the packet for a workload or for the network.
-    NotTaken,
+    /// A packet that the kernel did not accept, for a workload or for the network.
+    SendFailed,
 }
 
 /// Packets that are dropped for one reason.
@@ -99,7 +99,7 @@ impl DropReason {
         (Self::NoSession, "no_session"),
         (Self::HandshakeLimit, "handshake_limit"),
         (Self::HandshakeQueueFull, "handshake_queue_full"),
-        (Self::NotTaken, "not_taken"),
+        (Self::SendFailed, "send_failed"),
     ];
 }
 

@@ -98,7 +98,7 @@ impl<'a> PacketBatch<'a> {
     pub fn finish(self, sink: &mut impl Sink) {
         let Self { state, tables, peers, scratch, now, .. } = self;
         scratch.send_batch.flush(sink);
-        state.drops.count(DropReason::NotTaken, scratch.send_batch.take_lost());
+        state.drops.count(DropReason::SendFailed, scratch.send_batch.take_lost());
         drop((tables, peers));
         if !scratch.vouches.is_empty() {
             let mut tables = state.tables.write();

@@ -104,7 +104,7 @@ impl PacketBatch<'_> {
                 let whole = 0..egress.packet.len();
                 let list = GatherList::new(egress.packet, from_ref(&whole));
                 let accepted = sink.to_workload(to, offload, list);
-                accepted.then_some(()).ok_or(Dropped { reason: DropReason::NotTaken, packets })
+                accepted.then_some(()).ok_or(Dropped { reason: DropReason::SendFailed, packets })
             }
             NextHop::Device(device) => self.send_to_device(device, egress, sink),
             NextHop::Peer(peer) => self.send_to_peer(peer, from, egress, sink),

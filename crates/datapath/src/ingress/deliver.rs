@@ -87,7 +87,7 @@ impl PacketBatch<'_> {
         match self.check(*peer, headers, packet.first())? {
             NextHop::Workload(workload) => {
                 let accepted = sink.to_workload(workload, *offload, *packet);
-                accepted.then_some(()).ok_or(DropReason::NotTaken)
+                accepted.then_some(()).ok_or(DropReason::SendFailed)
             }
             NextHop::Device(device) => {
                 let (offload, packet) = (*offload, packet.to_vec());
