@@ -99,7 +99,7 @@ struct CoordinatorFlags {
     #[arg(long = "name", value_name = "NAME")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     names: Vec<String>,
-    /// How long a node's certificate is good [default: 24h]
+    /// The lifetime of a node's certificate [default: 24h]
     #[arg(long, value_name = "TIME", alias = "certificate-seconds")]
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate_lifetime: Option<Lasting>,

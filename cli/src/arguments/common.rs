@@ -123,15 +123,15 @@ pub(super) fn live(look: fn() -> Vec<CompletionCandidate>) -> ArgValueCandidates
 /// Parses a time such as `10m`, `24h` or `7d`.
 ///
 /// # Errors
-/// What is wrong with it, and how to write one.
+/// The mistake, and how to write a time.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write 30s, 10m, 24h or 7d"))
 }
 
-/// How long a command waits for a daemon that has just started.
+/// The patience of a command with a daemon that has just started.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Patience {
-    /// How long to wait for the node daemon, the network and the admission of the workload
+    /// The longest wait for the node daemon, the network and the admission of the workload
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     pub wait: Duration,
 }

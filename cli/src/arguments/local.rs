@@ -18,8 +18,9 @@ pub(crate) struct Workload {
     /// --accept-from
     #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
     pub labels: Vec<Declared>,
-    /// Who may reach the workload, such as 'app=web, port=tcp/8080'; may be given several times. It
-    /// narrows what policy allows, or opens where the network's policy says `declarations: open`
+    /// The workloads that may reach it, such as 'app=web, port=tcp/8080'; may be given several
+    /// times. It narrows what policy allows, or opens where the network's policy says
+    /// `declarations: open`
     #[arg(long, value_name = "LABELS, port=PORT")]
     pub accept_from: Vec<AcceptFrom>,
     /// The name of the workload [default: its id]
@@ -29,7 +30,7 @@ pub(crate) struct Workload {
     pub patience: Patience,
 }
 
-/// What a label of a workload declares.
+/// A declaration by a label of a workload.
 #[derive(Clone)]
 pub(crate) enum Declared {
     Labels(Labels),

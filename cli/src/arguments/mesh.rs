@@ -1,4 +1,4 @@
-//! Commands about what the mesh is made of.
+//! Commands about the parts of the mesh: contexts, tokens, networks, nodes, devices and so on.
 
 use super::common::{Labelled, Patience, Watching, duration, live};
 use crate::{Mistake, completion, prefix::prefix};
@@ -14,19 +14,19 @@ pub(crate) enum ContextVerb {
     List,
     /// Switch to a context
     Use {
-        /// Its name
+        /// The name of the context
         #[arg(add = live(completion::contexts))]
         name: String,
     },
     /// Show a context, without its secret
     Show {
-        /// Its name [default: the one in use]
+        /// The name of the context [default: the one in use]
         #[arg(add = live(completion::contexts))]
         name: Option<String>,
     },
     /// Give a context another name
     Rename {
-        /// Its name
+        /// The name of the context
         #[arg(add = live(completion::contexts))]
         name: String,
         /// The new name
@@ -35,7 +35,7 @@ pub(crate) enum ContextVerb {
     /// Delete a context. The credential stays valid until `meshctl credential revoke`
     #[command(aliases = ["remove", "rm"])]
     Delete {
-        /// Its name
+        /// The name of the context
         #[arg(add = live(completion::contexts))]
         name: String,
     },
@@ -66,10 +66,10 @@ pub(crate) struct ImportContext {
 pub(crate) enum Token {
     /// Create a join token; it is shown only once
     Create {
-        /// How many nodes may join with it
+        /// The number of nodes that may join with it
         #[arg(long, default_value_t = 1)]
         uses: u32,
-        /// How long it is valid
+        /// The time for which it is valid
         #[arg(long, default_value = "24h", value_parser = duration)]
         ttl: Duration,
         /// The site of the nodes that join with it
@@ -95,7 +95,7 @@ pub(crate) enum Token {
     /// Revoke a join token; nodes that have joined stay
     #[command(aliases = ["remove", "delete", "rm"])]
     Revoke {
-        /// Its id
+        /// The id of the token
         #[arg(add = live(completion::tokens))]
         id: String,
     },
@@ -105,7 +105,7 @@ pub(crate) enum Token {
 pub(crate) enum Network {
     /// Create a network
     Create {
-        /// Its name
+        /// The name of the network
         name: NetworkName,
         /// A prefix, one of each address family at most
         #[arg(long = "cidr", value_name = "PREFIX", required = true, value_parser = prefix)]
@@ -126,7 +126,7 @@ pub(crate) enum Network {
     /// Delete a network that has no workloads
     #[command(aliases = ["remove", "rm"])]
     Delete {
-        /// Its name
+        /// The name of the network
         #[arg(add = live(completion::networks))]
         name: NetworkName,
     },
@@ -141,7 +141,7 @@ pub(crate) enum Node {
     ///
     /// The labels replace those of an earlier approval. The labels of its join token stay.
     Approve {
-        /// Its name
+        /// The name of the node
         #[arg(add = live(completion::nodes))]
         name: NodeName,
         /// A label; may be given several times
@@ -151,7 +151,7 @@ pub(crate) enum Node {
     /// Remove a node: end its workloads and revoke its certificate
     #[command(aliases = ["delete", "rm"])]
     Remove {
-        /// Its name
+        /// The name of the node
         #[arg(add = live(completion::nodes))]
         name: NodeName,
     },
@@ -229,8 +229,8 @@ pub(crate) enum Device {
         /// The public key of a device that has its own key
         #[arg(long, value_name = "KEY")]
         public_key: Option<PublicKey>,
-        /// Where the device reaches the gateway [default: the first address that the coordinator
-        /// knows]
+        /// The address at which the device reaches the gateway [default: the first one that the
+        /// coordinator knows]
         #[arg(long, value_name = "HOST:PORT")]
         endpoint: Option<String>,
     },
@@ -240,7 +240,7 @@ pub(crate) enum Device {
     /// Remove a device: its key becomes invalid
     #[command(aliases = ["delete", "rm"])]
     Remove {
-        /// Its name
+        /// The name of the device
         #[arg(add = live(completion::devices))]
         name: WorkloadName,
         /// The network
@@ -259,7 +259,8 @@ pub(crate) enum Key {
         /// Only those of this network
         #[arg(long, add = live(completion::networks))]
         network: Option<NetworkName>,
-        /// How long the old keys stay valid, for peers that have no session with the coordinator
+        /// The time for which the old keys stay valid, for peers that have no session with the
+        /// coordinator
         #[arg(long, default_value = "10m", value_parser = duration)]
         keep_old: Duration,
     },
@@ -273,7 +274,7 @@ pub(crate) enum Relay {
     /// Remove a relay: revoke its certificate, and have nodes use others
     #[command(aliases = ["delete", "rm"])]
     Remove {
-        /// Its name
+        /// The name of the relay
         #[arg(add = live(completion::relays))]
         name: NodeName,
     },
@@ -327,7 +328,7 @@ pub(crate) struct Links {
 pub(crate) enum Credential {
     /// Create a credential; prints once the context for `meshctl context import`
     Create {
-        /// Its name, for the audit log
+        /// The name of the credential, for the audit log
         name: String,
         /// The role: viewer reads; operator also quarantines; owner also applies policy except
         /// guardrails; admin may do everything
@@ -336,7 +337,7 @@ pub(crate) enum Credential {
         /// A network that it is limited to; may be given several times [default: all]
         #[arg(long = "network", value_name = "NETWORK", add = live(completion::networks))]
         networks: Vec<NetworkName>,
-        /// How long it is valid [default: until it is revoked]
+        /// The time for which it is valid [default: until it is revoked]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         lifetime: Option<Duration>,
         /// An address of the coordinator for its owner, tried first; may be given several times
@@ -351,13 +352,13 @@ pub(crate) enum Credential {
             .multiple(true),
     )]
     Change {
-        /// Its name
+        /// The name of the credential
         #[arg(add = live(completion::credentials))]
         name: String,
         /// The role; without --network, in all networks
         #[arg(long, value_enum)]
         role: Option<Role>,
-        /// How long it is valid from now on
+        /// The time for which it is valid from now on
         #[arg(long, value_name = "TIME", value_parser = duration)]
         lifetime: Option<Duration>,
         /// Valid until it is revoked
@@ -373,7 +374,7 @@ pub(crate) enum Credential {
     /// Revoke a credential
     #[command(aliases = ["remove", "delete", "rm"])]
     Revoke {
-        /// Its name
+        /// The name of the credential
         #[arg(add = live(completion::credentials))]
         name: String,
     },

@@ -182,13 +182,13 @@ pub(crate) enum Command {
     Attach(Attach),
     /// Detach a workload of this machine
     Detach {
-        /// Its id
+        /// The id of the workload
         #[arg(add = live(completion::attached))]
         workload: WorkloadId,
     },
     /// Change the labels of a workload of this machine
     Label {
-        /// Its id
+        /// The id of the workload
         #[arg(add = live(completion::attached))]
         workload: WorkloadId,
         /// A label to set, or, with `-` after the key, to remove

@@ -1,4 +1,4 @@
-//! Commands about policy and quarantine, and what was done.
+//! Commands about policy, quarantine and the audit log.
 
 use super::common::{Watching, duration, live};
 use crate::completion;
@@ -11,7 +11,7 @@ pub(crate) struct Sources {
     /// YAML files, or folders with YAML files (*.yaml, *.yml); - is standard input
     #[arg(value_name = "FILE|FOLDER")]
     pub paths: Vec<PathBuf>,
-    /// The same; may be given several times
+    /// A YAML file or a folder, as above; may be given several times
     #[arg(short = 'f', long = "file", value_name = "FILE|FOLDER")]
     pub more: Vec<PathBuf>,
 }
@@ -184,7 +184,7 @@ pub(crate) struct Quarantine {
     /// an admin, only clients that the policy lists under `forensics`
     #[arg(long, value_name = "SELECTOR")]
     pub allow_from: Option<Selector>,
-    /// How long it lasts [default: until it is released]
+    /// The time for which it lasts [default: until it is released]
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub lasts: Option<Duration>,
     /// The reason, for the log
@@ -213,7 +213,7 @@ pub(crate) struct Target {
 
 #[derive(Args, Clone)]
 pub(crate) struct Audit {
-    /// How many lines, the newest first [default: 30, or all of them with --after]
+    /// The number of lines, the newest first [default: 30, or all of them with --after]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
     /// Only the lines of later revisions than this

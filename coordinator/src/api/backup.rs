@@ -28,7 +28,7 @@ pub(super) struct Wanted {
 
 /// Makes a backup: one consistent and verified file for `meshward-coordinator restore`.
 #[utoipa::path(get, path = operations::BACKUP.path(), tag = "mesh", operation_id = "backup",
-    params(("ca" = Option<bool>, Query, description = "Whether to include the CA's key (default: \
+    params(("ca" = Option<bool>, Query, description = "`true` to include the CA's key (default: \
         false)")),
     responses((status = 200, body = Vec<u8>, content_type = "application/vnd.sqlite3")))]
 pub(super) async fn backup(

@@ -234,8 +234,8 @@ fn without_null(schema: &mut Value) {
                     fields.remove(word);
                     let description = fields.get("description").cloned();
                     match description {
-                        // Keywords beside a reference hold together with it (OpenAPI 3.1, JSON Schema
-                        // 2020-12 §8.2.3.1).
+                        // Keywords beside a reference hold together with it (OpenAPI 3.1, JSON
+                        // Schema 2020-12 §8.2.3.1).
                         Some(_) => fields.extend(
                             only.as_object()
                                 .cloned()
@@ -270,7 +270,7 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
         parameters.push(query(
             "dry_run",
             &json!({ "type": "boolean", "default": false }),
-            "Whether to check the request and answer without changing anything.",
+            "`true` to check the request and answer without changing anything.",
         ));
     }
     if writes && method == "post" {

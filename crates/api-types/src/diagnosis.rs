@@ -78,7 +78,7 @@ pub struct PolicyBetween {
     pub to: String,
     /// The flows that the other workload may begin.
     pub from: String,
-    /// Whether one of the two is quarantined or refused, so that only forensics passes.
+    /// `true` if one of the two is quarantined or refused, so that only forensics passes.
     pub isolated: bool,
 }
 
@@ -87,15 +87,15 @@ pub struct PolicyBetween {
 pub struct Netcheck {
     /// The node.
     pub node: NodeName,
-    /// Whether the node has a session with the coordinator.
+    /// `true` if the node has a session with the coordinator.
     pub connected: bool,
-    /// Whether UDP passes; null if no server answers by UDP or TCP.
+    /// `true` if UDP passes; null if no server answers by UDP or TCP.
     pub udp: Option<bool>,
     /// The node's outer IPv4 address and port.
     pub ipv4: Option<SocketAddr>,
     /// The node's outer IPv6 address and port.
     pub ipv6: Option<SocketAddr>,
-    /// Whether the node has a global IPv6 address.
+    /// `true` if the node has a global IPv6 address.
     pub has_ipv6: bool,
     /// The NAT in front of this node, as far as STUN shows it.
     pub nat: NatProfile,
@@ -117,8 +117,8 @@ pub struct Netcheck {
 pub struct NatProfile {
     /// The mapping behaviour.
     pub mapping: NatMapping,
-    /// Whether the outer port of the socket is the inner one (port preservation, RFC 4787 §4.2.1);
-    /// null if there is no NAT, or none is known.
+    /// `true` if the outer port of the socket is the inner one (port preservation, RFC 4787
+    /// §4.2.1); null if there is no NAT, or none is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preserves_port: Option<bool>,
 }
@@ -146,7 +146,7 @@ pub enum NatMapping {
 /// Port mappings from the router, by PCP (RFC 6887) or NAT-PMP (RFC 6886).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMappings {
-    /// Whether this node asks the router (`port_mapping`).
+    /// `true` if this node asks the router (`port_mapping`).
     pub wanted: bool,
     /// The router's external address, if it answers NAT-PMP or PCP.
     pub router: Option<IpAddr>,

@@ -81,9 +81,9 @@ pub struct Explanation {
     pub to: Labels,
     /// The part of the port that the verdict applies to.
     pub port: PortSpec,
-    /// Whether the flow is allowed.
+    /// `true` if the flow is allowed.
     pub allowed: bool,
-    /// Whether it passes only because of observe mode.
+    /// `true` if it passes only because of observe mode.
     #[serde(default)]
     pub observed: bool,
     /// The answer to the sender, if the flow is denied.
@@ -91,6 +91,6 @@ pub struct Explanation {
     pub on_deny: Option<OnDeny>,
     /// The reason: the rule, guardrail or quarantine that decides, or the default.
     pub because: String,
-    /// Whether both identities have a workload now; if not, the labels of the query were used.
+    /// `true` if both identities have a workload now; if not, the labels of the query were used.
     pub live: bool,
 }

@@ -43,7 +43,7 @@ pub struct Attach {
     /// A process: the workload is detached when it ends.
     #[serde(default)]
     pub owner: Option<u32>,
-    /// Whether the host's own namespace is permitted.
+    /// `true` if the host's own namespace is permitted.
     #[serde(default)]
     pub host: bool,
 }
@@ -162,7 +162,7 @@ pub struct ContainerKey {
 pub struct AttachedContainer {
     /// The workload.
     pub workload: LocalWorkload,
-    /// Whether the interface is in the workload's namespace.
+    /// `true` if the interface is in the workload's namespace.
     pub is_there: bool,
 }
 
@@ -313,7 +313,7 @@ pub struct LocalStatus {
     pub workers_active: usize,
     /// The coordinator that it belongs to.
     pub coordinator: String,
-    /// Whether the node has a session with the coordinator.
+    /// `true` if the node has a session with the coordinator.
     pub connected: bool,
     /// The reason why the node cannot write its state; null if it can. The node enforces policy all
     /// the same.

@@ -22,7 +22,7 @@ pub struct Node {
     pub labels: Labels,
     /// The labels assigned by its approval; null if it is not approved by name.
     pub given_labels: Option<Labels>,
-    /// Whether the node has a session now.
+    /// `true` if the node has a session now.
     pub connected: bool,
     /// The reason why the node cannot write its state, such as a full disk; null if it can. The
     /// node enforces policy all the same.

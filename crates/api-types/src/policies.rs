@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 pub struct SubmitPolicy {
     /// The files; none: remove the part that `scope` names.
     pub files: Vec<PolicyFile>,
-    /// Whether to remove the policies of networks that no file names.
+    /// `true` to remove the policies of networks that no file names.
     #[serde(default)]
     pub prune: bool,
     /// The files of one network to replace; the others stay. Default: all files of the networks
@@ -26,7 +26,7 @@ pub struct SubmitPolicy {
     /// `true` to ask the nodes how many live flows it would cut. Only with `dry_run`.
     #[serde(default)]
     pub count_cuts: bool,
-    /// Whether to reset both ends of every TCP connection that the policy no longer allows.
+    /// `true` to reset both ends of every TCP connection that the policy no longer allows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
 }
@@ -46,7 +46,7 @@ pub struct PolicyScope {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub except: Vec<String>,
-    /// Whether to refuse the request if one of these files exists already.
+    /// `true` to refuse the request if one of these files exists already.
     #[serde(default)]
     pub only_new: bool,
 }
@@ -187,7 +187,7 @@ pub struct PolicyDifference {
 pub struct Rollback {
     /// The revision whose policy is applied again.
     pub revision: Revision,
-    /// Whether to reset both ends of every TCP connection that the policy does not allow.
+    /// `true` to reset both ends of every TCP connection that the policy does not allow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
     /// The reason, for the log.

@@ -37,11 +37,11 @@ pub struct Impose {
     /// The reason, for the log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Whether to quarantine even if no workload matches now, for those that start later. Otherwise
+    /// `true` to quarantine even if no workload matches now, for those that start later. Otherwise
     /// that is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub even_if_none: bool,
-    /// Whether to reset both ends of every TCP connection that the quarantine cuts.
+    /// `true` to reset both ends of every TCP connection that the quarantine cuts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
 }
@@ -57,11 +57,11 @@ pub struct Quarantine {
     /// Clients that may still reach the workloads, except where guardrails deny it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_from: Option<Selector>,
-    /// Whether an admin has imposed it. Otherwise `allow_from` admits only clients that the policy
-    /// lists under `forensics`.
+    /// `true` if an admin has imposed it. Otherwise `allow_from` admits only clients that the
+    /// policy lists under `forensics`.
     #[serde(default)]
     pub by_admin: bool,
-    /// Whether to reset both ends of every TCP connection that the quarantine cuts.
+    /// `true` to reset both ends of every TCP connection that the quarantine cuts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
     /// The time at which it began.
@@ -108,7 +108,7 @@ pub struct Enforcement {
 pub struct SilentNode {
     /// The workload.
     pub node: NodeName,
-    /// Whether the node has a session.
+    /// `true` if the node has a session.
     pub connected: bool,
     /// The time of the last contact; null if there was none since the coordinator's start.
     #[serde(default, skip_serializing_if = "Option::is_none")]

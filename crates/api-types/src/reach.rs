@@ -21,7 +21,7 @@ pub struct Relay {
     pub site: Option<String>,
     /// The addresses at which nodes reach it.
     pub addresses: Vec<String>,
-    /// Whether the relay is connected to the coordinator now.
+    /// `true` if the relay is connected to the coordinator now.
     pub connected: bool,
     /// The number of nodes that report this relay as a home relay.
     pub nodes: usize,
@@ -41,7 +41,7 @@ pub struct Route {
     pub workload: Option<WorkloadId>,
     /// The labels of the machines there.
     pub labels: Labels,
-    /// Whether the route was approved by hand.
+    /// `true` if the route was approved by hand.
     pub approved_by_hand: bool,
     /// The state.
     pub state: RouteState,
@@ -74,8 +74,8 @@ pub struct RotateKeys {
     /// All endpoints of all nodes and networks. Only without `node` and `network`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
-    /// How long the old keys stay valid, in seconds, for peers that have no session with the
-    /// coordinator.
+    /// The time for which the old keys stay valid, in seconds, for peers that have no session with
+    /// the coordinator.
     #[serde(default = "ten_minutes")]
     #[schema(maximum = 2_592_000)]
     pub keep_old_seconds: u64,
@@ -94,7 +94,7 @@ pub struct RotatedKeys {
     pub rotated: usize,
     /// The nodes that are away, which keep their keys.
     pub away: Vec<NodeName>,
-    /// How long the old keys stay valid, in seconds.
+    /// The time for which the old keys stay valid, in seconds.
     pub keep_old_seconds: u64,
 }
 

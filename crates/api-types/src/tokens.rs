@@ -23,10 +23,11 @@ pub struct CreateToken {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(min_items = 1)]
     pub networks: Vec<NetworkName>,
-    /// Whether the token is for relays instead of nodes.
+    /// `true` if the token is for relays instead of nodes.
     #[serde(default)]
     pub relay: bool,
-    /// Whether nodes that join with the token must be approved by name before they serve a network.
+    /// `true` if nodes that join with the token must be approved by name before they serve a
+    /// network.
     #[serde(default)]
     pub needs_approval: bool,
     /// Makes nodes that join with the token ephemeral: they are removed after so many seconds
@@ -58,9 +59,10 @@ pub struct Token {
     pub site: Option<String>,
     /// The networks that these nodes may serve; empty: all.
     pub networks: Vec<NetworkName>,
-    /// Whether the token is for relays instead of nodes.
+    /// `true` if the token is for relays instead of nodes.
     pub relay: bool,
-    /// Whether nodes that join with the token must be approved by name before they serve a network.
+    /// `true` if nodes that join with the token must be approved by name before they serve a
+    /// network.
     pub needs_approval: bool,
     /// The time without contact after which nodes that joined with this token are removed, in
     /// seconds.

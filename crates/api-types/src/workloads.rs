@@ -31,7 +31,7 @@ pub struct Workload {
     pub labels: Labels,
     /// The number of its identity; null if it is refused.
     pub identity: Option<IdentityId>,
-    /// Whether the workload is quarantined.
+    /// `true` if the workload is quarantined.
     pub quarantined: bool,
     /// The reason why it is refused; null if it is admitted.
     pub refused: Vec<String>,

@@ -61,12 +61,12 @@ pub fn with_process(prefix: &str, version: &str, register: impl FnOnce(&mut Regi
     let own = OwnUse::read();
     number(&mut root, "process_resident_memory_bytes", "Memory in use", own.resident);
     number(&mut root, "process_open_fds", "Open file descriptors", own.descriptors);
-    number(&mut root, "process_max_fds", "How many there may be", own.most_descriptors);
+    number(&mut root, "process_max_fds", "Limit of open file descriptors", own.most_descriptors);
     number(&mut root, "process_threads", "Threads", own.threads);
     number(
         &mut root,
         "process_start_time_seconds",
-        "When it began, in seconds since 1970",
+        "Start time of the process, in seconds since the Unix epoch",
         own.began,
     );
     let seconds =
