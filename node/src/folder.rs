@@ -13,8 +13,16 @@ use meshward_runtime::{member::MemberFolder, random, state_files};
 use meshward_types::{NetworkName, WorkloadId};
 use std::{fs, ops::Deref, path::Path, time::Duration};
 
+/// The file with the view.
+pub(crate) const VIEW: &str = "view";
+/// The file with the updates of the view.
+pub(crate) const VIEW_LOG: &str = "view.log";
+/// The file with Docker's networks and endpoints.
+pub(crate) const DOCKER: &str = "docker.json";
 /// The file with the relays.
 const RELAYS: &str = "relays.json";
+/// The folders of endpoints' keys, attached workloads and saved flows.
+const FOLDERS: [&str; 3] = ["endpoints", "workloads", "flows"];
 
 /// The validity of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +50,7 @@ impl Folder {
     /// # Errors
     /// Fails if it cannot be made.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self(MemberFolder::open(path, MemberKind::Node, &["endpoints", "workloads", "flows"])?))
+        Ok(Self(MemberFolder::open(path, MemberKind::Node, &FOLDERS)?))
     }
 
     /// Forgets who this node was and all that it had. Folders are there again at the next start.
@@ -50,9 +58,8 @@ impl Folder {
     /// # Errors
     /// Fails if something stays.
     pub fn forget_mesh(&self) -> Result<()> {
-        let kept =
-            ["view", "view.log", "relays.json", "docker.json", "endpoints", "workloads", "flows"];
-        self.forget_membership(&kept)
+        let files = [VIEW, VIEW_LOG, RELAYS, DOCKER];
+        self.forget_membership(&[&files[..], &FOLDERS].concat())
     }
 
     /// Returns the private key of a network's endpoint; makes it at the first call, and anew if it

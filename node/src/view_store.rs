@@ -5,7 +5,7 @@
 //! to its end, is ignored: the coordinator sends anew what is missing.
 
 use crate::{
-    folder::Folder,
+    folder::{Folder, VIEW, VIEW_LOG},
     state_files::{
         LogHeader, Update, encode_log_header, encode_update, encode_view, read_log_header,
         read_update, read_view,
@@ -20,8 +20,6 @@ use std::{
 };
 use tracing::warn;
 
-const SNAPSHOT: &str = "view";
-const LOG: &str = "view.log";
 /// The length up to which a log is never too long, in bytes.
 const SHORT_LOG: u64 = 256 << 10;
 
@@ -39,12 +37,12 @@ impl ViewStore {
     /// none.
     pub(crate) fn open(folder: &Folder) -> (View, Self) {
         let mut store = Self { folder: folder.clone(), log: None, log_bytes: 0, snapshot_bytes: 0 };
-        let log = folder.read_or_set_aside(LOG, |log| Ok::<_, String>(log.to_vec()));
+        let log = folder.read_or_set_aside(VIEW_LOG, |log| Ok::<_, String>(log.to_vec()));
         let log = log.unwrap_or_default();
         let read = |snapshot: &[u8]| {
             read_view(snapshot, &log).map(|(view, hash)| (view, hash, snapshot.len() as u64))
         };
-        let Some((view, hash, snapshot_bytes)) = folder.read_or_set_aside(SNAPSHOT, read) else {
+        let Some((view, hash, snapshot_bytes)) = folder.read_or_set_aside(VIEW, read) else {
             return (View::default(), store);
         };
         let header = match read_log_header(&log) {
@@ -105,8 +103,8 @@ impl ViewStore {
         self.log = None;
         let (snapshot, hash) = encode_view(view);
         let header = encode_log_header(hash);
-        self.folder.write(SNAPSHOT, &snapshot)?;
-        self.folder.write(LOG, &header)?;
+        self.folder.write(VIEW, &snapshot)?;
+        self.folder.write(VIEW_LOG, &header)?;
         self.log = Some(OpenOptions::new().append(true).open(self.log_path())?);
         (self.log_bytes, self.snapshot_bytes) = (header.len() as u64, snapshot.len() as u64);
         Ok(())
@@ -131,7 +129,7 @@ impl ViewStore {
     }
 
     fn log_path(&self) -> PathBuf {
-        self.folder.path_of(LOG)
+        self.folder.path_of(VIEW_LOG)
     }
 }
 

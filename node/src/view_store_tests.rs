@@ -49,10 +49,10 @@ fn the_view_comes_back_with_every_update() {
 #[test]
 fn a_log_that_ends_anywhere_gives_the_updates_that_are_whole() {
     let (_folder_path, folder, views) = history();
-    let log = fs::read(folder.path_of(LOG)).unwrap();
+    let log = fs::read(folder.path_of(VIEW_LOG)).unwrap();
     let mut newest = 0;
     for length in 0..log.len() {
-        fs::write(folder.path_of(LOG), &log[..length]).unwrap();
+        fs::write(folder.path_of(VIEW_LOG), &log[..length]).unwrap();
         let (view, _) = ViewStore::open(&folder);
         let at =
             views.iter().position(|known| *known == view).expect("one of the views that were kept");
@@ -65,11 +65,11 @@ fn a_log_that_ends_anywhere_gives_the_updates_that_are_whole() {
 #[test]
 fn a_damaged_frame_ends_the_log_and_a_damaged_snapshot_is_none() {
     let (_folder_path, folder, views) = history();
-    let mut log = fs::read(folder.path_of(LOG)).unwrap();
+    let mut log = fs::read(folder.path_of(VIEW_LOG)).unwrap();
     *log.last_mut().unwrap() ^= 1;
-    fs::write(folder.path_of(LOG), &log).unwrap();
+    fs::write(folder.path_of(VIEW_LOG), &log).unwrap();
     assert_eq!(ViewStore::open(&folder).0, views[views.len() - 2]);
-    fs::write(folder.path_of(SNAPSHOT), b"garbage").unwrap();
+    fs::write(folder.path_of(VIEW), b"garbage").unwrap();
     let (view, store) = ViewStore::open(&folder);
     assert_eq!(view, View::default());
     assert!(store.wants_whole());
@@ -78,7 +78,7 @@ fn a_damaged_frame_ends_the_log_and_a_damaged_snapshot_is_none() {
 #[test]
 fn a_snapshot_cut_anywhere_or_with_any_byte_changed_is_set_aside() {
     let (_folder_path, folder, _) = history();
-    let snapshot = fs::read(folder.path_of(SNAPSHOT)).unwrap();
+    let snapshot = fs::read(folder.path_of(VIEW)).unwrap();
     let cut = (0..snapshot.len()).map(|length| snapshot[..length].to_vec());
     let changed = (0..snapshot.len()).map(|at| {
         let mut changed = snapshot.clone();
@@ -86,9 +86,9 @@ fn a_snapshot_cut_anywhere_or_with_any_byte_changed_is_set_aside() {
         changed
     });
     for damaged in cut.chain(changed) {
-        fs::write(folder.path_of(SNAPSHOT), damaged).unwrap();
+        fs::write(folder.path_of(VIEW), damaged).unwrap();
         assert_eq!(ViewStore::open(&folder).0, View::default());
-        assert!(!folder.path_of(SNAPSHOT).exists());
+        assert!(!folder.path_of(VIEW).exists());
     }
 }
 
@@ -99,21 +99,21 @@ fn a_snapshot_of_format_1_without_a_hash_is_read_if_its_log_names_it() {
     let mut replica = ViewReplica::default();
     replica.apply(Revision(1), &[network(1)]);
     let snapshot = encode(replica.view());
-    folder.write(SNAPSHOT, &snapshot).unwrap();
-    folder.write(LOG, &hash(&snapshot)).unwrap();
+    folder.write(VIEW, &snapshot).unwrap();
+    folder.write(VIEW_LOG, &hash(&snapshot)).unwrap();
     assert_eq!(ViewStore::open(&folder).0, *replica.view());
-    folder.write(LOG, &hash(b"another")).unwrap();
+    folder.write(VIEW_LOG, &hash(b"another")).unwrap();
     assert_eq!(ViewStore::open(&folder).0, View::default());
 }
 
 #[test]
 fn a_log_of_another_snapshot_is_not_read() {
     let (_folder_path, folder, views) = history();
-    let log = fs::read(folder.path_of(LOG)).unwrap();
+    let log = fs::read(folder.path_of(VIEW_LOG)).unwrap();
     let (_, mut store) = ViewStore::open(&folder);
     store.write_whole(&views[0]).unwrap();
     let (snapshot, _) = encode_view(views.last().unwrap());
-    folder.write(SNAPSHOT, &snapshot).unwrap();
-    fs::write(folder.path_of(LOG), log).unwrap();
+    folder.write(VIEW, &snapshot).unwrap();
+    fs::write(folder.path_of(VIEW_LOG), log).unwrap();
     assert_eq!(&ViewStore::open(&folder).0, views.last().unwrap());
 }

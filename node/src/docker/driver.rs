@@ -10,6 +10,7 @@ use super::bodies::{
 use crate::{
     app::Node,
     attachment::{Attachment, Origin},
+    folder::DOCKER,
     refusal::Refusal,
     runtimes::Engine,
     state_files::{DockerEndpoint, DockerFile},
@@ -27,8 +28,6 @@ use std::{
 use tokio::sync::Mutex;
 use tracing::{debug, info};
 
-/// The file of networks and endpoints.
-const FILE: &str = "docker.json";
 /// The pause before connecting to Docker again.
 const RECONNECT: Duration = Duration::from_secs(1);
 /// The prefix of interfaces' names before Docker has moved them; a part of the endpoint's id
@@ -48,7 +47,7 @@ pub(super) struct Driver {
 impl Driver {
     /// Restores networks and endpoints from disk; a file that cannot be read is set aside.
     pub(super) fn restore(node: Arc<Node>) -> Self {
-        let kept: DockerFile = node.folder.read_state(FILE).unwrap_or_default();
+        let kept: DockerFile = node.folder.read_state(DOCKER).unwrap_or_default();
         let addresses = kept.endpoints.values().flat_map(|endpoint| {
             endpoint.addresses.iter().map(|address| (endpoint.network.clone(), *address))
         });
@@ -87,7 +86,7 @@ impl Driver {
     async fn keep(&self, kept: &DockerFile) -> Result<(), Refusal> {
         let folder = &self.node.folder;
         folder
-            .write_state_later(FILE, kept)
+            .write_state_later(DOCKER, kept)
             .map_err(|error| Refusal::Failed(format!("{error:#}")))?;
         folder.flush().await;
         Ok(())
