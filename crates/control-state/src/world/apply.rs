@@ -30,6 +30,13 @@ struct Written {
     resets: u64,
 }
 
+/// A change of an index.
+#[derive(Clone, Copy)]
+enum IndexChange {
+    Add,
+    Remove,
+}
+
 impl World {
     /// Derives the world from its records.
     ///
@@ -159,9 +166,9 @@ impl World {
         };
         let before: Vec<(NetworkName, NodeBefore)> =
             self.networks.iter().map(|(name, network)| (name.clone(), before(network))).collect();
-        self.unindex_endpoints(&name);
+        self.index_endpoints(&name, IndexChange::Remove);
         let index = self.nodes.put(record);
-        self.index_endpoints(&name);
+        self.index_endpoints(&name, IndexChange::Add);
         for (network, before) in before {
             self.with_builder(&network, deltas, |builder| builder.node_changed(index, &before));
         }
@@ -193,7 +200,7 @@ impl World {
         let is_known = self.workload_networks.insert(id.clone(), name.clone()).is_some();
         self.index_override(&id, record.label_override.is_some());
         if is_known {
-            self.unindex_workload(&name, &id);
+            self.index_workload(&name, &id, IndexChange::Remove);
         }
         self.with_builder(&name, deltas, |builder| {
             if is_known {
@@ -202,7 +209,7 @@ impl World {
             }
             builder.start(record);
         });
-        self.index_workload(&name, &id);
+        self.index_workload(&name, &id, IndexChange::Add);
         if self.quarantines.lets_forensics_to(&id) {
             // Its labels may have changed.
             self.update_forensics(deltas);
@@ -213,13 +220,13 @@ impl World {
         let (id, name) = (record.report.id.clone(), record.report.network.clone());
         self.workload_networks.insert(id.clone(), name.clone());
         self.index_override(&id, record.label_override.is_some());
-        self.unindex_workload(&name, &id);
+        self.index_workload(&name, &id, IndexChange::Remove);
         self.with_builder(&name, deltas, |builder| {
             builder.cut(&id);
             builder.remove_refused(&id);
             builder.refuse(record);
         });
-        self.index_workload(&name, &id);
+        self.index_workload(&name, &id, IndexChange::Add);
         if self.quarantines.lets_forensics_to(&id) {
             self.update_forensics(deltas);
         }
@@ -304,7 +311,7 @@ impl World {
         let Some(index) = self.nodes.index(name) else { return };
         // Its workloads have been deleted before it, so no node has it as a peer.
         self.networks.values_mut().for_each(|network| network.remove_node(index));
-        self.unindex_endpoints(name);
+        self.index_endpoints(name, IndexChange::Remove);
         self.nodes.remove(name);
         deltas.push_relay(RelayDelta::Send(ToRelay::Expel(name.clone())));
     }
@@ -321,7 +328,7 @@ impl World {
     fn delete_workload(&mut self, id: &WorkloadId, deltas: &mut Deltas) {
         self.overridden.remove(id);
         let Some(network) = self.workload_networks.remove(id) else { return };
-        self.unindex_workload(&network, id);
+        self.index_workload(&network, id, IndexChange::Remove);
         self.with_builder(&network, deltas, |builder| {
             builder.remove_refused(id);
             builder.stop(id);
@@ -407,47 +414,41 @@ impl World {
         };
     }
 
-    /// Adds the images of a workload and the key of a device to their indices.
-    fn index_workload(&mut self, network: &NetworkName, id: &WorkloadId) {
+    /// Adds the images of a workload and the key of a device to their indices, or removes them.
+    fn index_workload(&mut self, network: &NetworkName, id: &WorkloadId, change: IndexChange) {
         let Some(workload) = self.networks.get(network).and_then(|own| own.workload(id)) else {
             return;
         };
         if let Some(key) = workload.device() {
-            self.keys.add(key, &KeyOwner::Device(id.clone()));
+            let owner = KeyOwner::Device(id.clone());
+            match change {
+                IndexChange::Add => self.keys.add(key, &owner),
+                IndexChange::Remove => self.keys.remove(key, &owner),
+            }
         }
-        let images = workload.measurement().into_iter().flat_map(Measurement::all_images);
-        images.for_each(|image| self.images.add_use(image.digest));
+        for image in workload.measurement().into_iter().flat_map(Measurement::all_images) {
+            match change {
+                IndexChange::Add => self.images.add_use(image.digest),
+                IndexChange::Remove => self.images.remove_use(image.digest),
+            }
+        }
     }
 
-    /// Removes the images of a workload and the key of a device from their indices.
-    fn unindex_workload(&mut self, network: &NetworkName, id: &WorkloadId) {
-        let Some(workload) = self.networks.get(network).and_then(|own| own.workload(id)) else {
-            return;
-        };
-        if let Some(key) = workload.device() {
-            self.keys.remove(key, &KeyOwner::Device(id.clone()));
-        }
-        let images = workload.measurement().into_iter().flat_map(Measurement::all_images);
-        images.for_each(|image| self.images.remove_use(image.digest));
-    }
-
-    /// Adds the keys and addresses of a node's endpoints to their indices.
-    fn index_endpoints(&mut self, name: &NodeName) {
+    /// Adds the keys and addresses of a node's endpoints to their indices, or removes them.
+    fn index_endpoints(&mut self, name: &NodeName, change: IndexChange) {
         let Some(node) = self.nodes.get(name) else { return };
         let owner = KeyOwner::Node(name.clone());
         for endpoint in node.endpoints.values() {
-            endpoint.keys().for_each(|key| self.keys.add(key, &owner));
-            self.addresses.add(endpoint, name);
-        }
-    }
-
-    /// Removes the keys and addresses of a node's endpoints from their indices.
-    fn unindex_endpoints(&mut self, name: &NodeName) {
-        let Some(node) = self.nodes.get(name) else { return };
-        let owner = KeyOwner::Node(name.clone());
-        for endpoint in node.endpoints.values() {
-            endpoint.keys().for_each(|key| self.keys.remove(key, &owner));
-            self.addresses.remove(endpoint, name);
+            match change {
+                IndexChange::Add => {
+                    endpoint.keys().for_each(|key| self.keys.add(key, &owner));
+                    self.addresses.add(endpoint, name);
+                }
+                IndexChange::Remove => {
+                    endpoint.keys().for_each(|key| self.keys.remove(key, &owner));
+                    self.addresses.remove(endpoint, name);
+                }
+            }
         }
     }
 }
