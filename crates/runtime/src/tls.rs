@@ -14,14 +14,17 @@ use rustls::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{ring::default_provider, verify_tls13_signature},
+    crypto::{WebPkiSupportedAlgorithms, ring::default_provider, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::{
         WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 use x509_parser::{
     extensions::GeneralName,
     prelude::{FromDer, X509Certificate},
@@ -93,6 +96,10 @@ fn explain_time(error: Error, certificate: &CertificateDer<'_>, now: UnixTime) -
     })
 }
 
+/// The algorithms of ring by which signatures are verified.
+static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+    LazyLock::new(|| default_provider().signature_verification_algorithms);
+
 /// The methods of a verifier that concern signatures in the handshake: those of TLS 1.3 alone, by
 /// the algorithms of ring.
 macro_rules! tls13_signatures {
@@ -112,12 +119,11 @@ macro_rules! tls13_signatures {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            let algorithms = default_provider().signature_verification_algorithms;
-            verify_tls13_signature(message, cert, dss, &algorithms)
+            verify_tls13_signature(message, cert, dss, &ALGORITHMS)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            default_provider().signature_verification_algorithms.supported_schemes()
+            ALGORITHMS.supported_schemes()
         }
     };
 }
