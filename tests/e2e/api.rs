@@ -1,224 +1,16 @@
 //! The coordinator's HTTP API, as programs of others meet it.
 
-use crate::support::{PATIENCE, allow, mesh};
+use crate::{
+    curl::{Api, Batch, EntryEvent, Event},
+    support::{allow, mesh},
+};
 use meshward_api_types as api;
-use meshward_lab::Mesh;
-use meshward_types::Revision;
-use serde::{
-    Deserialize,
-    de::{DeserializeOwned, IgnoredAny},
-};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
-use std::{
-    collections::HashMap,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{
-        atomic::{AtomicU64, Ordering},
-        mpsc,
-    },
-    thread,
-};
+use std::{path::Path, process::Command};
 
-/// The API of a mesh, by curl.
-pub(crate) struct Api<'a> {
-    mesh: &'a Mesh,
-    ca: PathBuf,
-    server: String,
-    token: String,
-}
-
-/// An answer.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub status: u16,
-    headers: HashMap<String, String>,
-    body: String,
-}
-
-impl Answer {
-    /// Returns the body as it is.
-    pub(crate) fn body(&self) -> &str {
-        &self.body
-    }
-
-    /// A header, by its name in small letters.
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).map(String::as_str)
-    }
-
-    /// Reads the body.
-    pub(crate) fn read<T: DeserializeOwned>(&self) -> T {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// Returns the detail of a refusal, which must be a whole problem document.
-    pub(crate) fn problem(&self) -> String {
-        assert_eq!(self.headers["content-type"], "application/problem+json", "{self:?}");
-        let problem: api::Problem = self.read();
-        assert_eq!(problem.status, self.status, "{self:?}");
-        assert!(problem.kind.starts_with("urn:meshward:problem:"), "{self:?}");
-        assert!(!problem.title.is_empty(), "{self:?}");
-        problem.detail
-    }
-}
-
-impl<'a> Api<'a> {
-    pub(crate) fn of(mesh: &'a Mesh) -> Self {
-        Self::with(mesh, &std::fs::read_to_string(mesh.context()).unwrap())
-    }
-
-    /// With the credential of a context.
-    pub(crate) fn with(mesh: &'a Mesh, context: &str) -> Self {
-        let context: api::Context = serde_json::from_str(context).unwrap();
-        let ca = mesh.folder().join("api-ca.pem");
-        std::fs::write(&ca, context.ca).unwrap();
-        Self { mesh, ca, server: context.server, token: context.token }
-    }
-
-    fn curl(&self, method: &str, path: &str, headers: &[&str]) -> Command {
-        let host =
-            format!("coordinator.meshward.internal:{}", self.server.rsplit(':').next().unwrap());
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--include", "--path-as-is", "--request", method, "--cacert"])
-            .arg(&self.ca);
-        curl.args(["--header", "expect:", "--connect-to", &format!("{host}:{}", self.server)]);
-        for header in headers {
-            curl.args(["--header", header]);
-        }
-        curl.arg(format!("https://{host}{path}"));
-        curl
-    }
-
-    fn as_stranger(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[&str],
-        body: Option<&[u8]>,
-    ) -> Answer {
-        static BODIES: AtomicU64 = AtomicU64::new(0);
-        let mut curl = self.curl(method, path, headers);
-        let file =
-            self.mesh.folder().join(format!("api-body-{}", BODIES.fetch_add(1, Ordering::Relaxed)));
-        if let Some(body) = body {
-            std::fs::write(&file, body).unwrap();
-            curl.arg("--data-binary").arg(format!("@{}", file.display()));
-        }
-        let out = self.mesh.site.netns.run(|| curl.output()).unwrap().unwrap();
-        let text = String::from_utf8_lossy(&out.stdout).into_owned();
-        let (head, body) =
-            text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{method} {path}: {out:?}"));
-        let mut lines = head.lines();
-        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-        let headers = lines.filter_map(|line| line.split_once(": "));
-        let headers =
-            headers.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
-        Answer { status, headers, body: body.to_owned() }
-    }
-
-    fn authorization(&self) -> String {
-        format!("Authorization: Bearer {}", self.token)
-    }
-
-    pub(crate) fn call(
-        &self,
-        method: &str,
-        path: &str,
-        headers: &[&str],
-        body: Option<&Value>,
-    ) -> Answer {
-        let own = [self.authorization(), "content-type: application/json".into()];
-        let all: Vec<&str> =
-            own.iter().map(String::as_str).chain(headers.iter().copied()).collect();
-        self.as_stranger(
-            method,
-            path,
-            &all,
-            body.map(|body| body.to_string().into_bytes()).as_deref(),
-        )
-    }
-
-    /// Reads what is at a path.
-    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> T {
-        let answer = self.call("GET", path, &[], None);
-        assert_eq!(answer.status, 200, "{path}: {answer:?}");
-        answer.read()
-    }
-
-    /// Reads the first page of a list.
-    pub(crate) fn list<T: DeserializeOwned>(&self, path: &str) -> Vec<T> {
-        self.get::<api::Page<T>>(path).items
-    }
-
-    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
-        self.call("POST", path, &[], Some(body))
-    }
-
-    fn watch(&self, path: &str) -> Watch {
-        let mut curl = self.curl("GET", path, &[&self.authorization()]);
-        let spawn = || curl.arg("--no-buffer").stdout(Stdio::piped()).spawn();
-        let mut child = self.mesh.site.netns.run(spawn).unwrap().unwrap();
-        let (lines, output) = (mpsc::channel(), BufReader::new(child.stdout.take().unwrap()));
-        thread::spawn(move || {
-            output.lines().map_while(Result::ok).try_for_each(|line| lines.0.send(line))
-        });
-        Watch { child, lines: lines.1 }
-    }
-}
-
-/// A list that is watched.
-struct Watch {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-/// The event that says that all of a revision was said.
-#[derive(Deserialize)]
-struct Synced {
-    revision: Revision,
-}
-
-impl Watch {
-    /// The next event: its name and data.
-    fn next(&self) -> (String, Value) {
-        let mut name = String::new();
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE).expect("an event comes");
-            if let Some(event) = line.strip_prefix("event: ") {
-                event.clone_into(&mut name);
-            } else if let Some(data) = line.strip_prefix("data: ") {
-                return (name, serde_json::from_str(data).unwrap());
-            }
-        }
-    }
-
-    /// The entries until all of a revision is said: what was put and what is gone, and the
-    /// revision.
-    fn synced(&self) -> (Vec<(String, String)>, Revision) {
-        let mut seen = Vec::new();
-        loop {
-            let (name, data) = self.next();
-            if name == "synced" {
-                let Synced { revision } = serde_json::from_value(data).unwrap();
-                return (seen, revision);
-            }
-            let change: api::Change<IgnoredAny> = serde_json::from_value(data).unwrap();
-            seen.push((name, change.key));
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn said(name: &str, key: &str) -> (String, String) {
-    (name.to_owned(), key.to_owned())
+fn said(name: &str, key: &str) -> EntryEvent {
+    EntryEvent { name: name.to_owned(), key: key.to_owned() }
 }
 
 #[test]
@@ -433,33 +225,33 @@ fn a_watch_tells_what_changes_and_goes_on_from_a_revision() {
     let web = node.attach("shop", "app=web").unwrap();
     let api = Api::of(&mesh);
     let watch = api.watch("/v1/workloads?watch=1&selector=app%3Dweb");
-    let (seen, revision) = watch.synced();
-    assert_eq!(seen, [said("put", &web.id)]);
+    let Batch { events, revision } = watch.synced();
+    assert_eq!(events, [said("put", &web.id)]);
     let second = node.attach("shop", "app=web").unwrap();
     let _other = node.attach("shop", "app=api").unwrap();
-    assert_eq!(watch.synced().0, [said("put", &second.id)]);
+    assert_eq!(watch.synced().events, [said("put", &second.id)]);
     let quarantine = json!({ "selector": { "app": "web" } });
     assert_eq!(api.post("/v1/quarantines", &quarantine).status, 200);
-    let mut held = watch.synced().0;
+    let mut held = watch.synced().events;
     held.sort();
     let mut both = [said("put", &web.id), said("put", &second.id)];
     both.sort();
     assert_eq!(held, both, "what a quarantine changes is said, too");
     node.meshctl(&["detach", &web.id]).unwrap();
-    assert_eq!(watch.synced().0, [said("gone", &web.id)]);
+    assert_eq!(watch.synced().events, [said("gone", &web.id)]);
     // Who was away meanwhile is told what it has missed, once.
     let again = api.watch(&format!("/v1/workloads?watch=1&selector=app%3Dweb&revision={revision}"));
-    let (mut seen, _) = again.synced();
-    seen.retain(|(_, key)| *key == web.id || *key == second.id);
+    let mut seen = again.synced().events;
+    seen.retain(|event| event.key == web.id || event.key == second.id);
     seen.sort();
     assert_eq!(seen, [said("gone", &web.id), said("put", &second.id)]);
     // With the credential, what it watches ends.
     let made = api.post("/v1/credentials", &json!({ "name": "eyes", "role": "viewer" }));
-    let eyes = Api { token: made.read::<api::CreatedCredential>().token, ..Api::of(&mesh) };
+    let eyes = Api::with_token(&mesh, made.read::<api::CreatedCredential>().token);
     let watch = eyes.watch("/v1/networks?watch=1");
-    assert_eq!(watch.synced().0, [said("put", "shop")]);
+    assert_eq!(watch.synced().events, [said("put", "shop")]);
     assert_eq!(api.call("DELETE", "/v1/credentials/eyes", &[], None).status, 200);
-    assert_eq!(watch.next().0, "problem");
+    assert_eq!(watch.next().name, "problem");
     assert!(watch.lines.iter().all(|line| line.is_empty()), "the watch ends");
 }
 
@@ -473,7 +265,7 @@ fn a_credential_of_one_network_is_told_nothing_of_another() {
     mesh.wait(|| api.get::<api::Node>("/v1/nodes/cloud").blocks.len() == 2).unwrap();
     let wanted = json!({ "name": "eyes", "role": "viewer", "networks": ["lab"] });
     let made = api.post("/v1/credentials", &wanted);
-    let eyes = Api { token: made.read::<api::CreatedCredential>().token, ..Api::of(&mesh) };
+    let eyes = Api::with_token(&mesh, made.read::<api::CreatedCredential>().token);
     let narrow = |node: &api::Node| {
         assert_eq!(node.workloads, 0, "{node:?}");
         assert!(node.blocks.len() == 1 && node.blocks[0].network.as_str() == "lab", "{node:?}");
@@ -481,7 +273,7 @@ fn a_credential_of_one_network_is_told_nothing_of_another() {
     assert_eq!(api.get::<api::Node>("/v1/nodes/cloud").workloads, 1);
     narrow(&eyes.get("/v1/nodes/cloud"));
     narrow(&eyes.list("/v1/nodes")[0]);
-    let (_, change) = eyes.watch("/v1/nodes?watch=1").next();
+    let change = eyes.watch("/v1/nodes?watch=1").next().data;
     narrow(&serde_json::from_value::<api::Change<_>>(change).unwrap().item.unwrap());
     let status: api::Status = eyes.get("/v1/status");
     assert_eq!((status.networks, status.workloads), (1, 0));
@@ -492,8 +284,8 @@ fn a_credential_of_one_network_is_told_nothing_of_another() {
     let path = format!("/v1/networks?watch=1&revision={revision}");
     mesh.meshctl(&["network", "create", "secret", "--cidr", "10.78.0.0/16"]).unwrap();
     mesh.meshctl(&["network", "delete", "secret"]).unwrap();
-    assert_eq!(api.watch(&path).synced().0, [said("gone", "secret")]);
-    let (name, problem) = eyes.watch(&path).next();
+    assert_eq!(api.watch(&path).synced().events, [said("gone", "secret")]);
+    let Event { name, data: problem } = eyes.watch(&path).next();
     assert!(!problem.to_string().contains("secret"), "{problem}");
     let problem: api::Problem = serde_json::from_value(problem).unwrap();
     assert!(name == "problem" && problem.status == 410, "{name}: {problem:?}");

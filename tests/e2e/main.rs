@@ -11,6 +11,7 @@ mod capture;
 mod cli;
 mod cni;
 mod commands;
+mod curl;
 mod datapath;
 mod demo;
 mod devices;

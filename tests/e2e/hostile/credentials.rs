@@ -1,7 +1,7 @@
 //! Credentials with few rights: a viewer's, an operator's and an owner's of one network of two.
 
 use crate::{
-    api::{Answer, Api},
+    curl::{Answer, Api},
     support::{Echo, PATIENCE, SILENCE, Shop, Stream, allow, resident, tcp_echoes},
 };
 use meshward_api_types::{AuditEntry, Node};

@@ -4,5 +4,6 @@
 mod container;
 mod credentials;
 mod liar;
+mod lies;
 mod raw;
 mod stranger;

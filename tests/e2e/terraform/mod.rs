@@ -4,6 +4,7 @@ mod bootstrap;
 mod lifecycle;
 mod mistakes;
 mod modules;
+mod secrets;
 
 use meshward_lab::{Binaries, Mesh};
 use serde_json::Value;
