@@ -89,8 +89,8 @@ fn nat(mapping: NatMapping) -> String {
              itself connects by a relay",
         ),
         NatMapping::Undetermined => {
-            "yes, mapping unknown: that takes STUN servers at two addresses, and one answered (add a \
-             relay elsewhere, or meshward-node --stun)"
+            "yes, mapping unknown: that takes STUN servers at two addresses, and one answered (add \
+            a relay elsewhere, or meshward-node --stun)"
                 .into()
         }
         NatMapping::Unknown => "unknown: no STUN server outside this machine answers".into(),

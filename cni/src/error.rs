@@ -47,6 +47,11 @@ impl Error {
 
     /// Returns the error as the runtime reads it.
     pub fn to_json(&self, version: &str) -> Value {
-        json!({ "cniVersion": version, "code": self.code as u32, "msg": self.message, "details": self.details })
+        json!({
+            "cniVersion": version,
+            "code": self.code as u32,
+            "msg": self.message,
+            "details": self.details,
+        })
     }
 }

@@ -25,8 +25,10 @@ fn cni(data: &[u8]) {
 }
 
 fn samples() -> Vec<Vec<u8>> {
-    let config = r#"{"cniVersion":"1.1.0","name":"shop","type":"meshward-cni","network":"shop","labels":"app=web",
-        "ipam":{},"prevResult":{"interfaces":[],"ips":[{"address":"10.0.0.2/24"}]},"runtimeConfig":{},
+    let config = r#"{"cniVersion":"1.1.0","name":"shop","type":"meshward-cni","network":"shop",
+        "labels":"app=web",
+        "ipam":{},"prevResult":{"interfaces":[],"ips":[{"address":"10.0.0.2/24"}]},
+        "runtimeConfig":{},
         "kubernetes":{"server":"https://192.0.2.1:6443","ca_file":"/a","token_file":"/b"},
         "cni.dev/valid-attachments":[{"containerID":"c1","ifname":"eth0"}]}"#;
     let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0";

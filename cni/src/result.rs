@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn what_the_plugins_before_have_made_stays() {
         let previous = json!({
-            "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }], "dns": { "nameservers": ["192.0.2.1"] },
+            "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0" }],
+            "dns": { "nameservers": ["192.0.2.1"] },
             "ips": [{ "address": "192.0.2.7/24", "interface": 0 }],
         });
         let result = added("1.0.0", &example(), Some(&previous));

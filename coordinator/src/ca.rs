@@ -1,5 +1,5 @@
-//! The mesh's certificate authority. Its key is created at the first start and never leaves the data
-//! folder.
+//! The mesh's certificate authority. Its key is created at the first start and never leaves the
+//! data folder.
 
 use anyhow::{Context, Result, bail};
 use meshward_control_proto::{COORDINATOR_NAME, MemberKind, relay::server_name};
@@ -104,8 +104,8 @@ impl Ca {
         Fingerprint::of(&self.certificate)
     }
 
-    /// Signs a member's certificate. Only the public key of the request is used: the caller knows the
-    /// member.
+    /// Signs a member's certificate. Only the public key of the request is used: the caller knows
+    /// the member.
     ///
     /// # Errors
     /// Fails if the request is malformed or not signed by its own key.

@@ -68,8 +68,8 @@ fn requests_for_certificates() -> Vec<Vec<u8>> {
     ]
 }
 
-/// A damaged database, as a list of changed bytes: it is read as far as it is intact, or refused with
-/// a sentence; nothing panics.
+/// A damaged database, as a list of changed bytes: it is read as far as it is intact, or refused
+/// with a sentence; nothing panics.
 fn store(data: &[u8]) {
     let (whole, file) = (database(), folder().join("damaged.db"));
     let mut damaged = whole.clone();

@@ -177,7 +177,8 @@ async fn start(arguments: Arguments) -> Result<()> {
     tokio::spawn(api::serve(tls, mesh.clone()));
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));
     start_tasks(&mesh, config.retention.clone());
-    info!(listen = %address, mesh = %mesh.ca.mesh, revision = %mesh.look(|world| world.revision), "coordinator ready");
+    let revision = mesh.look(|world| world.revision);
+    info!(listen = %address, mesh = %mesh.ca.mesh, %revision, "coordinator ready");
     meshward_runtime::ended().await?;
     info!("coordinator ends");
     listener::close(&endpoint, "the coordinator ends").await;

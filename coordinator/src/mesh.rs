@@ -319,7 +319,8 @@ impl Mesh {
         }
     }
 
-    /// Returns the newest lines of the audit log, or of that part of it that came before a revision.
+    /// Returns the newest lines of the audit log, or of that part of it that came before a
+    /// revision.
     ///
     /// # Errors
     /// [`Refusal::Failed`] if the store cannot be read.
@@ -361,8 +362,8 @@ impl Mesh {
         self.with_store(|store| Ok(store.has_room())).await.unwrap_or(false)
     }
 
-    /// Deletes what is no longer to be kept, forever: a little at a time, so that no write waits for
-    /// long.
+    /// Deletes what is no longer to be kept, forever: a little at a time, so that no write waits
+    /// for long.
     pub async fn keep_retention(&self, retention: Retention) {
         loop {
             let (retention, now) = (retention.clone(), OffsetDateTime::now_utc().unix_timestamp());

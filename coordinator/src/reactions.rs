@@ -41,7 +41,8 @@ pub async fn fire(mesh: &Arc<Mesh>, node: &NodeName, fired: Fired) {
     info!(%node, workload = %fired.workload, trigger = %fired.trigger, "a trigger fired");
     let Some(url) = done.webhook else { return };
     let body = json!({
-        "trigger": fired.trigger, "network": fired.network, "node": node, "workload": fired.workload,
+        "trigger": fired.trigger, "network": fired.network,
+        "node": node, "workload": fired.workload,
         "denied_flows": fired.denied_flows, "distinct_ports": fired.distinct_ports,
         "distinct_addresses": fired.distinct_addresses,
     });

@@ -205,7 +205,8 @@ fn is_public(address: IpAddr) -> bool {
         }
         IpAddr::V6(address) => {
             let first = address.segments()[0];
-            // 2000::/3 is the part that is assigned; 64:ff9b::/96 and 2002::/16 lead to IPv4 addresses.
+            // 2000::/3 is the part that is assigned; 64:ff9b::/96 and 2002::/16 lead to IPv4
+            // addresses.
             first & 0xe000 == 0x2000
                 && first != 0x2002
                 && !(first == 0x2001 && address.segments()[1] == 0xdb8)

@@ -297,7 +297,10 @@ impl Enforcement {
         let key = identity.map(|identity| ResourceKey::Identity(network.clone(), identity));
         let resource = key.and_then(|key| state.view.resources.get(&key));
         Standing {
-            is_identity_quarantined: matches!(resource, Some(Resource::Identity(own)) if own.quarantined),
+            is_identity_quarantined: matches!(
+                resource,
+                Some(Resource::Identity(own)) if own.quarantined
+            ),
             refusal: state.view.refusal(network, id).map(ToOwned::to_owned),
             spec,
             vouched,

@@ -197,10 +197,14 @@ fn states() -> Vec<Vec<u8>> {
 
 fn docker_bodies() -> Vec<Vec<u8>> {
     let all = [
-        r#"{"PoolID":"","AddressSpace":"meshward","Pool":"10.42.0.0/24","SubPool":"","Options":{"network":"shop"},"V6":false}"#,
-        r#"{"PoolID":"p","Address":"10.42.0.7","Options":{"RequestAddressType":"com.docker.network.gateway"}}"#,
-        r#"{"NetworkID":"n","Options":{"com.docker.network.generic":{"network":"shop"}},"IPv4Data":[{"Pool":"10.42.0.0/24"}],"IPv6Data":[]}"#,
-        r#"{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.42.0.7/24","AddressIPv6":"","MacAddress":""}}"#,
+        r#"{"PoolID":"","AddressSpace":"meshward","Pool":"10.42.0.0/24","SubPool":"",
+        "Options":{"network":"shop"},"V6":false}"#,
+        r#"{"PoolID":"p","Address":"10.42.0.7",
+        "Options":{"RequestAddressType":"com.docker.network.gateway"}}"#,
+        r#"{"NetworkID":"n","Options":{"com.docker.network.generic":{"network":"shop"}},
+        "IPv4Data":[{"Pool":"10.42.0.0/24"}],"IPv6Data":[]}"#,
+        r#"{"NetworkID":"n","EndpointID":"e","Interface":{"Address":"10.42.0.7/24","AddressIPv6":"",
+        "MacAddress":""}}"#,
         r#"{"NetworkID":"n","EndpointID":"e","SandboxKey":"/var/run/docker/netns/x"}"#,
     ];
     all.iter().map(|text| text.as_bytes().to_vec()).collect()

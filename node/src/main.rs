@@ -151,7 +151,8 @@ enum Verb {
         labels: Vec<String>,
         /// Be removed from the mesh after not being seen for this time [default: as the token says;
         /// without =TIME: 10m]
-        #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "10m")]
+        #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+            default_missing_value = "10m")]
         ephemeral: Option<Lasting>,
         #[command(flatten)]
         common: ConfigArguments<NodeFlags>,
@@ -249,7 +250,10 @@ async fn run(common: ConfigArguments<NodeFlags>) -> Result<()> {
     }
     meshward_runtime::metrics::serve(node.config.metrics_listen, metrics::scrape(node.clone()))
         .await?;
-    info!(node = %node.membership.name, mesh = %node.membership.mesh, socket = %node.config.socket.display(), "node ready");
+    info!(
+        node = %node.membership.name, mesh = %node.membership.mesh,
+        socket = %node.config.socket.display(), "node ready"
+    );
     let session = tokio::spawn(session::keep(node.clone()));
     let mut tasks = start_tasks(&node, relayed_orders);
     let removed = tokio::select! {

@@ -23,8 +23,8 @@ pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
     /// The address of the STUN server.
     pub(crate) stun_listen: SocketAddr,
-    /// The addresses at which nodes reach the relay, as `HOST:PORT`; if none is given, the address from
-    /// which it connects to the coordinator, with the port of `listen`.
+    /// The addresses at which nodes reach the relay, as `HOST:PORT`; if none is given, the address
+    /// from which it connects to the coordinator, with the port of `listen`.
     pub(crate) advertise: Vec<String>,
     /// The address for Prometheus: `/metrics`, over plain HTTP.
     pub(crate) metrics_listen: SocketAddr,

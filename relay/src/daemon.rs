@@ -1,5 +1,5 @@
-//! The relay's daemon. It keeps a link to the coordinator, by which it learns the mesh's nodes; while
-//! the coordinator is away, it goes on serving those that it knows.
+//! The relay's daemon. It keeps a link to the coordinator, by which it learns the mesh's nodes;
+//! while the coordinator is away, it goes on serving those that it knows.
 
 use crate::{cert_resolver::CertResolver, config::Config, members_file::MembersFile};
 use anyhow::{Context, Result};
@@ -276,8 +276,8 @@ impl Daemon {
         })
     }
 
-    /// Applies the coordinator's messages; returns when a new link is to be opened, with the renewed
-    /// certificate.
+    /// Applies the coordinator's messages; returns when a new link is to be opened, with the
+    /// renewed certificate.
     async fn apply_messages(&self, receive: &mut RecvStream) -> Result<()> {
         loop {
             match frames::receive(receive, MAX_UPDATE).await? {

@@ -69,8 +69,8 @@ impl Failed {
         }
     }
 
-    /// Returns a line for the audit log, which names the sources of most failures; `None` if there were
-    /// none.
+    /// Returns a line for the audit log, which names the sources of most failures; `None` if there
+    /// were none.
     pub fn line(&self) -> Option<String> {
         let count = self.by_source.values().sum::<u64>() + self.others;
         let mut sources: Vec<_> = self.by_source.iter().collect();
@@ -182,8 +182,8 @@ impl Guard {
         self.known.note(source);
     }
 
-    /// Returns the permit of a request to join, to be kept while it is served; `None` if there are too
-    /// many.
+    /// Returns the permit of a request to join, to be kept while it is served; `None` if there are
+    /// too many.
     pub fn permit_join(&self, source: IpAddr, now: Instant) -> Option<SourcePermit> {
         let permit = self
             .joins
@@ -195,9 +195,9 @@ impl Guard {
         permit
     }
 
-    /// Returns `false` for a source with too many failed authentications. A source from which a member
-    /// or operator has authenticated before is let through, so that nobody locks an operator out by
-    /// failing beside them.
+    /// Returns `false` for a source with too many failed authentications. A source from which a
+    /// member or operator has authenticated before is let through, so that nobody locks an operator
+    /// out by failing beside them.
     pub fn may_authenticate(&self, source: IpAddr, now: Instant) -> bool {
         let is_allowed = source.is_loopback()
             || self.known.contains(source)
@@ -208,8 +208,8 @@ impl Guard {
         is_allowed
     }
 
-    /// Counts a failed authentication, and logs one at most every five seconds. `what` is the kind of
-    /// credential, such as "an API token".
+    /// Counts a failed authentication, and logs one at most every five seconds. `what` is the kind
+    /// of credential, such as "an API token".
     pub fn note_failure(&self, source: IpAddr, what: &'static str, now: Instant) {
         static LINES: Seldom = Seldom::every(Duration::from_secs(5));
         self.counts.failures.fetch_add(1, Relaxed);

@@ -15,8 +15,8 @@ pub struct Strangers {
     pub connections_per_address: usize,
     /// The maximum number of TCP connections from one prefix.
     pub connections_per_prefix: usize,
-    /// The maximum number of QUIC handshakes at a time. Members that come from known addresses have as
-    /// many of their own.
+    /// The maximum number of QUIC handshakes at a time. Members that come from known addresses have
+    /// as many of their own.
     pub handshakes: usize,
     /// The maximum number of QUIC handshakes at a time from one address.
     pub handshakes_per_address: usize,
@@ -24,8 +24,8 @@ pub struct Strangers {
     pub handshakes_per_prefix: usize,
     /// The rate of requests to join from one address, per second; ten times as many at once.
     pub joins_per_second: f64,
-    /// The rate of failed authentications from one address, per minute, and as many at once; further
-    /// ones are refused unchecked.
+    /// The rate of failed authentications from one address, per minute, and as many at once;
+    /// further ones are refused unchecked.
     pub failures_per_minute: f64,
 }
 

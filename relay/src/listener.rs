@@ -241,8 +241,8 @@ pub fn check_unexpired(certificate: &MemberCertificate) -> Result<()> {
     let MemberCertificate { kind, node, not_before, not_after, .. } = certificate;
     anyhow::ensure!(
         now >= *not_before,
-        "the certificate of {kind} {node} is valid from {} on, and the coordinator's clock shows {}: \
-        the coordinator's clock is behind; set it",
+        "the certificate of {kind} {node} is valid from {} on, and the coordinator's clock shows \
+        {}: the coordinator's clock is behind; set it",
         date(*not_before),
         date(now)
     );

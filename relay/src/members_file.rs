@@ -1,4 +1,5 @@
-//! The file of the nodes that a relay serves: it goes on serving them while the coordinator is away.
+//! The file of the nodes that a relay serves: it goes on serving them while the coordinator is
+//! away.
 
 use meshward_runtime::state_files::StateFile;
 use meshward_types::NodeName;

@@ -464,7 +464,8 @@ fn a_pod_is_what_its_labels_of_now_say_also_after_the_api_was_away() {
     let runtime = Runtime::new();
     let policy = "network: shop
 rules:
-  - { name: prod, from: { app: api }, to: { env: prod, io.kubernetes.namespace/team: pay }, allow: [tcp/80] }
+  - { name: prod, from: { app: api }, to: { env: prod, io.kubernetes.namespace/team: pay }, allow: \
+        [tcp/80] }
 admission:
   - { name: ours, for: { env: prod }, images: [registry.example/shop/*] }
 ";

@@ -56,10 +56,10 @@ route               route
 route-advertise   @ route advertise 10.9.0.0/24 --network shop => would advertise 10.9.0.0/24
 route-withdraw    @ route withdraw 10.8.0.0/24 --network shop => would withdraw 10.8.0.0/24
 route-list          route list
-route-approve       route approve 10.9.0.0/24 --node rack --network shop => would approve 10.9.0.0/24
+route-approve       route approve 10.9.0.0/24 --node rack --network shop => approve 10.9.0.0/24
 route-disapprove    route disapprove 10.8.0.0/24 --node cloud => would disapprove 10.8.0.0/24
 device              device
-device-create       device create --name pad --network shop --gateway rack => would create device pad
+device-create       device create --name pad --network shop --gateway rack => create device pad
 device-list         device list
 device-remove       device remove phone --network shop => would remove device phone
 key-rotate          key rotate --network shop => would rotate key of node cloud

@@ -24,9 +24,9 @@ pub(crate) struct Options {
 /// The workspace with libFuzzer.
 const WORKSPACE: &str = "fuzz/libfuzzer";
 
-/// Compiler flags for coverage feedback to libFuzzer (LLVM's `SanitizerCoverage`, as in cargo-fuzz).
-/// There is no sanitizer: a stable compiler has none, and there is no unsafe code to check. Overflows
-/// panic.
+/// Compiler flags for coverage feedback to libFuzzer (LLVM's `SanitizerCoverage`, as in
+/// cargo-fuzz). There is no sanitizer: a stable compiler has none, and there is no unsafe code to
+/// check. Overflows panic.
 const FLAGS: [&str; 9] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",

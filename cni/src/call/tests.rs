@@ -23,7 +23,8 @@ const CONFIG: &str = r#"{"cniVersion":"1.0.0","name":"shop","type":"meshward-cni
 fn a_call_is_read_with_all_that_the_runtime_says() {
     let config = r#"{"cniVersion":"1.1.0","name":"cluster","type":"meshward-cni","network":"shop",
         "labels":{"env":"prod"},"args":{"cni":{"labels":[{"key":"app","value":"web"}]}},
-        "runtimeConfig":{"ips":["10.42.0.9/24"],"io.kubernetes.cri.pod-annotations":{"meshward.accept-from":"app=a; app=b, port=tcp/80"}},
+        "runtimeConfig":{"ips":["10.42.0.9/24"],
+        "io.kubernetes.cri.pod-annotations":{"meshward.accept-from":"app=a; app=b, port=tcp/80"}},
         "kubernetes":{"server":"https://10.96.0.1","token_file":"/t","ca_file":"/c"}}"#;
     let call = read(&environment("ADD"), config.as_bytes()).unwrap();
     assert_eq!((call.command, call.version.as_str()), (Command::Add, "1.1.0"));
@@ -118,19 +119,27 @@ proptest! {
     ) {
         let mut environment = environment(command);
         let _ = read(&environment, &stdin);
-        for (name, text) in ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS", "CNI_ARGS"].iter().zip(&texts) {
+        for (name, text) in
+            ["CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS", "CNI_ARGS"].iter().zip(&texts)
+        {
             environment.0.insert((*name).to_owned(), text.clone());
         }
         let _ = read(&environment, CONFIG.as_bytes());
         let odd = serde_json::json!({
-            "cniVersion": "1.0.0", "name": "shop", "network": texts[4], "labels": { texts[0].clone(): texts[1] },
-            "runtimeConfig": { "ips": [texts[2]], "io.kubernetes.cri.pod-annotations": { ACCEPT_FROM: texts[3] } },
+            "cniVersion": "1.0.0", "name": "shop", "network": texts[4],
+            "labels": { texts[0].clone(): texts[1] },
+            "runtimeConfig": {
+                "ips": [texts[2]],
+                "io.kubernetes.cri.pod-annotations": { ACCEPT_FROM: texts[3] },
+            },
             "prevResult": texts[1],
         });
         if let Ok(call) = read(&environment, odd.to_string().as_bytes()) {
             prop_assert!(call.config.declared.labels.check_unreserved().is_ok());
             if let Some(attachment) = call.attachment {
-                prop_assert!(!attachment.named.contains('/') && !attachment.container.contains('/'));
+                prop_assert!(
+                    !attachment.named.contains('/') && !attachment.container.contains('/')
+                );
             }
         }
     }

@@ -84,8 +84,8 @@ impl Caller {
         }
     }
 
-    /// Returns `true` if the credential is valid, with the same role and networks as when the request
-    /// began.
+    /// Returns `true` if the credential is valid, with the same role and networks as when the
+    /// request began.
     pub fn still_stands(&self, world: &World) -> bool {
         let known =
             world.credentials.values().find(|credential| credential.secret_hash == self.hash);

@@ -46,7 +46,8 @@ impl Listed for Credential {
 }
 
 /// Creates a credential. Its token is shown only once.
-#[utoipa::path(post, path = operations::CREATE_CREDENTIAL.path(), tag = "credentials", operation_id = "create_credential", request_body = CreateCredential,
+#[utoipa::path(post, path = operations::CREATE_CREDENTIAL.path(), tag = "credentials",
+    operation_id = "create_credential", request_body = CreateCredential,
     responses((status = 201, body = CreatedCredential)))]
 pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
@@ -73,7 +74,8 @@ pub fn secret() -> String {
 }
 
 /// Lists the credentials, without their secrets.
-#[utoipa::path(get, path = operations::CREDENTIALS.path(), tag = "credentials", operation_id = "list_credentials",
+#[utoipa::path(get, path = operations::CREDENTIALS.path(), tag = "credentials",
+    operation_id = "list_credentials",
     params(("role" = Option<Role>, Query, description = "Only credentials with this role")),
     responses((status = 200, body = Page<Credential>)))]
 pub(super) async fn list(
@@ -85,9 +87,11 @@ pub(super) async fn list(
 }
 
 /// Returns a credential, without its secret.
-#[utoipa::path(get, path = operations::CREDENTIAL.path(), tag = "credentials", operation_id = "get_credential",
+#[utoipa::path(get, path = operations::CREDENTIAL.path(), tag = "credentials",
+    operation_id = "get_credential",
     params(("name" = String, Path, description = "The name of the credential")),
-    responses((status = 200, body = Credential, headers(("ETag" = String, description = "The state")))))]
+    responses((status = 200, body = Credential,
+        headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -98,9 +102,11 @@ pub(super) async fn get(
 
 /// Changes a credential's role, networks or lifetime. Fields that are not given stay as they are.
 /// The token stays the same.
-#[utoipa::path(patch, path = operations::CHANGE_CREDENTIAL.path(), tag = "credentials", operation_id = "change_credential", request_body = ChangeCredential,
+#[utoipa::path(patch, path = operations::CHANGE_CREDENTIAL.path(), tag = "credentials",
+    operation_id = "change_credential", request_body = ChangeCredential,
     params(("name" = String, Path, description = "The name of the credential")),
-    responses((status = 200, body = Credential, headers(("ETag" = String, description = "The state")))))]
+    responses((status = 200, body = Credential,
+        headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn change(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -121,7 +127,8 @@ fn known(world: &World, name: &str) -> Option<Credential> {
 }
 
 /// Revokes a credential. Returns the credential.
-#[utoipa::path(delete, path = operations::REVOKE_CREDENTIAL.path(), tag = "credentials", operation_id = "revoke_credential",
+#[utoipa::path(delete, path = operations::REVOKE_CREDENTIAL.path(), tag = "credentials",
+    operation_id = "revoke_credential",
     params(("name" = String, Path, description = "The name of the credential")),
     responses((status = 200, body = Credential)))]
 pub(super) async fn revoke(

@@ -54,7 +54,8 @@ impl Listed for Device {
 }
 
 /// Lists the devices.
-#[utoipa::path(get, path = operations::DEVICES.path(), tag = "devices", operation_id = "list_devices",
+#[utoipa::path(get, path = operations::DEVICES.path(), tag = "devices",
+    operation_id = "list_devices",
     params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
         ("gateway" = Option<NodeName>, Query, description = "Only devices of this gateway"),
         ("selector" = Option<String>, Query, description = "Only entries with such labels: \
@@ -101,7 +102,8 @@ fn describe(
 
 /// Creates a device: a machine with any WireGuard client. It joins through a node, its gateway,
 /// which must be connected.
-#[utoipa::path(post, path = operations::CREATE_DEVICE.path(), tag = "devices", operation_id = "create_device", request_body = CreateDevice,
+#[utoipa::path(post, path = operations::CREATE_DEVICE.path(), tag = "devices",
+    operation_id = "create_device", request_body = CreateDevice,
     responses((status = 201, body = CreatedDevice)))]
 pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
@@ -163,7 +165,8 @@ pub(super) async fn create(
 }
 
 /// Removes a device. Its gateway must be connected. Returns the device.
-#[utoipa::path(delete, path = operations::REMOVE_DEVICE.path(), tag = "devices", operation_id = "remove_device",
+#[utoipa::path(delete, path = operations::REMOVE_DEVICE.path(), tag = "devices",
+    operation_id = "remove_device",
     params(
         ("network" = NetworkName, Path, description = "The network"),
         ("name" = WorkloadName, Path, description = "The name of the device"),
@@ -214,8 +217,8 @@ struct Gateway {
     endpoint: SocketAddr,
 }
 
-/// Returns the gateway of a new device: the node that is named, or else the only connected one with a
-/// direct address. A node that serves none of `scope` is treated as one that does not exist.
+/// Returns the gateway of a new device: the node that is named, or else the only connected one with
+/// a direct address. A node that serves none of `scope` is treated as one that does not exist.
 fn gateway(
     mesh: &Mesh,
     world: &World,

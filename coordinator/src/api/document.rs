@@ -18,21 +18,21 @@ pub(super) const WATCHABLE: &str = "x-meshward-watch";
             **Refusals** are problem documents (RFC 9457). 400: the request does not conform \
             to this document; 422: it conforms, but its values are wrong; 409: it conflicts with \
             the present state.\n\n\
-            **Dry runs**: every write has the parameter `dry_run`. With `?dry_run=true` it is checked \
-            and answered as if it were carried out, and nothing is changed.\n\n\
+            **Dry runs**: every write has the parameter `dry_run`. With `?dry_run=true` it is \
+            checked and answered as if it were carried out, and nothing is changed.\n\n\
             **Lists** come in pages, in the order of the entries' keys; `next` is the `cursor` of \
             the next page.\n\n\
-            **Watching**: every list has the parameter `watch`. With `?watch=1`, and any filters, it \
-            answers with server-sent events (`text/event-stream`) until one side closes the \
+            **Watching**: every list has the parameter `watch`. With `?watch=1`, and any filters, \
+            it answers with server-sent events (`text/event-stream`) until one side closes the \
             connection: `put` (an entry is new or has changed), `gone` (an entry was removed, or \
             no longer matches the filter), `synced` (all changes of a revision were sent), each \
             with a `Change` as its data; the id of `synced` is the revision. With `revision=N`, \
             or the header `Last-Event-ID: N`, the watch goes on from a list of that revision; the \
             answer is 410 if that is too long ago: list again. Without, it begins with every \
             entry.\n\n\
-            **Retries**: a POST with the header `Idempotency-Key` is carried out once. For an hour, or \
-            until the coordinator restarts, the same request of the same credential with the same \
-            key gets the first answer again.\n\n\
+            **Retries**: a POST with the header `Idempotency-Key` is carried out once. For an \
+            hour, or until the coordinator restarts, the same request of the same credential with \
+            the same key gets the first answer again.\n\n\
             **Overwriting**: an answer with one resource that can be overwritten has an `ETag`; a \
             write with `If-Match` is refused with 412 if the resource has changed meanwhile.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
@@ -144,7 +144,10 @@ fn together() -> [(&'static str, &'static str, Value); 6] {
             json!([
                 { "properties": { "role": role(json!(["viewer", "operator"])) } },
                 { "properties": { "role": role(json!(["owner"])) }, "required": ["networks"] },
-                { "properties": { "role": role(json!(["admin"])) }, "not": { "required": ["networks"] } },
+                {
+                    "properties": { "role": role(json!(["admin"])) },
+                    "not": { "required": ["networks"] },
+                },
             ]),
         ),
         (
@@ -276,7 +279,10 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
     if writes && method == "post" {
         parameters.push(json!({
             "name": "Idempotency-Key", "in": "header", "required": false,
-            "schema": { "type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[A-Za-z0-9_.:-]{1,128}$" },
+            "schema": {
+                "type": "string", "minLength": 1, "maxLength": 128,
+                "pattern": "^[A-Za-z0-9_.:-]{1,128}$",
+            },
             "description": "A request with this key is carried out only once, however often it is \
                 sent."
         }));
@@ -284,7 +290,10 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
     if operation.get(WATCHABLE).is_some() {
         parameters.push(query(
             "limit",
-            &json!({ "type": "integer", "format": "int32", "minimum": 1, "maximum": MAX_PAGE, "default": USUAL_PAGE }),
+            &json!({
+                "type": "integer", "format": "int32",
+                "minimum": 1, "maximum": MAX_PAGE, "default": USUAL_PAGE,
+            }),
             "The maximum number of entries on a page.",
         ));
         parameters.push(query(
@@ -303,7 +312,10 @@ fn finish(path: &str, method: &str, operation: &mut Value) {
 }
 
 fn query(name: &str, schema: &Value, description: &str) -> Value {
-    json!({ "name": name, "in": "query", "required": false, "schema": schema, "description": description })
+    json!({
+        "name": name, "in": "query", "required": false,
+        "schema": schema, "description": description,
+    })
 }
 
 /// The callers of an operation.
@@ -337,7 +349,8 @@ fn responses(operation: &mut Value, access: Access) {
     if access == Access::Authenticated {
         let mut refused = problem("The credential is missing or unknown.");
         refused["headers"] = json!({ "WWW-Authenticate": {
-            "description": "The way to authenticate (RFC 6750 §3).", "required": true, "schema": { "type": "string" }
+            "description": "The way to authenticate (RFC 6750 §3).",
+            "required": true, "schema": { "type": "string" }
         } });
         all.insert(StatusCode::UNAUTHORIZED.as_u16().to_string(), refused);
     }

@@ -27,8 +27,8 @@ const KEPT: Duration = Duration::from_hours(1);
 const MAX_OWN_ANSWERS: usize = 128;
 /// The maximum size of the answers kept for one credential, in bytes.
 const MAX_OWN_BYTES: usize = 2 << 20;
-/// The maximum size of all answers, in bytes; the credential with the largest share loses its oldest
-/// first.
+/// The maximum size of all answers, in bytes; the credential with the largest share loses its
+/// oldest first.
 const MAX_BYTES: usize = 16 << 20;
 /// The maximum size of an answer that is kept, in bytes.
 const MAX_ANSWER: usize = 1 << 20;

@@ -223,7 +223,8 @@ fn describe(mesh: &Mesh, world: &World, name: &NodeName) -> Node {
 }
 
 /// Approves a node by name, before or after it joins, and replaces the labels assigned to it.
-#[utoipa::path(put, path = operations::APPROVE_NODE.path(), tag = "nodes", operation_id = "approve_node", request_body = ApproveNode,
+#[utoipa::path(put, path = operations::APPROVE_NODE.path(), tag = "nodes",
+    operation_id = "approve_node", request_body = ApproveNode,
     params(("name" = NodeName, Path, description = "The name of the node")),
     responses((status = 200, body = Node, headers(("ETag" = String, description = "The state of \
         its approval")))))]
@@ -253,7 +254,8 @@ pub(super) async fn approve_node(
 
 /// Removes a node: its session ends, its certificate is revoked, and its workloads are closed.
 /// Returns the node.
-#[utoipa::path(delete, path = operations::REMOVE_NODE.path(), tag = "nodes", operation_id = "remove_node",
+#[utoipa::path(delete, path = operations::REMOVE_NODE.path(), tag = "nodes",
+    operation_id = "remove_node",
     params(("name" = NodeName, Path, description = "The name of the node")),
     responses((status = 200, body = Node)))]
 pub(super) async fn remove_node(
@@ -372,7 +374,8 @@ fn admitted(workload: AdmittedWorkload<'_>) -> Workload {
 }
 
 /// Lists the workloads.
-#[utoipa::path(get, path = operations::WORKLOADS.path(), tag = "workloads", operation_id = "list_workloads",
+#[utoipa::path(get, path = operations::WORKLOADS.path(), tag = "workloads",
+    operation_id = "list_workloads",
     params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
         ("node" = Option<NodeName>, Query, description = "Only workloads on this node"),
         ("name" = Option<WorkloadName>, Query, description = "Only workloads with this name"),
@@ -392,7 +395,8 @@ pub(super) async fn list_workloads(
 }
 
 /// Returns a workload.
-#[utoipa::path(get, path = operations::WORKLOAD.path(), tag = "workloads", operation_id = "get_workload",
+#[utoipa::path(get, path = operations::WORKLOAD.path(), tag = "workloads",
+    operation_id = "get_workload",
     params(("id" = WorkloadId, Path, description = "The id of the workload")),
     responses((status = 200, body = Workload)))]
 pub(super) async fn get_workload(

@@ -18,7 +18,8 @@ const ROTATION_TIMEOUT: Duration = Duration::from_secs(3);
 const MOST_KEPT: u64 = 30 * 24 * 3600;
 
 /// Rotates the keys of endpoints without losing a packet. Nodes that are away keep their keys.
-#[utoipa::path(post, path = operations::ROTATE_KEYS.path(), tag = "nodes", operation_id = "rotate_keys", request_body = RotateKeys,
+#[utoipa::path(post, path = operations::ROTATE_KEYS.path(), tag = "nodes",
+    operation_id = "rotate_keys", request_body = RotateKeys,
     responses((status = 200, body = RotatedKeys)))]
 pub(super) async fn rotate(
     State(mesh): State<Arc<Mesh>>,

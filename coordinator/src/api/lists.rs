@@ -62,8 +62,8 @@ impl ListParams {
         }
     }
 
-    /// Returns the revision before which the page begins, in lists that are ordered by revision, the
-    /// newest first.
+    /// Returns the revision before which the page begins, in lists that are ordered by revision,
+    /// the newest first.
     ///
     /// # Errors
     /// 404 if the cursor is none of such a list.
@@ -99,8 +99,8 @@ impl ListParams {
         }
     }
 
-    /// Returns the revision from which a watch goes on: the parameter, or the header `Last-Event-ID`
-    /// that browsers send when they reconnect.
+    /// Returns the revision from which a watch goes on: the parameter, or the header
+    /// `Last-Event-ID` that browsers send when they reconnect.
     ///
     /// # Errors
     /// 400 if the header is no revision.
@@ -335,8 +335,8 @@ impl BySelector {
     }
 }
 
-/// Refuses malformed selectors. They answer 422: the grammar of selectors cannot be a pattern of the
-/// API's document, so the form of the request is right.
+/// Refuses malformed selectors. They answer 422: the grammar of selectors cannot be a pattern of
+/// the API's document, so the form of the request is right.
 fn check_selectors(query: &str) -> Result<(), ApiError> {
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if let ("selector" | "from" | "to", Err(error)) = (&*name, value.parse::<Selector>()) {
@@ -364,8 +364,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pages_are_the_list_each_entry_once_in_order(keys in proptest::collection::btree_set("[a-z/0-9é-]{1,6}", 0..60), limit in 1u32..20) {
-            let all: BTreeMap<String, String> = keys.iter().map(|key| (key.clone(), key.clone())).collect();
+        fn pages_are_the_list_each_entry_once_in_order(
+            keys in proptest::collection::btree_set("[a-z/0-9é-]{1,6}", 0..60),
+            limit in 1u32..20,
+        ) {
+            let all: BTreeMap<String, String> =
+                keys.iter().map(|key| (key.clone(), key.clone())).collect();
             let mut params = ListParams { limit: Some(limit), ..ListParams::default() };
             let mut found = Vec::new();
             loop {

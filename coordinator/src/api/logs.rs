@@ -103,7 +103,8 @@ pub(super) async fn audit(
     Ok(newest(found, &api.mesh, params, |line| line.revision)?.into_response())
 }
 
-/// Returns `true` if a line of the audit log is by the wanted actor, or by anybody if none is wanted.
+/// Returns `true` if a line of the audit log is by the wanted actor, or by anybody if none is
+/// wanted.
 fn is_by(actor: Option<&String>, line: &AuditEntry) -> bool {
     actor.is_none_or(|actor| *actor == line.actor)
 }
@@ -131,7 +132,8 @@ fn newest<T>(
 pub(super) struct Unfiltered {}
 
 /// Lists the revisions of a network's policy, the newest first.
-#[utoipa::path(get, path = operations::POLICY_LOG.path(), tag = "policy", operation_id = "policy_log",
+#[utoipa::path(get, path = operations::POLICY_LOG.path(), tag = "policy",
+    operation_id = "policy_log",
     params(("name" = NetworkName, Path, description = "The name of the network")),
     responses((status = 200, body = Page<PolicyRevision>)))]
 pub(super) async fn policy(

@@ -38,7 +38,8 @@ impl Listed for Network {
 }
 
 /// Creates a network.
-#[utoipa::path(post, path = operations::CREATE_NETWORK.path(), tag = "networks", operation_id = "create_network", request_body = CreateNetwork,
+#[utoipa::path(post, path = operations::CREATE_NETWORK.path(), tag = "networks",
+    operation_id = "create_network", request_body = CreateNetwork,
     responses((status = 201, body = Network)))]
 pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
@@ -51,7 +52,8 @@ pub(super) async fn create(
 }
 
 /// Lists the networks.
-#[utoipa::path(get, path = operations::NETWORKS.path(), tag = "networks", operation_id = "list_networks",
+#[utoipa::path(get, path = operations::NETWORKS.path(), tag = "networks",
+    operation_id = "list_networks",
     responses((status = 200, body = Page<Network>)))]
 pub(super) async fn list(
     api: State<Api>,
@@ -62,9 +64,11 @@ pub(super) async fn list(
 }
 
 /// Returns a network.
-#[utoipa::path(get, path = operations::NETWORK.path(), tag = "networks", operation_id = "get_network",
+#[utoipa::path(get, path = operations::NETWORK.path(), tag = "networks",
+    operation_id = "get_network",
     params(("name" = NetworkName, Path, description = "The name of the network")),
-    responses((status = 200, body = Network, headers(("ETag" = String, description = "The state")))))]
+    responses((status = 200, body = Network,
+        headers(("ETag" = String, description = "The state")))))]
 pub(super) async fn get(
     State(mesh): State<Arc<Mesh>>,
     caller: Caller,
@@ -74,7 +78,8 @@ pub(super) async fn get(
 }
 
 /// Deletes a network without workloads. Returns the network.
-#[utoipa::path(delete, path = operations::DELETE_NETWORK.path(), tag = "networks", operation_id = "delete_network",
+#[utoipa::path(delete, path = operations::DELETE_NETWORK.path(), tag = "networks",
+    operation_id = "delete_network",
     params(("name" = NetworkName, Path, description = "The name of the network")),
     responses((status = 200, body = Network)))]
 pub(super) async fn delete(

@@ -61,7 +61,8 @@ pub(super) struct Since {
 /// The files replace the whole policy of each network that they name, or, with `scope`, a part of
 /// it. The answer comes when every connected node concerned enforces the policy, or after two
 /// seconds. A dry run needs only a viewer's credential.
-#[utoipa::path(post, path = operations::SUBMIT_POLICY.path(), tag = "policy", operation_id = "submit_policy", request_body = SubmitPolicy,
+#[utoipa::path(post, path = operations::SUBMIT_POLICY.path(), tag = "policy",
+    operation_id = "submit_policy", request_body = SubmitPolicy,
     responses((status = 200, body = SubmitResult)))]
 pub(super) async fn submit(
     State(mesh): State<Arc<Mesh>>,
@@ -201,7 +202,8 @@ fn current(world: &World, name: &NetworkName) -> Option<Policy> {
 }
 
 /// Lists the policies of all networks, as they were written.
-#[utoipa::path(get, path = operations::POLICIES.path(), tag = "policy", operation_id = "list_policies",
+#[utoipa::path(get, path = operations::POLICIES.path(), tag = "policy",
+    operation_id = "list_policies",
     params(("network" = Option<NetworkName>, Query, description = "Only links of this network")),
     responses((status = 200, body = Page<Policy>)))]
 pub(super) async fn list(
@@ -258,7 +260,8 @@ async fn past(mesh: &Mesh, revision: Revision) -> Result<Past, ApiError> {
 
 /// Returns which links open and close between two revisions of a network's policy, among the
 /// current workloads.
-#[utoipa::path(get, path = operations::POLICY_DIFFERENCE.path(), tag = "policy", operation_id = "policy_difference",
+#[utoipa::path(get, path = operations::POLICY_DIFFERENCE.path(), tag = "policy",
+    operation_id = "policy_difference",
     params(("name" = NetworkName, Path, description = "The name of the network"),
         ("from" = Revision, Query, description = "A revision"),
         ("to" = Option<Revision>, Query, description = "The second revision (default: now)")),
@@ -279,7 +282,8 @@ pub(super) async fn difference(
 }
 
 /// Applies the policy that a network had at a revision.
-#[utoipa::path(post, path = operations::ROLL_POLICY_BACK.path(), tag = "policy", operation_id = "roll_policy_back", request_body = Rollback,
+#[utoipa::path(post, path = operations::ROLL_POLICY_BACK.path(), tag = "policy",
+    operation_id = "roll_policy_back", request_body = Rollback,
     params(("name" = NetworkName, Path, description = "The name of the network")),
     responses((status = 200, body = SubmitResult)))]
 pub(super) async fn roll_back(
@@ -316,7 +320,8 @@ pub(super) async fn roll_back(
 }
 
 /// Generates the smallest policy that allows the flows that nodes have seen.
-#[utoipa::path(get, path = operations::POLICY_SUGGESTION.path(), tag = "policy", operation_id = "suggest_policy",
+#[utoipa::path(get, path = operations::POLICY_SUGGESTION.path(), tag = "policy",
+    operation_id = "suggest_policy",
     params(("name" = NetworkName, Path, description = "The name of the network"),
         ("seconds" = Option<u64>, Query, description = "The age of the oldest flows, in seconds \
             (default: 3600)"),
@@ -380,7 +385,8 @@ fn own_identities(mesh: &Mesh, network: &NetworkName, node: &NodeName) -> BTreeS
 
 /// Returns whether a flow is allowed and which rule decides, now or by the policies and quarantines
 /// of a revision.
-#[utoipa::path(post, path = operations::EXPLAIN.path(), tag = "policy", operation_id = "explain", request_body = ExplainQuery,
+#[utoipa::path(post, path = operations::EXPLAIN.path(), tag = "policy", operation_id = "explain",
+    request_body = ExplainQuery,
     responses((status = 200, body = Vec<Explanation>)))]
 pub(super) async fn explain(
     State(mesh): State<Arc<Mesh>>,

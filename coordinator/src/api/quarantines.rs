@@ -28,7 +28,8 @@ use time::OffsetDateTime;
 /// Cuts every link of the selected workloads, established flows included.
 ///
 /// The answer comes when every connected node concerned enforces it, or after two seconds.
-#[utoipa::path(post, path = operations::IMPOSE_QUARANTINE.path(), tag = "quarantine", operation_id = "quarantine", request_body = Impose,
+#[utoipa::path(post, path = operations::IMPOSE_QUARANTINE.path(), tag = "quarantine",
+    operation_id = "quarantine", request_body = Impose,
     responses((status = 200, body = QuarantineResult)))]
 pub(super) async fn impose(
     State(mesh): State<Arc<Mesh>>,
@@ -96,7 +97,8 @@ impl Listed for Quarantine {
 }
 
 /// Lists the quarantines in force.
-#[utoipa::path(get, path = operations::QUARANTINES.path(), tag = "quarantine", operation_id = "list_quarantines",
+#[utoipa::path(get, path = operations::QUARANTINES.path(), tag = "quarantine",
+    operation_id = "list_quarantines",
     params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
         ("workload" = Option<WorkloadId>, Query, description = "Only quarantines of exactly this \
             workload"),
@@ -112,7 +114,8 @@ pub(super) async fn list(
 }
 
 /// Returns a quarantine in force.
-#[utoipa::path(get, path = operations::QUARANTINE.path(), tag = "quarantine", operation_id = "get_quarantine",
+#[utoipa::path(get, path = operations::QUARANTINE.path(), tag = "quarantine",
+    operation_id = "get_quarantine",
     params(("id" = String, Path, description = "The id of the quarantine")),
     responses((status = 200, body = Quarantine)))]
 pub(super) async fn get(
@@ -124,7 +127,8 @@ pub(super) async fn get(
 }
 
 /// Ends the quarantine with exactly this target.
-#[utoipa::path(post, path = operations::RELEASE_QUARANTINE.path(), tag = "quarantine", operation_id = "release", request_body = QuarantineTarget,
+#[utoipa::path(post, path = operations::RELEASE_QUARANTINE.path(), tag = "quarantine",
+    operation_id = "release", request_body = QuarantineTarget,
     responses((status = 200, body = QuarantineResult)))]
 pub(super) async fn release(
     State(mesh): State<Arc<Mesh>>,

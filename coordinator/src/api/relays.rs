@@ -112,7 +112,8 @@ fn describe(mesh: &Mesh, world: &World, relay: &RelayRecord, networks: &[Network
 }
 
 /// Removes a relay: its link ends, and its certificate is revoked. Returns the relay.
-#[utoipa::path(delete, path = operations::REMOVE_RELAY.path(), tag = "nodes", operation_id = "remove_relay",
+#[utoipa::path(delete, path = operations::REMOVE_RELAY.path(), tag = "nodes",
+    operation_id = "remove_relay",
     params(("name" = NodeName, Path, description = "The name of the relay")),
     responses((status = 200, body = Relay)))]
 pub(super) async fn remove(

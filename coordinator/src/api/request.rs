@@ -194,7 +194,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Precondition {
             for tag in text.split(',').map(str::trim) {
                 let quoted = tag.len() >= 2 && tag.starts_with('"') && tag.ends_with('"');
                 if !quoted && tag != "*" || tags.len() == MAX_TAGS {
-                    let text = "If-Match needs at most 16 ETags in double quotes, as the API returned them, or *";
+                    let text = "If-Match needs at most 16 ETags in double quotes, as the API \
+                        returned them, or *";
                     return Err(ApiError::malformed(text).about("If-Match"));
                 }
                 tags.push(tag.to_owned());

@@ -64,7 +64,8 @@ pub(super) async fn list(
 
 /// Returns a route: a prefix behind a gateway. Write the slash of the prefix as `%2F`.
 #[utoipa::path(get, path = operations::ROUTE.path(), tag = "routes", operation_id = "get_route",
-    params(("network" = NetworkName, Path, description = "The network"), ("node" = NodeName, Path, description = "The gateway"),
+    params(("network" = NetworkName, Path, description = "The network"),
+        ("node" = NodeName, Path, description = "The gateway"),
         ("prefix" = Cidr, Path, description = "The prefix")),
     responses((status = 200, body = Route)))]
 pub(super) async fn get(
@@ -77,7 +78,8 @@ pub(super) async fn get(
 }
 
 /// Approves a prefix behind a node, before or after the node advertises it.
-#[utoipa::path(post, path = operations::APPROVE_ROUTE.path(), tag = "routes", operation_id = "approve_route", request_body = ApproveRoute,
+#[utoipa::path(post, path = operations::APPROVE_ROUTE.path(), tag = "routes",
+    operation_id = "approve_route", request_body = ApproveRoute,
     responses((status = 200, body = Route)))]
 pub(super) async fn approve(
     State(mesh): State<Arc<Mesh>>,
@@ -92,7 +94,8 @@ pub(super) async fn approve(
 }
 
 /// Withdraws an approval: links through the route are cut, unless the policy approves it.
-#[utoipa::path(post, path = operations::DISAPPROVE_ROUTE.path(), tag = "routes", operation_id = "disapprove_route", request_body = ApproveRoute,
+#[utoipa::path(post, path = operations::DISAPPROVE_ROUTE.path(), tag = "routes",
+    operation_id = "disapprove_route", request_body = ApproveRoute,
     responses((status = 200, body = Route)))]
 pub(super) async fn disapprove(
     State(mesh): State<Arc<Mesh>>,

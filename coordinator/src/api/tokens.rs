@@ -46,7 +46,8 @@ impl Listed for Token {
 }
 
 /// Creates a join token. Its text is shown only once.
-#[utoipa::path(post, path = operations::CREATE_TOKEN.path(), tag = "nodes", operation_id = "create_token", request_body = CreateToken,
+#[utoipa::path(post, path = operations::CREATE_TOKEN.path(), tag = "nodes",
+    operation_id = "create_token", request_body = CreateToken,
     responses((status = 201, body = CreatedToken)))]
 pub(super) async fn create(
     State(mesh): State<Arc<Mesh>>,
@@ -88,7 +89,8 @@ pub(super) async fn get(
 }
 
 /// Revokes a join token. Nodes that have joined with it stay. Returns the token.
-#[utoipa::path(delete, path = operations::REVOKE_TOKEN.path(), tag = "nodes", operation_id = "revoke_token",
+#[utoipa::path(delete, path = operations::REVOKE_TOKEN.path(), tag = "nodes",
+    operation_id = "revoke_token",
     params(("id" = String, Path, description = "The id of the token")),
     responses((status = 200, body = Token)))]
 pub(super) async fn revoke(

@@ -268,8 +268,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Reads all entries: those that were touched since the revision are sent, the watcher knows the
-    /// others. `None` means that any may have been touched.
+    /// Reads all entries: those that were touched since the revision are sent, the watcher knows
+    /// the others. `None` means that any may have been touched.
     async fn remember(&mut self, touched: Option<&BTreeSet<String>>) -> Result<(), ApiError> {
         let before = self.at;
         let Entries { revision, by_key } = (self.watched.look)(None).await?;

@@ -48,7 +48,8 @@ pub async fn serve(mesh: Arc<Mesh>, endpoint: Endpoint, tunnels: Arc<Tunnels>) {
     accept(endpoint, tunnels.clone(), mesh.guard.clone(), serve).await;
 }
 
-/// Logs why a connection ended, at most five times a second: strangers can end as many as they like.
+/// Logs why a connection ended, at most five times a second: strangers can end as many as they
+/// like.
 fn log_ended(from: SocketAddr, error: &anyhow::Error) {
     static LINES: Seldom = Seldom::every(Duration::from_millis(200));
     if let Some(unlogged) = LINES.due(std::time::Instant::now()) {
@@ -172,7 +173,8 @@ async fn join(mesh: &Mesh, request: JoinRequest, from: SocketAddr) -> Result<Joi
         MemberKind::Node => nodes::join(world, &request, &key, now),
         MemberKind::Relay => relays::join(world, &request, &key, now),
     };
-    // Recorded before the node is a member: an ephemeral node has its whole time to begin a session.
+    // Recorded before the node is a member: an ephemeral node has its whole time to begin a
+    // session.
     if request.kind == MemberKind::Node {
         mesh.sessions.note_joining(&request.name);
     }

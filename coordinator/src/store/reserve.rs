@@ -9,7 +9,8 @@ use std::{
 };
 use tracing::{error, info};
 
-/// The size of the file in bytes: a write needs some dozen KiB, and the write-ahead log up to 4 MiB.
+/// The size of the file in bytes: a write needs some dozen KiB, and the write-ahead log up to 4
+/// MiB.
 const SIZE: u64 = 8 << 20;
 /// The time between two attempts to create the file again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

@@ -30,7 +30,8 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens the file, creates it if it does not exist, and applies the migrations that are missing.
+    /// Opens the file, creates it if it does not exist, and applies the migrations that are
+    /// missing.
     ///
     /// # Errors
     /// [`StoreError::InUse`] if another process has it, [`StoreError::Format`] if it is of a later

@@ -1,5 +1,5 @@
-//! The operations of the coordinator's API: the only list of its paths. The coordinator serves them,
-//! and `meshward-api-client` calls them.
+//! The operations of the coordinator's API: the only list of its paths. The coordinator serves
+//! them, and `meshward-api-client` calls them.
 
 use crate::{
     ApproveNode, ApproveRoute, AuditEntry, ChangeCredential, CreateCredential, CreateDevice,
@@ -34,8 +34,8 @@ impl Template {
     }
 }
 
-/// Escapes text as one segment of a path or one value of a query (RFC 3986 §2.1): all but unreserved
-/// characters.
+/// Escapes text as one segment of a path or one value of a query (RFC 3986 §2.1): all but
+/// unreserved characters.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -137,7 +137,10 @@ impl Described {
 }
 
 macro_rules! operations {
-    ($($(#[$doc:meta])* $name:ident: $kind:ident<$($type:ty),*>($($verb:ident,)? $path:literal);)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident: $kind:ident<$($type:ty),*>($($verb:ident,)? $path:literal);
+    )*) => {
         $(
             $(#[$doc])*
             pub const $name: $kind<$($type),*> = $kind($(Verb::$verb,)? $path, PhantomData);

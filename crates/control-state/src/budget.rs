@@ -133,22 +133,34 @@ mod tests {
         fn a_node_never_has_more_than_its_budget_and_gets_back_what_it_gives_up(
             steps in prop::collection::vec((0u32..12, 0u32..6, 1usize..4, any::<bool>()), 0..200),
         ) {
-            let budget = NodeBudget { workloads: 8, addresses: 14, label_sets: 3, reported_kib: 1, ..Default::default() };
+            let budget = NodeBudget {
+                workloads: 8,
+                addresses: 14,
+                label_sets: 3,
+                reported_kib: 1,
+                ..Default::default()
+            };
             let mut usage = Usage::default();
             let mut counted: HashMap<u32, WorkloadReport> = HashMap::new();
             for (id, label, addresses, starts) in steps {
                 let report = report(id, label, addresses);
                 counted.remove(&id);
                 match starts {
-                    true => if usage.add(&report, &budget).is_ok() {
-                        counted.insert(id, report);
-                    },
+                    true => {
+                        if usage.add(&report, &budget).is_ok() {
+                            counted.insert(id, report);
+                        }
+                    }
                     false => usage.remove(&report.id),
                 }
-                let labels: std::collections::HashSet<_> = counted.values().map(|report| report.labels.to_string()).collect();
+                let labels: std::collections::HashSet<_> =
+                    counted.values().map(|report| report.labels.to_string()).collect();
                 let all: usize = counted.values().map(|report| report.addresses.len()).sum();
                 prop_assert!(counted.len() <= 8 && labels.len() <= 3 && all <= 14);
-                prop_assert_eq!((usage.workloads.len(), usage.label_sets.len(), usage.total.addresses), (counted.len(), labels.len(), all));
+                prop_assert_eq!(
+                    (usage.workloads.len(), usage.label_sets.len(), usage.total.addresses),
+                    (counted.len(), labels.len(), all)
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The change log: the entries of the API's lists that each of the last revisions has changed. It is
-//! bounded: a reader that is too far behind reads the whole list. It is in memory only.
+//! The change log: the entries of the API's lists that each of the last revisions has changed. It
+//! is bounded: a reader that is too far behind reads the whole list. It is in memory only.
 
 use crate::{
     records::{ApprovalRecord, Mutation, Record, RecordKey, WorkloadRef},
@@ -86,8 +86,8 @@ impl ChangeLog {
         }
     }
 
-    /// Returns the changes of a list after a revision; `None` if the log begins later, or the revision
-    /// is in the future.
+    /// Returns the changes of a list after a revision; `None` if the log begins later, or the
+    /// revision is in the future.
     pub fn since(&self, kind: ListKind, revision: Revision) -> Option<Since> {
         let newest = self.revisions.back().map_or(self.after, |(newest, _)| *newest);
         if revision < self.after || revision > newest {

@@ -3,8 +3,8 @@
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 
-/// Returns the prefix length of a node's block if the operator sets none: /24 and /64 where the prefix
-/// is wide enough, otherwise blocks for 16 (IPv4) or 256 (IPv6) nodes.
+/// Returns the prefix length of a node's block if the operator sets none: /24 and /64 where the
+/// prefix is wide enough, otherwise blocks for 16 (IPv4) or 256 (IPv6) nodes.
 pub fn default_block(prefix: IpNet) -> u8 {
     let length = prefix.prefix_len();
     match prefix {

@@ -115,10 +115,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_sum_as_the_rfc_says(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..100) {
+        fn any_bytes_sum_as_the_rfc_says(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            cut in 0usize..100,
+        ) {
             prop_assert_eq!(Sum::default().add(&bytes).finish(), slow(&bytes));
             let cut = (cut * 2).min(bytes.len() & !1);
-            prop_assert_eq!(Sum::default().add(&bytes[..cut]).add(&bytes[cut..]).finish(), slow(&bytes));
+            prop_assert_eq!(
+                Sum::default().add(&bytes[..cut]).add(&bytes[cut..]).finish(),
+                slow(&bytes)
+            );
         }
     }
 }

@@ -97,7 +97,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            3 => (0u8..3, 0u8..5, any::<u8>()).prop_map(|(key, owner, value)| Step::Put { key, owner, value }),
+            3 => (0u8..3, 0u8..5, any::<u8>())
+                .prop_map(|(key, owner, value)| Step::Put { key, owner, value }),
             2 => (0u8..3, 0u8..5).prop_map(|(key, owner)| Step::Remove { key, owner }),
         ]
     }
@@ -107,7 +108,8 @@ mod tests {
         #[test]
         fn the_first_of_those_that_stand_holds(steps in prop::collection::vec(step(), 0..60)) {
             // Even owners outrank odd ones.
-            let outranks = |a: &(u8, u8), b: &(u8, u8)| a.0.is_multiple_of(2) && !b.0.is_multiple_of(2);
+            let outranks =
+                |a: &(u8, u8), b: &(u8, u8)| a.0.is_multiple_of(2) && !b.0.is_multiple_of(2);
             let (mut claims, mut all) = (Claims::default(), Vec::<(u8, (u8, u8))>::new());
             for step in steps {
                 match step {
@@ -125,7 +127,8 @@ mod tests {
                 }
                 for key in 0..3 {
                     let mut own = all.iter().filter(|(own, _)| *own == key).map(|(_, claim)| claim);
-                    let best = own.clone().find(|claim| claim.0.is_multiple_of(2)).or_else(|| own.next());
+                    let best =
+                        own.clone().find(|claim| claim.0.is_multiple_of(2)).or_else(|| own.next());
                     prop_assert_eq!(claims.get(&key), best);
                 }
             }

@@ -62,8 +62,8 @@ pub enum Icmp {
 }
 
 impl Icmp {
-    /// Returns the role of a type of message, for ICMP (1) and `ICMPv6` (58). What IANA has not given
-    /// out counts as an error in IPv4, as types below 128 are in IPv6 (RFC 4443 §2.1).
+    /// Returns the role of a type of message, for ICMP (1) and `ICMPv6` (58). What IANA has not
+    /// given out counts as an error in IPv4, as types below 128 are in IPv6 (RFC 4443 §2.1).
     pub(crate) fn of(ip_protocol: u8, kind: u8) -> Self {
         match (ip_protocol, kind) {
             (1, 8) | (58, 128) => Self::Request,
@@ -465,7 +465,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_parser_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), six in any::<bool>()) {
+        fn no_bytes_make_the_parser_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            six in any::<bool>(),
+        ) {
             if let Some(first) = bytes.first_mut() {
                 *first = if six { 0x60 } else { 0x40 | (*first & 15) };
             }

@@ -178,7 +178,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_long_error_is_cut_to_a_valid_one(six in any::<bool>(), kind in 1..5u8, length in 0..3000usize) {
+        fn a_long_error_is_cut_to_a_valid_one(
+            six in any::<bool>(),
+            kind in 1..5u8,
+            length in 0..3000usize,
+        ) {
             let (a, b) = if six { ("fd42::1", "fd42::2") } else { ("10.0.0.1", "10.0.0.2") };
             let quoted = build::packet(a, b, 17, (5000, 53), &[9; 100]);
             let mut packet = error(&quoted, if six { kind } else { 3 }, length);
@@ -190,7 +194,12 @@ mod tests {
                 prop_assert_eq!(packet.len(), if six { 1280 } else { 576 });
                 prop_assert_eq!(Headers::parse(&packet).unwrap(), headers);
                 let message = &packet[headers.payload..];
-                let pseudo = Sum::default().add_pseudo(headers.source, headers.destination, 58, message.len());
+                let pseudo = Sum::default().add_pseudo(
+                    headers.source,
+                    headers.destination,
+                    58,
+                    message.len(),
+                );
                 let sum = if six { pseudo } else { Sum::default() };
                 prop_assert!(sum.add(message).is_valid());
                 prop_assert!(six || Sum::default().add(&packet[..20]).is_valid());

@@ -32,8 +32,8 @@ pub enum SavedFlowsError {
     NoFlows,
     /// A newer version of the format.
     #[error(
-        "written by a newer release: format {0}, this one reads up to {VERSION}; upgrade this program \
-        and put the file back under its name, or go on without it"
+        "written by a newer release: format {0}, this one reads up to {VERSION}; upgrade this \
+        program and put the file back under its name, or go on without it"
     )]
     Version(u8),
     /// The length does not fit the number of flows, or that number is above `MAX_SAVED`.
@@ -121,7 +121,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_break_the_reader(mut bytes in prop::collection::vec(any::<u8>(), 0..300), count in 0..6u8) {
+        fn no_bytes_break_the_reader(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..300),
+            count in 0..6u8,
+        ) {
             if let Some(header) = bytes.first_chunk_mut::<HEADER>() {
                 header[..8].copy_from_slice(b"MWFL\x01\x00\x00\x00");
                 header[16..].copy_from_slice(&[0, 0, 0, count]);

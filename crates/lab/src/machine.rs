@@ -35,7 +35,8 @@ mount -o remount,bind,ro proc/sys
 mount -t sysfs -o ro sysfs sys
 mount -t tmpfs tmpfs sys/fs/cgroup
 mkdir sys/fs/cgroup/systemd
-mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd 2> /dev/null || mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd 2> /dev/null ||
+  mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p mnt
 mount --bind "$2" mnt

@@ -16,7 +16,11 @@ use std::collections::HashSet;
 #[error("policy test {number} failed: from {from} to {to}, {port}: expected {expected}, but \
     {found}",
     from = test.from, to = test.to, port = test.port,
-    expected = match test.expect { Expect::Allow => "allow", Expect::Deny => "deny", Expect::Reject => "reject" })]
+    expected = match test.expect {
+        Expect::Allow => "allow",
+        Expect::Deny => "deny",
+        Expect::Reject => "reject",
+    })]
 pub struct TestFailure {
     /// The number in the document, from 1.
     pub number: usize,

@@ -105,8 +105,8 @@ pub(crate) fn decide<'a>(
 }
 
 impl Reason<'_> {
-    /// Returns `true` if the packet passes for this reason, given that [`decide`] found it: there, a
-    /// declaration only opens ports.
+    /// Returns `true` if the packet passes for this reason, given that [`decide`] found it: there,
+    /// a declaration only opens ports.
     fn allows(&self) -> bool {
         match self {
             Self::Rule(_, rule) => rule.action() == Action::Allow,

@@ -87,7 +87,8 @@ timeouts: { udp: 2m, tcp_established: 3h }
 sets:
   back: { app: { in: [api, db] } }
 rules:
-  - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80, tcp/8080-8090], on_deny: drop }
+  - { name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/80, tcp/8080-8090],
+      on_deny: drop }
   - name: no-debug
     from: { env: { not: prod } }
     to: { tier: { exists: true } }
@@ -98,7 +99,8 @@ guardrails:
 tests:
   - { from: { app: web }, to: { app: api, env: prod }, port: tcp/80, expect: allow }
 triggers:
-  - { name: scan, watch: { app: web }, when: { denied_flows: 20, within: 10s }, then: quarantine, for: 1h, alone: true }
+  - { name: scan, watch: { app: web }, when: { denied_flows: 20, within: 10s },
+      then: quarantine, for: 1h, alone: true }
 keys:
   release: |
     -----BEGIN PUBLIC KEY-----

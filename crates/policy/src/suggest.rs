@@ -149,12 +149,19 @@ mod tests {
             all in prop::collection::btree_set(labels(), 1..8),
             flows in prop::collection::vec((0..8u32, 0..8u32, 1..4u16), 0..20),
         ) {
-            let identities: BTreeMap<IdentityId, Labels> =
-                all.into_iter().enumerate().map(|(at, labels)| (IdentityId(at as u32), labels)).collect();
+            let identities: BTreeMap<IdentityId, Labels> = all
+                .into_iter()
+                .enumerate()
+                .map(|(at, labels)| (IdentityId(at as u32), labels))
+                .collect();
             let seen: BTreeSet<_> = flows
                 .into_iter()
-                .filter(|(a, b, _)| [a, b].iter().all(|id| identities.contains_key(&IdentityId(**id))))
-                .map(|(a, b, port)| (IdentityId(a), IdentityId(b), format!("tcp/{port}").parse().unwrap()))
+                .filter(|(a, b, _)| {
+                    [a, b].iter().all(|id| identities.contains_key(&IdentityId(**id)))
+                })
+                .map(|(a, b, port)| {
+                    (IdentityId(a), IdentityId(b), format!("tcp/{port}").parse().unwrap())
+                })
                 .collect();
             let policy = suggest("shop".parse().unwrap(), &identities, &seen);
             let text = serde_saphyr::to_string(&policy).unwrap();
@@ -164,7 +171,10 @@ mod tests {
                     let acl = compile(&policy, from, to, &[]);
                     for port in 1..4u16 {
                         let spec: PortSpec = format!("tcp/{port}").parse().unwrap();
-                        prop_assert_eq!(acl.allows(Protocol::Tcp, port), seen.contains(&(*a, *b, spec)));
+                        prop_assert_eq!(
+                            acl.allows(Protocol::Tcp, port),
+                            seen.contains(&(*a, *b, spec))
+                        );
                     }
                 }
             }

@@ -121,14 +121,14 @@ pub fn set_aside(path: &Path, why: &dyn Display) {
     match fs::rename(path, &aside) {
         Ok(()) => {
             error!(
-                "{shown} cannot be used: {why}. It was set aside as {beside}, and this daemon goes on \
-                without it"
+                "{shown} cannot be used: {why}. It was set aside as {beside}, and this daemon goes \
+                on without it"
             );
         }
         Err(error) => {
             error!(
-                "{shown} cannot be used: {why}. It cannot be renamed either ({error}); this daemon goes \
-                on without it"
+                "{shown} cannot be used: {why}. It cannot be renamed either ({error}); this daemon \
+                goes on without it"
             );
         }
     }

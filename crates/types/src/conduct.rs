@@ -162,7 +162,8 @@ mod tests {
             r#"{"tcp_established": "24h", "tcp_transitory": "4m", "udp": "3m", "icmp": "1m"}"#;
         let least =
             r#"{"tcp_established": "124m", "tcp_transitory": "240s", "udp": "2m", "icmp": "60s"}"#;
-        let below = r#"{"tcp_established": "123m", "tcp_transitory": "239s", "udp": "119s", "icmp": "59s"}"#;
+        let below = r#"{"tcp_established": "123m", "tcp_transitory": "239s", "udp": "119s",
+             "icmp": "59s"}"#;
         assert_eq!([defaults, least, below].map(|text| read(text).warnings().count()), [0, 0, 4]);
         let seconds = Conduct::timeouts_of(&read(r#"{"udp": "1500ms", "tcp_established": "2h"}"#));
         assert_eq!(seconds, [Some(7200), None, Some(2), None]);

@@ -97,7 +97,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_variable_of_a_service_is_taken_for_ours(
-            rest in "(-[a-z0-9]{1,8}){0,3}", port in 1u16.., protocol in "TCP|UDP|SCTP", port_name in "[a-z]{1,6}(-[a-z]{1,4})?",
+            rest in "(-[a-z0-9]{1,8}){0,3}",
+            port in 1u16..,
+            protocol in "TCP|UDP|SCTP",
+            port_name in "[a-z]{1,6}(-[a-z]{1,4})?",
         ) {
             let all = of_service(&format!("meshward{rest}"), port, &protocol, &port_name);
             prop_assert_eq!(unknown("MESHWARD_", &KNOWN, all.clone()), vec![]);

@@ -66,13 +66,6 @@ const PORT: &str =
 
 /// Returns the schemas by the names of their types.
 pub fn forms() -> Vec<(&'static str, Value)> {
-    let name = |what: &str, example: &str| {
-        json!({
-            "type": "string", "minLength": 1, "maxLength": 63, "pattern": NAME, "examples": [example],
-            "description": format!("{what}: a DNS label (RFC 1123 §2.1).")
-        })
-    };
-    let whole = |what: &str, most: u64| json!({ "type": "integer", "format": "int64", "minimum": 0, "maximum": most, "description": what });
     vec![
         ("NetworkName", name("The name of a network", "shop")),
         ("NodeName", name("The name of a node, a relay included", "node-a")),
@@ -105,7 +98,8 @@ pub fn forms() -> Vec<(&'static str, Value)> {
         (
             "CredentialName",
             json!({
-                "type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[a-zA-Z0-9_.@-]{1,63}$",
+                "type": "string", "minLength": 1, "maxLength": 63,
+                "pattern": "^[a-zA-Z0-9_.@-]{1,63}$",
                 "examples": ["ci@shop"], "description": "The name of a credential."
             }),
         ),
@@ -123,6 +117,19 @@ pub fn forms() -> Vec<(&'static str, Value)> {
         ("PortSpec", port_spec()),
         ("Acl", acl()),
     ]
+}
+
+fn name(what: &str, example: &str) -> Value {
+    json!({
+        "type": "string", "minLength": 1, "maxLength": 63, "pattern": NAME, "examples": [example],
+        "description": format!("{what}: a DNS label (RFC 1123 §2.1).")
+    })
+}
+
+fn whole(what: &str, most: u64) -> Value {
+    json!({
+        "type": "integer", "format": "int64", "minimum": 0, "maximum": most, "description": what,
+    })
 }
 
 fn cidr() -> Value {
@@ -164,7 +171,8 @@ fn selector() -> Value {
     let values = json!({ "oneOf": [value, several] });
     let object = |field: &str, schema: &Value| {
         json!({
-            "type": "object", "properties": { field: schema }, "required": [field], "additionalProperties": false
+            "type": "object", "properties": { field: schema }, "required": [field],
+            "additionalProperties": false
         })
     };
     json!({
@@ -177,7 +185,9 @@ fn selector() -> Value {
             object("not", &values),
             object("exists", &json!({ "type": "boolean" })),
         ] },
-        "examples": [{ "app": "web", "env": { "in": ["prod", "stage"] }, "tier": { "not": "test" } }],
+        "examples": [
+            { "app": "web", "env": { "in": ["prod", "stage"] }, "tier": { "not": "test" } },
+        ],
         "description": "Requirements on labels, all of which must hold. None: everything is \
             selected."
     })
@@ -195,7 +205,8 @@ fn port_spec() -> Value {
 fn acl() -> Value {
     let port = json!({ "type": "integer", "format": "int32", "minimum": 0, "maximum": 65535 });
     let ports = json!({
-        "type": "object", "properties": { "first": port, "last": port }, "required": ["first", "last"]
+        "type": "object", "properties": { "first": port, "last": port },
+        "required": ["first", "last"]
     });
     let protocols = json!({ "type": "string", "enum": ["tcp", "udp", "sctp", "icmp", "other"] });
     let entries = json!({ "type": "array", "items": {
@@ -205,7 +216,8 @@ fn acl() -> Value {
     json!({
         "type": "object",
         "properties": {
-            "allowed": entries, "observed": entries, "forensic": entries, "rejected": entries, "dropped": entries,
+            "allowed": entries, "observed": entries, "forensic": entries,
+            "rejected": entries, "dropped": entries,
             "otherwise": { "type": ["string", "null"], "enum": ["drop", "reject", null] },
         },
         "required": ["allowed", "observed", "forensic", "rejected", "dropped"],

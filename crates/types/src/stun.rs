@@ -167,7 +167,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_read_or_not(message in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..44) {
+        fn whatever_comes_is_read_or_not(
+            message in prop::collection::vec(any::<u8>(), 0..80),
+            cut in 0usize..44,
+        ) {
             let _ = read_response(&message, &TRANSACTION);
             let whole = response(&TRANSACTION, "192.0.2.1:1".parse().unwrap());
             prop_assert_eq!(read_response(&whole[..cut.min(whole.len() - 1)], &TRANSACTION), None);

@@ -82,10 +82,16 @@ mod tests {
         fn the_window_accepts_what_a_list_of_all_counters_would(
             steps in prop::collection::vec((any::<bool>(), 0u64..20_000), 1..400),
         ) {
-            let (mut window, mut seen, mut greatest) = (ReplayWindow::default(), HashSet::new(), 0u64);
+            let (mut window, mut seen, mut greatest) =
+                (ReplayWindow::default(), HashSet::new(), 0u64);
             for (ahead, distance) in steps {
-                let counter = if ahead { greatest + distance % 300 } else { greatest.saturating_sub(distance) };
-                let fresh = !seen.contains(&counter) && greatest + 1 - counter.min(greatest + 1) <= WINDOW_SIZE;
+                let counter = if ahead {
+                    greatest + distance % 300
+                } else {
+                    greatest.saturating_sub(distance)
+                };
+                let fresh = !seen.contains(&counter)
+                    && greatest + 1 - counter.min(greatest + 1) <= WINDOW_SIZE;
                 prop_assert_eq!(window.is_fresh(counter), fresh);
                 prop_assert_eq!(window.accept(counter), fresh);
                 if fresh {

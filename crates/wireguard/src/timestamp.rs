@@ -124,7 +124,10 @@ mod tests {
         /// stored.
         #[test]
         fn timestamps_only_grow(
-            clock in prop::collection::vec((any::<u32>(), 0u32..1_000_000_000, any::<bool>()), 1..60),
+            clock in prop::collection::vec(
+            (any::<u32>(), 0u32..1_000_000_000, any::<bool>()),
+            1..60,
+        ),
         ) {
             const MARGIN: u64 = 600;
             let (mut source, mut stored, mut last) = (TimestampSource::default(), 0, None);

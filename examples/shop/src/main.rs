@@ -43,7 +43,8 @@ fn zeroes(count: u64) -> Body {
     let chunk = Bytes::from(vec![0; CHUNK]);
     let chunks = stream::unfold(count, move |left| {
         let now = chunk.slice(..left.min(CHUNK as u64) as usize);
-        async move { (left > 0).then(|| (Ok::<_, Infallible>(now.clone()), left - now.len() as u64)) }
+        let rest = left - now.len() as u64;
+        async move { (left > 0).then_some((Ok::<_, Infallible>(now), rest)) }
     });
     Body::from_stream(chunks)
 }

@@ -31,8 +31,8 @@ pub(crate) enum AttachError {
     Tun(String, std::io::Error),
     /// Another interface has the name.
     #[error(
-        "the namespace already has an interface {0} that does not belong to the mesh; delete it, or \
-        choose another name for the mesh's interface"
+        "the namespace already has an interface {0} that does not belong to the mesh; delete it, \
+        or choose another name for the mesh's interface"
     )]
     NameInUse(String),
 }

@@ -296,7 +296,10 @@ impl Driver {
     }
 
     fn detach(&self, id: &str) -> Result<(), Refusal> {
-        let is = |attachment: &Attachment| matches!(&attachment.origin, Origin::Docker { endpoint } if endpoint == id);
+        let is = |attachment: &Attachment| match &attachment.origin {
+            Origin::Docker { endpoint } => endpoint == id,
+            _ => false,
+        };
         let Some((workload, _)) = self.node.workloads.find(is) else { return Ok(()) };
         // They stay those of the endpoint.
         self.node.workloads.reserve_all(&workload.network, &workload.addresses);

@@ -105,9 +105,10 @@ async fn dispatch(driver: &Driver, call: &str, body: &[u8]) -> Result<Value, Ref
         "IpamDriver.GetCapabilities" => {
             Ok(json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }))
         }
-        "IpamDriver.GetDefaultAddressSpaces" => Ok(
-            json!({ "LocalDefaultAddressSpace": "meshward", "GlobalDefaultAddressSpace": "meshward" }),
-        ),
+        "IpamDriver.GetDefaultAddressSpaces" => Ok(json!({
+            "LocalDefaultAddressSpace": "meshward",
+            "GlobalDefaultAddressSpace": "meshward",
+        })),
         "IpamDriver.RequestPool" => done(driver.request_pool(read(body)?).await?),
         "IpamDriver.RequestAddress" => done(driver.request_address(read(body)?).await?),
         "IpamDriver.ReleaseAddress" => done(driver.release_address(&read(body)?)?),

@@ -254,7 +254,13 @@ async fn mappings(reachability: &Arc<Reachability>) -> PortMappings {
 
 /// Returns `true` if an address is valid beyond its link and its site (RFC 4291, RFC 4193).
 fn is_global_v6(address: &IpAddr) -> bool {
-    matches!(address, IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() && !ip.is_unique_local() && !ip.is_unspecified())
+    matches!(
+        address,
+        IpAddr::V6(ip) if !ip.is_loopback()
+            && !ip.is_unicast_link_local()
+            && !ip.is_unique_local()
+            && !ip.is_unspecified()
+    )
 }
 
 #[cfg(test)]

@@ -39,9 +39,9 @@ const IDLE: Duration = Duration::from_mins(10);
 /// The time to find out that others reach this node directly.
 const FOUND_OUT: Duration = Duration::from_secs(2);
 
-/// Holds connections to relays, for ever. Those to the `home_relays` are open from the start on where
-/// others do not reach this node directly, elsewhere once somebody calls; all others once there is
-/// something to send. So a relay that comes back is not asked by everybody at once.
+/// Holds connections to relays, for ever. Those to the `home_relays` are open from the start on
+/// where others do not reach this node directly, elsewhere once somebody calls; all others once
+/// there is something to send. So a relay that comes back is not asked by everybody at once.
 pub async fn keep_connections(reachability: Arc<Reachability>, mut orders: Receiver) {
     let (mut specs, mut home_relays) =
         (reachability.relays.subscribe(), reachability.home_relays.subscribe());
@@ -208,7 +208,10 @@ impl Relay {
         let mut first_words = connection.open_uni().await?;
         first_words.write_all(&reachability.instance.0).await?;
         first_words.finish()?;
-        info!(relay = %self.number, at = %connection.remote_address(), tunnelled = reached.tunnelled, "relay reached");
+        info!(
+            relay = %self.number, at = %connection.remote_address(),
+            tunnelled = reached.tunnelled, "relay reached"
+        );
         let used = Arc::new(AtomicBool::new(true));
         // Ends with the set.
         let mut receiving = JoinSet::new();

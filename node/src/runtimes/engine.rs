@@ -36,7 +36,8 @@ const AT_ONCE: usize = 8;
 /// The time for which a list of all containers is used again.
 const LIST_LASTS: Duration = Duration::from_millis(50);
 /// `{"event":["start","connect","unpause","die","died"]}`, as a part of a URL: Podman says `died`.
-const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22connect%22%2C%22unpause%22%2C%22die%22%2C%22died%22%5D%7D";
+const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22connect%22%2C\
+    %22unpause%22%2C%22die%22%2C%22died%22%5D%7D";
 
 /// A runtime that answers.
 pub struct Engine {

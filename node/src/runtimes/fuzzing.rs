@@ -38,9 +38,12 @@ pub(crate) fn containers() -> Vec<Vec<u8>> {
     let digest = Sha256::of(b"image");
     let container = format!(
         r#"{{"Id":"c1","Name":"/web","Path":"/bin/web","Args":["-v"],"Image":"{digest}",
-        "Config":{{"Image":"registry.example/shop/web:1","User":"1000","Env":["A=b"],"Labels":{{"app":"web","meshward.accept-from":"app=api, port=tcp/80","com.docker.x":"y"}}}},
-        "HostConfig":{{"Privileged":true,"CapAdd":["CAP_NET_ADMIN"],"PidMode":"host","Devices":[{{"PathOnHost":"/dev/kvm"}}],"SecurityOpt":["seccomp=unconfined"]}},
-        "Mounts":[{{"Type":"bind","Source":"/var/run/docker.sock","Destination":"/s","RW":true}}]}}"#
+        "Config":{{"Image":"registry.example/shop/web:1","User":"1000","Env":["A=b"],
+        "Labels":{{"app":"web","meshward.accept-from":"app=api, port=tcp/80","com.docker.x":"y"}}}},
+        "HostConfig":{{"Privileged":true,"CapAdd":["CAP_NET_ADMIN"],"PidMode":"host",
+        "Devices":[{{"PathOnHost":"/dev/kvm"}}],"SecurityOpt":["seccomp=unconfined"]}},
+        "Mounts":[{{"Type":"bind","Source":"/var/run/docker.sock","Destination":"/s",
+        "RW":true}}]}}"#
     );
     let image =
         format!(r#"{{"Id":"{digest}","RepoDigests":["registry.example/shop/web@{digest}"]}}"#);
@@ -50,9 +53,13 @@ pub(crate) fn containers() -> Vec<Vec<u8>> {
 pub(crate) fn pods() -> Vec<Vec<u8>> {
     let digest = Sha256::of(b"image");
     let pod = format!(
-        r#"{{"metadata":{{"labels":{{"app":"web"}},"annotations":{{"meshward.accept-from":"app=api"}}}},
-        "spec":{{"containers":[{{"name":"web","image":"web:1","env":[{{"name":"A"}}],"volumeMounts":[{{"mountPath":"/x"}}],"securityContext":{{"privileged":true,"capabilities":{{"add":["NET_RAW"]}}}}}}],"serviceAccountName":"default","hostPID":true}},
-        "status":{{"containerStatuses":[{{"name":"web","image":"web:1","imageID":"docker.io/library/web@{digest}"}}]}}}}"#
+        r#"{{"metadata":{{"labels":{{"app":"web"}},
+        "annotations":{{"meshward.accept-from":"app=api"}}}},
+        "spec":{{"containers":[{{"name":"web","image":"web:1","env":[{{"name":"A"}}],
+        "volumeMounts":[{{"mountPath":"/x"}}],"securityContext":{{"privileged":true,
+        "capabilities":{{"add":["NET_RAW"]}}}}}}],"serviceAccountName":"default","hostPID":true}},
+        "status":{{"containerStatuses":[{{"name":"web","image":"web:1",
+        "imageID":"docker.io/library/web@{digest}"}}]}}}}"#
     );
     vec![pod.into_bytes()]
 }
@@ -60,8 +67,11 @@ pub(crate) fn pods() -> Vec<Vec<u8>> {
 pub(crate) fn manifests() -> Vec<Vec<u8>> {
     let digest = Sha256::of(b"payload");
     let manifest = format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/json","digest":"{digest}","size":1}},
-        "layers":[{{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json","digest":"{digest}","size":7,"annotations":{{"dev.cosignproject.cosign/signature":"c2ln"}}}}]}}"#
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+        "config":{{"mediaType":"application/json","digest":"{digest}","size":1}},
+        "layers":[{{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json",
+        "digest":"{digest}","size":7,
+        "annotations":{{"dev.cosignproject.cosign/signature":"c2ln"}}}}]}}"#
     );
     vec![manifest.into_bytes()]
 }

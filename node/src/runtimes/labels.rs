@@ -44,8 +44,8 @@ pub struct SelectedLabels {
     pub labels: Labels,
     /// The workloads that they let reach this one.
     pub accepts: Vec<AcceptFrom>,
-    /// The keys of those that were not selected though no filter leaves them out, sorted: they cannot
-    /// be labels here, or are too many.
+    /// The keys of those that were not selected though no filter leaves them out, sorted: they
+    /// cannot be labels here, or are too many.
     pub left_out: Vec<String>,
 }
 

@@ -123,7 +123,8 @@ async fn a_redirect_leads_to_no_other_host_unless_that_was_named() {
     let leads = serve(move |_, stream| {
         write!(
             stream,
-            "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{elsewhere}/x\r\nContent-Length: 0\r\n\r\n"
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{elsewhere}/x\r\n\
+            Content-Length: 0\r\n\r\n"
         )
     });
     let error = refused(&leads).await;
@@ -134,7 +135,8 @@ async fn a_redirect_leads_to_no_other_host_unless_that_was_named() {
     let around = serve(|_, stream| {
         write!(
             stream,
-            "HTTP/1.1 307 Temporary Redirect\r\nLocation: /v2/again\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "HTTP/1.1 307 Temporary Redirect\r\nLocation: /v2/again\r\nContent-Length: 0\r\n\
+            Connection: close\r\n\r\n"
         )
     });
     let error = refused(&around).await;
@@ -180,7 +182,9 @@ async fn a_token_is_asked_for_where_the_registry_says_and_bounded_too() {
         }
         write!(
             stream,
-            "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"http://{tokens}/token\",service=\"r\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            "HTTP/1.1 401 Unauthorized\r\n\
+            WWW-Authenticate: Bearer realm=\"http://{tokens}/token\",service=\"r\"\r\n\
+            Content-Length: 0\r\nConnection: close\r\n\r\n"
         )
     };
     let address = serve(challenge);

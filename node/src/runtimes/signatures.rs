@@ -342,17 +342,20 @@ mod tests {
         let layer = |of: &Sha256, kind: &str| {
             let (digest, size) = keep(&format!(r#"{{"digest":"{of}"}}"#));
             format!(
-                r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size},"annotations":{{"{SIGNATURE}":"c2ln"}}}}"#
+                r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size},
+                "annotations":{{"{SIGNATURE}":"c2ln"}}}}"#
             )
         };
         let layers =
             [layer(&image, PAYLOAD), layer(&other, PAYLOAD), layer(&image, "text/plain")].join(",");
         let (manifest, size) = keep(&format!(
-            r#"{{"schemaVersion":2,"config":{{"mediaType":"application/json","digest":"{image}","size":1}},"layers":[{layers}]}}"#
+            r#"{{"schemaVersion":2,"config":{{"mediaType":"application/json","digest":"{image}",
+            "size":1}},"layers":[{layers}]}}"#
         ));
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let index = format!(
-            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{kind}","digest":"{manifest}","size":{size}}},{{"mediaType":"{kind}","digest":"sha256:../../x","size":1}}]}}"#
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"{kind}","digest":"{manifest}",
+            "size":{size}}},{{"mediaType":"{kind}","digest":"sha256:../../x","size":1}}]}}"#
         );
         fs::write(layout.path().join("index.json"), index).unwrap();
         let found = in_layout(layout.path(), &image);

@@ -6,7 +6,9 @@
 //! | `workloads/ID.json` | [`WorkloadFile`] |
 //! | `relays.json` | [`RelaysFile`] |
 //! | `docker.json` | [`DockerFile`] |
-//! | `endpoints/NETWORK.port`, `.previous`, `.stamp` | [`PortFile`], [`PreviousKeyFile`], [`TimestampFile`] |
+//! | `endpoints/NETWORK.port` | [`PortFile`] |
+//! | `endpoints/NETWORK.previous` | [`PreviousKeyFile`] |
+//! | `endpoints/NETWORK.stamp` | [`TimestampFile`] |
 //! | `endpoints/NETWORK.key`, `.previous.key`, `.devices.key` | 32 bytes: the key |
 //! | `view`, `view.log` | [`view`] |
 //! | `flows/NETWORK` | `saved_flows.rs` of the data path |

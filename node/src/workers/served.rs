@@ -58,13 +58,12 @@ impl ServedEndpoint {
 
     /// Returns the offloads that are in use.
     pub fn offloads(&self) -> Offloads {
-        let OffloadFlags { tcp_segmentation, udp_segmentation, batched_sending, batched_receiving } =
-            &self.offloads;
+        let flags: &OffloadFlags = &self.offloads;
         Offloads {
-            tcp_segmentation: tcp_segmentation.load(Relaxed),
-            udp_segmentation: udp_segmentation.load(Relaxed),
-            batched_sending: batched_sending.load(Relaxed),
-            batched_receiving: *batched_receiving,
+            tcp_segmentation: flags.tcp_segmentation.load(Relaxed),
+            udp_segmentation: flags.udp_segmentation.load(Relaxed),
+            batched_sending: flags.batched_sending.load(Relaxed),
+            batched_receiving: flags.batched_receiving,
         }
     }
 }

@@ -40,8 +40,10 @@ impl Workloads {
             }
             let report = attachment.report.clone();
             self.open_reserved(attachment, reserved, Attachment::open).await?;
-            info!(workload = %report.id, name = %report.name, network = %report.network, labels = %report.labels,
-                "attached");
+            info!(
+                workload = %report.id, name = %report.name, network = %report.network,
+                labels = %report.labels, "attached"
+            );
             self.announce(&report);
             report.id
         };

@@ -255,7 +255,11 @@ enum ContainerState {
 }
 
 fn is(attachment: &Attachment, key: &ContainerKey) -> bool {
-    matches!(&attachment.origin, Origin::Cni { container, asked, .. } if *container == key.container && *asked == key.interface)
+    matches!(
+        &attachment.origin,
+        Origin::Cni { container, asked, .. }
+            if *container == key.container && *asked == key.interface
+    )
 }
 
 fn missing(key: &ContainerKey) -> Refusal {

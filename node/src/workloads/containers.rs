@@ -186,7 +186,8 @@ impl Workloads {
         let _ = self.detach(id);
     }
 
-    /// Notes the namespace and name of an interface that was moved; returns the routes that are to lead there.
+    /// Notes the namespace and name of an interface that was moved; returns the routes that are to
+    /// lead there.
     fn note_moved(
         &self,
         id: &WorkloadId,
@@ -255,7 +256,10 @@ impl Workloads {
             }
             report
         };
-        info!(workload = %id, name = %report.name, network = %report.network, labels = %report.labels, "measured");
+        info!(
+            workload = %id, name = %report.name, network = %report.network,
+            labels = %report.labels, "measured"
+        );
         if !left_out.is_empty() {
             let (named, count) = (&left_out[..left_out.len().min(MAX_NAMED)], left_out.len());
             info!(workload = %id, keys = ?named, "{count} of its labels were left out: they cannot \

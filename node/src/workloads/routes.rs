@@ -42,8 +42,10 @@ impl Workloads {
             }
             let report = attachment.report.clone();
             self.open_reserved(attachment, reserved, Attachment::open).await?;
-            info!(workload = %report.id, network = %report.network, prefixes = ?report.prefixes, labels = %report.labels,
-                "route advertised");
+            info!(
+                workload = %report.id, network = %report.network, prefixes = ?report.prefixes,
+                labels = %report.labels, "route advertised"
+            );
             self.announce(&report);
             report.id
         };

@@ -9,8 +9,8 @@ use meshward_api_types::{
 use meshward_types::WorkloadId;
 
 /// The reason for which a workload is closed that is something else than when it was admitted.
-const NOT_READMITTED: &str = "something else is in its network namespace than when it was let in, and \
-    the coordinator is away, which would have to judge that";
+const NOT_READMITTED: &str = "something else is in its network namespace than when it was let in, \
+    and the coordinator is away, which would have to judge that";
 
 impl Workloads {
     /// Returns all workloads.

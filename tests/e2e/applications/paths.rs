@@ -67,8 +67,8 @@ fn transfer(from: &Netns, to: IpAddr, port: u16) -> Result<Duration> {
     Ok(longest)
 }
 
-/// Transfers data between a pair of uplinks, and to machines behind a gateway, with the hop in place
-/// from the start. Returns the failures.
+/// Transfers data between a pair of uplinks, and to machines behind a gateway, with the hop in
+/// place from the start. Returns the failures.
 fn transfers(uplinks: [Uplink; 2], position: HopPosition, number: usize) -> Vec<String> {
     let mut mesh = mesh();
     mesh.internet.add_providers();
@@ -102,8 +102,8 @@ fn transfers(uplinks: [Uplink; 2], position: HopPosition, number: usize) -> Vec<
     said
 }
 
-/// With `TEST_EVERY_PAIR`: all pairs, with the hop at each position. Otherwise: each uplink with two
-/// others, with the hop at one position.
+/// With `TEST_EVERY_PAIR`: all pairs, with the hop at each position. Otherwise: each uplink with
+/// two others, with the hop at one position.
 #[test]
 fn large_transfers_pass_with_a_hop_of_1280_bytes_wherever_it_is() {
     let every = std::env::var_os("TEST_EVERY_PAIR").is_some();

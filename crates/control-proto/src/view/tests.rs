@@ -101,8 +101,12 @@ proptest! {
         for changes in steps {
             for change in replica.apply(Revision(1), &changes) {
                 match change {
-                    Change::Put(key, resource) => { told.insert(key, resource); }
-                    Change::Drop(key) => { told.remove(&key); }
+                    Change::Put(key, resource) => {
+                        told.insert(key, resource);
+                    }
+                    Change::Drop(key) => {
+                        told.remove(&key);
+                    }
                     Change::Forget(..) => prop_assert!(false, "it is said resource by resource"),
                 }
             }
@@ -112,7 +116,9 @@ proptest! {
             prop_assert_eq!(&again.indices, &replica.indices);
             for key in replica.resources.keys() {
                 if let ResourceKey::Peer(network, node) = key {
-                    prop_assert!(replica.indices.has_workloads_on(&(network.clone(), node.clone())));
+                    prop_assert!(
+                        replica.indices.has_workloads_on(&(network.clone(), node.clone()))
+                    );
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Admission: a network's policy decides whether a workload may be on the mesh, and by which labels.
+//! Admission: a network's policy decides whether a workload may be on the mesh, and by which
+//! labels.
 
 use crate::{
     records::{ApprovalRecord, LabelOverride, NodeRecord, ReportRecord},

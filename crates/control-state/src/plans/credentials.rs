@@ -17,8 +17,8 @@ const MOST_LIFETIME: u64 = 10 * 365 * 24 * 3600;
 /// so, in seconds.
 const KEPT_EXPIRED: i64 = 30 * 24 * 3600;
 
-/// Creates a credential, in place of an expired one of the same name. Deletes those that expired long
-/// ago.
+/// Creates a credential, in place of an expired one of the same name. Deletes those that expired
+/// long ago.
 ///
 /// # Errors
 /// Fails if a field of the body is invalid or another credential has the name; the refusal says
@@ -68,8 +68,8 @@ fn expiry(lifetime: Option<u64>, now: i64) -> Result<Option<i64>, Refusal> {
 /// Changes the rights of a credential.
 ///
 /// # Errors
-/// [`Refusal::Missing`] if it does not exist, [`Refusal::Conflict`] if no admin would be left, or the
-/// field of the body that is wrong.
+/// [`Refusal::Missing`] if it does not exist, [`Refusal::Conflict`] if no admin would be left, or
+/// the field of the body that is wrong.
 pub fn change(
     world: &World,
     name: &str,

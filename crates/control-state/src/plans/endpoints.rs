@@ -159,8 +159,9 @@ fn remove_candidate(
     }
 }
 
-/// Returns an endpoint's candidates, the most likely first: those that its operator advertises, those
-/// that STUN servers see, the one that the coordinator sees, and those of the node's interfaces.
+/// Returns an endpoint's candidates, the most likely first: those that its operator advertises,
+/// those that STUN servers see, the one that the coordinator sees, and those of the node's
+/// interfaces.
 fn candidates(report: &EndpointReport, session_address: IpAddr) -> Vec<SocketAddr> {
     let guess = SocketAddr::new(session_address, report.port);
     let guess = (report.advertised.is_empty() && !session_address.is_loopback()).then_some(guess);

@@ -107,7 +107,8 @@ fn merge(own: &Labels, approved: &Labels) -> Result<Labels, Refusal> {
     own.clone().with_all(approved).map_err(|error| Refusal::Invalid(error.to_string()))
 }
 
-/// Returns `true` if a node serves one of these networks, or should; for no networks, any node does.
+/// Returns `true` if a node serves one of these networks, or should; for no networks, any node
+/// does.
 pub fn serves_any(world: &World, name: &NodeName, networks: &[NetworkName]) -> bool {
     let serves = |node: &NodeRecord| {
         node.blocks.keys().chain(node.problems.keys()).any(|network| networks.contains(network))
@@ -191,7 +192,8 @@ pub fn check_certificate_key(world: &World, name: &NodeName, key: &str) -> Resul
 /// Stores the key of a renewed certificate.
 ///
 /// # Errors
-/// [`Refusal::Missing`] if the node was removed, [`Refusal::Conflict`] if another member has the key.
+/// [`Refusal::Missing`] if the node was removed, [`Refusal::Conflict`] if another member has the
+/// key.
 pub fn set_key(world: &World, name: &NodeName, key: &str) -> Result<Plan<()>, Refusal> {
     let mut node = find_member(world, name)?.clone();
     if node.key == key {

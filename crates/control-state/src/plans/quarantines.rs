@@ -34,8 +34,8 @@ pub struct Hand<'a> {
 /// quarantine. The outcome has the workloads that it isolates now.
 ///
 /// # Errors
-/// [`Refusal::Forbidden`] if the author may not do it; [`Refusal::Invalid`] if the target is malformed
-/// or selects no workload; [`Refusal::Missing`] if it does not exist.
+/// [`Refusal::Forbidden`] if the author may not do it; [`Refusal::Invalid`] if the target is
+/// malformed or selects no workload; [`Refusal::Missing`] if it does not exist.
 pub fn impose(
     world: &World,
     id: &str,
@@ -162,8 +162,8 @@ fn no_workload(id: &WorkloadId) -> Refusal {
     Refusal::Missing(format!("there is no workload `{id}`; `meshctl workloads` shows them"))
 }
 
-/// Refuses a target outside the author's networks. It gets the same answer as one that does not exist,
-/// so that nobody learns by asking what exists elsewhere.
+/// Refuses a target outside the author's networks. It gets the same answer as one that does not
+/// exist, so that nobody learns by asking what exists elsewhere.
 fn check_scope(world: &World, target: &TargetRecord, hand: &Hand) -> Result<(), Refusal> {
     if hand.networks.is_empty() {
         return Ok(());

@@ -17,8 +17,8 @@ const MOST_RELAYS: usize = 64;
 /// The largest number of addresses of a relay.
 const MOST_ADDRESSES: usize = 8;
 
-/// Makes a machine a relay, and spends one use of its token. A machine that asks again with the same
-/// key and name gets the same answer. The outcome is its site.
+/// Makes a machine a relay, and spends one use of its token. A machine that asks again with the
+/// same key and name gets the same answer. The outcome is its site.
 ///
 /// # Errors
 /// Fails if the token or the request is invalid; the refusal says what is wrong.

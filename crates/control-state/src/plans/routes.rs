@@ -164,8 +164,8 @@ fn change(
 /// credential; empty for all. A node that serves none of them is treated as if it did not exist.
 ///
 /// # Errors
-/// [`Refusal::Missing`] if the node or the network does not exist, [`Refusal::Invalid`] if the network
-/// is ambiguous.
+/// [`Refusal::Missing`] if the node or the network does not exist, [`Refusal::Invalid`] if the
+/// network is ambiguous.
 pub fn find(
     world: &World,
     wanted: &ApproveRoute,

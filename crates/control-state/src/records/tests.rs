@@ -54,10 +54,12 @@ fn the_records_of_the_file_are_of_every_kind() {
 
 #[test]
 fn fields_that_the_first_release_left_out_or_wrote_besides_are_no_obstacle() {
-    let bare = r#"{"Workload":{"id":"w","network":"shop","node":"rack","name":"web","addresses":[],"declared":{},"identity":1}}"#;
+    let bare = r#"{"Workload":{"id":"w","network":"shop","node":"rack","name":"web","addresses":[],
+        "declared":{},"identity":1}}"#;
     let Record::Workload(read) = serde_json::from_str(bare).unwrap() else { panic!() };
     assert_eq!((read.measurement, read.label_override, read.device), (None, None, None));
-    let signed = r#"{"Refused":{"node":"rack","report":{"id":"w","network":"shop","name":"web","labels":{},"addresses":[],"signatures":[["sha256",[]]]},"reasons":["no"]}}"#;
+    let signed = r#"{"Refused":{"node":"rack","report":{"id":"w","network":"shop","name":"web",
+        "labels":{},"addresses":[],"signatures":[["sha256",[]]]},"reasons":["no"]}}"#;
     let Record::Refused(read) = serde_json::from_str(signed).unwrap() else { panic!() };
     assert_eq!((read.reason().as_str(), read.report.objection), ("no", None));
 }

@@ -1,8 +1,8 @@
 //! The world: the mesh at one revision, that is the records and the indices that follow from them.
 //!
 //! Nothing here writes: plans read the world and name mutations, the store commits them, and
-//! [`World::apply`] applies them and returns the deltas of nodes, so that the cost of a change depends
-//! on what it concerns, not on the size of the mesh.
+//! [`World::apply`] applies them and returns the deltas of nodes, so that the cost of a change
+//! depends on what it concerns, not on the size of the mesh.
 
 mod addresses;
 mod apply;

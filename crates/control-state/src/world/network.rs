@@ -89,8 +89,8 @@ pub struct NetworkState {
     peers: HashMap<NodeIndex, Hash128>,
 }
 
-/// The workloads of an identity, shared with readers without a lock: they are copied when they change
-/// meanwhile.
+/// The workloads of an identity, shared with readers without a lock: they are copied when they
+/// change meanwhile.
 pub(super) type Group = Arc<HashMap<WorkloadId, Arc<WorkloadRecord>>>;
 
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ use std::{
     ops::Deref,
 };
 
-/// The nodes. An index is never used again while the process lives, and is at most the number of nodes
-/// that have joined since it started.
+/// The nodes. An index is never used again while the process lives, and is at most the number of
+/// nodes that have joined since it started.
 #[derive(Debug, Default)]
 pub struct Nodes {
     records: BTreeMap<NodeName, NodeRecord>,

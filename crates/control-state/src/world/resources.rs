@@ -114,8 +114,8 @@ impl NetworkResources<'_> {
         (ResourceKey::Link(self.name().clone(), from, to), Resource::Link(Acl::clone(acl)))
     }
 
-    /// Returns the changes that put an identity, its workloads and the nodes that run them, for a node
-    /// that now meets it.
+    /// Returns the changes that put an identity, its workloads and the nodes that run them, for a
+    /// node that now meets it.
     pub(super) fn section(&self, id: IdentityId, learner: Option<NodeIndex>) -> Vec<Change> {
         let hosts = self.network.hosts(id).into_iter().flat_map(NodeSet::iter);
         let hosts = hosts.filter(|host| Some(*host) != learner);

@@ -20,8 +20,8 @@ pub(crate) enum Segments<'a> {
 
 impl<'a> Segments<'a> {
     /// Completes the checksum of a packet that stands for itself, or cuts one that stands for many.
-    /// TCP is cut to packets of at most `path_mtu` bytes, whatever its workload assumed as the path's
-    /// MTU.
+    /// TCP is cut to packets of at most `path_mtu` bytes, whatever its workload assumed as the
+    /// path's MTU.
     ///
     /// # Errors
     /// [`DropReason::Malformed`] if the offload does not fit the packet.

@@ -79,7 +79,11 @@ proptest! {
         size in 100u16..1500,
         push in any::<bool>(),
     ) {
-        let kind = match (udp, v6) { (true, _) => SegmentKind::Udp, (false, false) => SegmentKind::TcpV4, (false, true) => SegmentKind::TcpV6 };
+        let kind = match (udp, v6) {
+            (true, _) => SegmentKind::Udp,
+            (false, false) => SegmentKind::TcpV4,
+            (false, true) => SegmentKind::TcpV6,
+        };
         let options = if udp { 0 } else { options };
         let transport = if udp { 8 } else { 20 + options };
         let flags = if push { 0x18 } else { 0x10 };
@@ -118,9 +122,15 @@ proptest! {
         alone in any::<bool>(),
     ) {
         let kind = if v6 { SegmentKind::TcpV6 } else { SegmentKind::TcpV4 };
-        let (mut packet, offload) = super_packet(Form { v6, kind, options: 12, size, flags: 0x18 }, &data);
+        let (mut packet, offload) =
+            super_packet(Form { v6, kind, options: 12, size, flags: 0x18 }, &data);
         // A packet that stands for itself comes with its checksum.
-        let whole = cut_to(&mut packet.clone(), Offload::Segment { kind, size: u16::MAX, headers: 0, start: 0 }, None).unwrap();
+        let whole = cut_to(
+            &mut packet.clone(),
+            Offload::Segment { kind, size: u16::MAX, headers: 0, start: 0 },
+            None,
+        )
+        .unwrap();
         let segments = if alone {
             cut_to(&mut whole[0].clone(), Offload::None, Some(path_mtu)).unwrap()
         } else {
@@ -136,13 +146,17 @@ proptest! {
     #[test]
     fn packets_that_do_not_belong_together_stay_apart(
         ports in prop::collection::vec(1u16..4, 2..12),
-        flags in prop::collection::vec(prop_oneof![Just(0x10u8), Just(0x11), Just(0x12), Just(0x50)], 12),
+        flags in prop::collection::vec(
+            prop_oneof![Just(0x10u8), Just(0x11), Just(0x12), Just(0x50)],
+            12,
+        ),
     ) {
         let packets: Vec<Vec<u8>> = ports
             .iter()
             .zip(&flags)
             .map(|(port, flags)| {
-                let (mut packet, offload) = super_packet(Form { size: 50, flags: *flags, ..Form::TCP }, &[*port as u8; 50]);
+                let (mut packet, offload) =
+                    super_packet(Form { size: 50, flags: *flags, ..Form::TCP }, &[*port as u8; 50]);
                 packet[20..22].copy_from_slice(&port.to_be_bytes());
                 cut(&mut packet, offload).remove(0)
             })
@@ -188,10 +202,13 @@ proptest! {
         turns in prop::collection::vec((0usize..4, 0u8..12), 1..60),
         size in 50u16..300,
     ) {
-        let data: Vec<Vec<u8>> = (0..4).map(|flow| (0..60 * usize::from(size)).map(|at| (at * 7 + flow) as u8).collect()).collect();
+        let data: Vec<Vec<u8>> = (0..4)
+            .map(|flow| (0..60 * usize::from(size)).map(|at| (at * 7 + flow) as u8).collect())
+            .collect();
         let segments: Vec<Vec<Vec<u8>>> = (0..4u16)
             .map(|flow| {
-                let (mut packet, offload) = super_packet(Form { options: 12, size, ..Form::TCP }, &data[usize::from(flow)]);
+                let (mut packet, offload) =
+                    super_packet(Form { options: 12, size, ..Form::TCP }, &data[usize::from(flow)]);
                 packet[20..22].copy_from_slice(&(4000 + flow).to_be_bytes());
                 cut(&mut packet, offload)
             })
@@ -208,7 +225,10 @@ proptest! {
             }
             sent.push(packet);
         }
-        let again: Vec<Vec<u8>> = merge(&sent).into_iter().flat_map(|(offload, mut packet)| cut(&mut packet, offload)).collect();
+        let again: Vec<Vec<u8>> = merge(&sent)
+            .into_iter()
+            .flat_map(|(offload, mut packet)| cut(&mut packet, offload))
+            .collect();
         let of = |packets: &[Vec<u8>], flow: u16| -> Vec<Vec<u8>> {
             packets.iter().filter(|p| p[20..22] == (4000 + flow).to_be_bytes()).cloned().collect()
         };

@@ -123,7 +123,10 @@ proptest! {
     /// Beside a list of who has what: nothing is lost but by eviction, and nobody who holds less
     /// than a fair share loses anything.
     #[test]
-    fn nobody_below_its_share_loses_anything(limit in 1..40usize, steps in prop::collection::vec(step(), 1..300)) {
+    fn nobody_below_its_share_loses_anything(
+        limit in 1..40usize,
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
         let mut table = FairTable::new(limit);
         let mut model: Vec<(u32, u32, u32)> = Vec::new();
         let group = |number: u32| match owner(number) {
@@ -133,19 +136,34 @@ proptest! {
         for step in steps {
             match step {
                 Step::Add(key, own, kind, until) if !has(&table, key) => {
-                    table.insert(key, key, owner(own), Thing { class: class(kind), until, used: kind == 1 });
+                    table.insert(
+                        key,
+                        key,
+                        owner(own),
+                        Thing { class: class(kind), until, used: kind == 1 },
+                    );
                     model.push((key, own, until));
                     if model.len() > limit {
-                        let gone: Vec<_> = model.iter().filter(|(key, ..)| !has(&table, *key)).copied().collect();
+                        let gone: Vec<_> =
+                            model.iter().filter(|(key, ..)| !has(&table, *key)).copied().collect();
                         prop_assert_eq!(gone.len(), 1);
                         let (lost, loser, _) = gone[0];
                         prop_assert!(lost != key);
-                        let count_of = |of: u32| model.iter().filter(|(_, own, _)| group(*own) == group(of)).count();
-                        let groups: std::collections::HashSet<_> = model.iter().map(|(_, own, _)| group(*own)).collect();
-                        prop_assert!(count_of(loser) * groups.len() >= limit, "{loser} lost {lost} for {own}");
+                        let count_of = |of: u32| {
+                            model.iter().filter(|(_, own, _)| group(*own) == group(of)).count()
+                        };
+                        let groups: std::collections::HashSet<_> =
+                            model.iter().map(|(_, own, _)| group(*own)).collect();
+                        prop_assert!(
+                            count_of(loser) * groups.len() >= limit,
+                            "{loser} lost {lost} for {own}"
+                        );
                         let of = |of: u32| model.iter().filter(|(_, own, _)| *own == of).count();
-                        let within: std::collections::HashSet<_> =
-                            model.iter().filter(|(_, own, _)| group(*own) == group(loser)).map(|(_, own, _)| *own).collect();
+                        let within: std::collections::HashSet<_> = model
+                            .iter()
+                            .filter(|(_, own, _)| group(*own) == group(loser))
+                            .map(|(_, own, _)| *own)
+                            .collect();
                         prop_assert!(of(loser) * within.len() >= count_of(loser) - 1);
                         model.retain(|(key, ..)| *key != lost);
                     }
@@ -171,7 +189,10 @@ proptest! {
             prop_assert_eq!(table.len(), model.len());
             prop_assert!(model.iter().all(|(key, ..)| has(&table, *key)));
             let classes = [EvictionClass::Fleeting, EvictionClass::Denied, EvictionClass::Lasting];
-            prop_assert_eq!(classes.map(|class| table.len_of(class)).iter().sum::<usize>(), model.len());
+            prop_assert_eq!(
+                classes.map(|class| table.len_of(class)).iter().sum::<usize>(),
+                model.len()
+            );
             prop_assert!(!model.is_empty() || (table.owners.is_empty()));
         }
     }
@@ -211,32 +232,50 @@ proptest! {
     /// says, the bound holds but for what is owed, who asks for less than a fair share gets it, and
     /// nobody who holds less loses anything to another.
     #[test]
-    fn tables_share_a_bound(limit in 1..3000usize, moves in prop::collection::vec(a_move(), 1..40)) {
+    fn tables_share_a_bound(
+        limit in 1..3000usize,
+        moves in prop::collection::vec(a_move(), 1..40),
+    ) {
         let ledger = Arc::new(Ledger::new(limit));
-        let mut tables: Vec<FairTable<u32, Thing>> = (0..TABLES).map(|_| FairTable::with_ledger(ledger.clone())).collect();
-        let all = |tables: &[FairTable<u32, Thing>], own| tables.iter().map(|table| count_of(table, own)).sum::<usize>();
+        let mut tables: Vec<FairTable<u32, Thing>> =
+            (0..TABLES).map(|_| FairTable::with_ledger(ledger.clone())).collect();
+        let all = |tables: &[FairTable<u32, Thing>], own| {
+            tables.iter().map(|table| count_of(table, own)).sum::<usize>()
+        };
         let (mut key, mut keys) = (0, Vec::<(usize, u32, u32)>::new());
         for change in moves {
             match change {
-                Move::Add { table, owner: own, count } => for _ in 0..count {
-                    let before: [usize; 9] = std::array::from_fn(|own| all(&tables, own as u32));
-                    key += 1;
-                    tables[table].insert(key, key, owner(own), thing(EvictionClass::Fleeting));
-                    prop_assert!(has(&tables[table], key), "the new one is not the one that goes");
-                    keys.push((table, own, key));
-                    for other in (0..9).filter(|other| *other != own) {
-                        let now = all(&tables, other);
-                        // Who owes was over its share when it came to owe, by no more than what it
-                        // had not used yet. The least share is a third of a fifth: there are three
-                        // workloads, and two peers with three each.
-                        let spare: usize = tables.iter().map(|table| spare(table, other)).sum();
-                        let slack = spare + 4 * TABLES + MAX_BATCH;
-                        prop_assert!(now >= before[other as usize] || (before[other as usize] + slack) * 15 >= limit);
+                Move::Add { table, owner: own, count } => {
+                    for _ in 0..count {
+                        let before: [usize; 9] =
+                            std::array::from_fn(|own| all(&tables, own as u32));
+                        key += 1;
+                        tables[table].insert(key, key, owner(own), thing(EvictionClass::Fleeting));
+                        prop_assert!(
+                            has(&tables[table], key),
+                            "the new one is not the one that goes"
+                        );
+                        keys.push((table, own, key));
+                        for other in (0..9).filter(|other| *other != own) {
+                            let now = all(&tables, other);
+                            // Who owes was over its share when it came to owe, by no more than what
+                            // it had not used yet. The least share is a third of a fifth: there are
+                            // three workloads, and two peers with three each.
+                            let spare: usize = tables.iter().map(|table| spare(table, other)).sum();
+                            let slack = spare + 4 * TABLES + MAX_BATCH;
+                            prop_assert!(
+                                now >= before[other as usize]
+                                    || (before[other as usize] + slack) * 15 >= limit
+                            );
+                        }
                     }
-                },
+                }
                 Move::Remove { table, owner: own, count } => {
-                    let those = keys.iter().filter(|(at, by, key)| (*at, *by) == (table, own) && has(&tables[table], *key));
-                    let those: Vec<u32> = those.map(|(.., key)| *key).take(count as usize).collect();
+                    let those = keys.iter().filter(|(at, by, key)| {
+                        (*at, *by) == (table, own) && has(&tables[table], *key)
+                    });
+                    let those: Vec<u32> =
+                        those.map(|(.., key)| *key).take(count as usize).collect();
                     for key in those {
                         let id = tables[table].find(key, &key).unwrap();
                         tables[table].remove(id);
@@ -248,12 +287,15 @@ proptest! {
             let length: usize = tables.iter().map(FairTable::len).sum();
             prop_assert_eq!(length, keys.len());
             for own in 0..9 {
-                let used = all(&tables, own) + tables.iter().map(|table| spare(table, own)).sum::<usize>();
+                let used =
+                    all(&tables, own) + tables.iter().map(|table| spare(table, own)).sum::<usize>();
                 let Account { granted, owed } = ledger.account(owner(own));
                 prop_assert_eq!(used, granted + owed, "owner {}", own);
             }
             prop_assert!(length <= limit + ledger.owed());
-            prop_assert!(ledger.owed() <= (limit / OWED_PART).max(MIN_OWED) + MAX_BATCH + 9 * TABLES);
+            prop_assert!(
+                ledger.owed() <= (limit / OWED_PART).max(MIN_OWED) + MAX_BATCH + 9 * TABLES
+            );
         }
         for table in &mut tables {
             while table.pay_debts() {}
@@ -265,7 +307,10 @@ proptest! {
                 tables[table].remove(id);
             }
         }
-        prop_assert!(tables.iter().all(|table| table.len() == 0 && table.owners.is_empty()) && ledger.is_empty());
+        prop_assert!(
+            tables.iter().all(|table| table.len() == 0 && table.owners.is_empty())
+                && ledger.is_empty()
+        );
     }
 }
 

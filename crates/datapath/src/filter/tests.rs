@@ -535,9 +535,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0..3u32, 0..3u32, prop::option::of(port())).prop_map(|(a, b, p)| Step::Link(a, b, p)),
         1 => (0..3u32, any::<bool>()).prop_map(|(a, q)| Step::Quarantine(a, q)),
-        8 => (0..3u32, 0..3u32, port(), port(), prop_oneof![Just(0u8), Just(SYN), Just(FIN)]).prop_map(
-            |(from, to, a, b, flags)| Step::Packet { from, to, ports: (a, b), flags }
-        ),
+        8 => (0..3u32, 0..3u32, port(), port(), prop_oneof![Just(0u8), Just(SYN), Just(FIN)])
+            .prop_map(|(from, to, a, b, flags)| Step::Packet { from, to, ports: (a, b), flags }),
         1 => (1..60u64).prop_map(Step::Wait),
     ]
 }
@@ -564,7 +563,11 @@ proptest! {
                     }
                 }
                 Step::Quarantine(a, on) => {
-                    if on { quarantined.insert(a) } else { quarantined.remove(&a) };
+                    if on {
+                        quarantined.insert(a)
+                    } else {
+                        quarantined.remove(&a)
+                    };
                     let quarantine = if on { Quarantine::Silent } else { Quarantine::None };
                     bench.rules.put_identity(IdentityId(a), quarantine);
                 }
@@ -581,7 +584,8 @@ proptest! {
                     let open = |a: u32, b: u32, port: u16| links.get(&(a, b)) == Some(&Some(port));
                     let isolated = quarantined.contains(&from) || quarantined.contains(&to);
                     let own = open(from, to, ports.1);
-                    let answer = open(to, from, ports.0) && seen.contains(&(to, from, ports.1, ports.0));
+                    let answer =
+                        open(to, from, ports.0) && seen.contains(&(to, from, ports.1, ports.0));
                     prop_assert!(!passed || (!isolated && (own || answer)));
                     // And the other way: what the rules allow outright is never dropped.
                     prop_assert!(passed || isolated || !own);

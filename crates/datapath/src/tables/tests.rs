@@ -50,11 +50,15 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|set| set.into_iter().collect::<Vec<_>>())
     };
     prop_oneof![
-        4 => (0u8..5, 0u8..3, 0u32..3, some(), some()).prop_map(|(workload, node, identity, addresses, prefixes)| {
-            Step::Put { workload, node, identity, addresses, prefixes }
-        }),
+        4 => (0u8..5, 0u8..3, 0u32..3, some(), some()).prop_map(
+            |(workload, node, identity, addresses, prefixes)| {
+                Step::Put { workload, node, identity, addresses, prefixes }
+            }
+        ),
         3 => (0u8..5).prop_map(|workload| Step::Drop { workload }),
-        2 => (0u8..3, some(), some()).prop_map(|(workload, addresses, prefixes)| Step::Add { workload, addresses, prefixes }),
+        2 => (0u8..3, some(), some()).prop_map(|(workload, addresses, prefixes)| {
+            Step::Add { workload, addresses, prefixes }
+        }),
         2 => (0usize..3).prop_map(|at| Step::Remove { at }),
     ]
 }
@@ -85,7 +89,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_first_claim_that_stands_has_an_address_and_a_prefix(steps in prop::collection::vec(step(), 1..40)) {
+    fn the_first_claim_that_stands_has_an_address_and_a_prefix(
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
         let mut tables = Tables::new("own".parse().unwrap());
         for number in 0..3 {
             tables.put_peer(&node(number), vec![]);
@@ -97,13 +103,26 @@ proptest! {
                 Step::Put { workload, node, identity, addresses, prefixes } => {
                     let id: WorkloadId = format!("w-{workload}").parse().unwrap();
                     tables.put_workload(&id, Some(spec(node, identity, &addresses, &prefixes)));
-                    let before = all.iter().position(|own| own.who == Claimant::Remote(workload)).map(|at| all.remove(at));
+                    let before = all
+                        .iter()
+                        .position(|own| own.who == Claimant::Remote(workload))
+                        .map(|at| all.remove(at));
                     let since = |address: u8| {
-                        let had = before.as_ref().and_then(|own| own.addresses.iter().find(|own| own.0 == address));
+                        let had = before
+                            .as_ref()
+                            .and_then(|own| own.addresses.iter().find(|own| own.0 == address));
                         had.map_or(clock, |own| own.1)
                     };
-                    let addresses = addresses.iter().map(|address| (*address, since(*address))).collect();
-                    all.push(Naive { who: Claimant::Remote(workload), node, identity, addresses, prefixes, index: None });
+                    let addresses =
+                        addresses.iter().map(|address| (*address, since(*address))).collect();
+                    all.push(Naive {
+                        who: Claimant::Remote(workload),
+                        node,
+                        identity,
+                        addresses,
+                        prefixes,
+                        index: None,
+                    });
                 }
                 Step::Drop { workload } => {
                     tables.put_workload(&format!("w-{workload}").parse().unwrap(), None);
@@ -121,10 +140,18 @@ proptest! {
                     };
                     let index = Some(tables.add_workload(local));
                     let addresses = addresses.into_iter().map(|address| (address, clock)).collect();
-                    all.push(Naive { who: Claimant::Local(workload), node: 9, identity: 9, addresses, prefixes, index });
+                    all.push(Naive {
+                        who: Claimant::Local(workload),
+                        node: 9,
+                        identity: 9,
+                        addresses,
+                        prefixes,
+                        index,
+                    });
                 }
                 Step::Remove { at } => {
-                    let locals: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_local()).collect();
+                    let locals: Vec<usize> =
+                        (0..all.len()).filter(|at| all[*at].is_local()).collect();
                     let Some(at) = locals.get(at) else { continue };
                     let gone = all.remove(*at);
                     tables.remove_workload(gone.index.unwrap());

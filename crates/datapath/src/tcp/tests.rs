@@ -343,10 +343,12 @@ fn event() -> impl Strategy<Value = Event> {
         Just(ACK)
     ];
     prop_oneof![
-        6 => (0..2usize, prop_oneof![0..3000u32, 40_000..60_000u32]).prop_map(|(by, n)| Event::Send(by, n)),
+        6 => (0..2usize, prop_oneof![0..3000u32, 40_000..60_000u32])
+            .prop_map(|(by, n)| Event::Send(by, n)),
         2 => (0..2usize).prop_map(Event::Again),
         1 => (0..2usize).prop_map(Event::Close),
-        8 => (0..2usize, prop_oneof![3 => Just(0usize), 1 => 0..4usize]).prop_map(|(by, at)| Event::Deliver(by, at)),
+        8 => (0..2usize, prop_oneof![3 => Just(0usize), 1 => 0..4usize])
+            .prop_map(|(by, at)| Event::Deliver(by, at)),
         1 => (0..2usize).prop_map(Event::Lose),
         1 => (0..2usize).prop_map(Event::Twice),
         1 => (0..2usize, flags, far).prop_map(|(by, flags, off)| Event::Guess(by, flags, off)),
@@ -391,14 +393,22 @@ proptest! {
                     }
                 }
                 Event::Guess(by, flags, off) => {
-                    let guess = segment(flags, line.ends[by].newest.wrapping_add(off), line.ends[1 - by].newest.wrapping_add(off), 0);
+                    let guess = segment(
+                        flags,
+                        line.ends[by].newest.wrapping_add(off),
+                        line.ends[1 - by].newest.wrapping_add(off),
+                        0,
+                    );
                     line.watches.iter_mut().for_each(|watch| _ = watch.note(by, guess));
                 }
             }
             let closed = line.ends.iter().all(|end| end.last.is_some());
             for watch in &line.watches {
                 let state = watch.state();
-                prop_assert!(state == State::Established || closed && state == State::Closing, "{state:?}");
+                prop_assert!(
+                    state == State::Established || closed && state == State::Closing,
+                    "{state:?}"
+                );
             }
         }
         // Everything comes through in the end.
@@ -418,7 +428,10 @@ proptest! {
         let closed = line.ends.iter().all(|end| end.last.is_some());
         prop_assert!(line.ends.iter().all(|end| end.unacknowledged == end.newest));
         for watch in &line.watches {
-            prop_assert_eq!(watch.state(), if closed { State::Closing } else { State::Established });
+            prop_assert_eq!(
+                watch.state(),
+                if closed { State::Closing } else { State::Established }
+            );
         }
     }
 }

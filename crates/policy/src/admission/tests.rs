@@ -33,7 +33,9 @@ impl Signer {
 
     fn sign(&self, name: &str, digest: &Sha256) -> ImageSignature {
         let payload = format!(
-            r#"{{"critical":{{"identity":{{"docker-reference":"{name}"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
+            r#"{{"critical":{{"identity":{{"docker-reference":"{name}"}},
+            "image":{{"docker-manifest-digest":"{digest}"}},
+            "type":"cosign container image signature"}},"optional":null}}"#
         );
         let signature = self.0.sign(&SystemRandom::new(), payload.as_bytes()).unwrap();
         ImageSignature { signature: BASE64_STANDARD.encode(signature.as_ref()), payload }
@@ -84,7 +86,8 @@ fn evaluate(
 fn signed_policy(signer: &Signer) -> Policy {
     let pem = signer.pem().replace('\n', "\n    ");
     policy(&format!(
-        "keys:\n  release: |\n    {pem}\nadmission:\n  - {{ name: web, for: {{ app: web }}, images: [registry.example/shop/*], signed_by: [release] }}\n"
+        "keys:\n  release: |\n    {pem}\nadmission:\n  - {{ name: web, for: {{ app: web }}, \
+        images: [registry.example/shop/*], signed_by: [release] }}\n"
     ))
 }
 
@@ -135,7 +138,8 @@ fn a_rule_speaks_of_what_it_selects_and_every_such_rule_must_be_content() {
 fn privileges_and_set_up_must_be_the_expected_ones() {
     let config = Sha256::of(b"c");
     let policy = policy(&format!(
-        "admission:\n  - {{ name: plain }}\n  - {{ name: fixed, for: {{ meshward/node: rack }}, config: ['{config}'], privileges: [capability NET_ADMIN] }}\n"
+        "admission:\n  - {{ name: plain }}\n  - {{ name: fixed, for: {{ meshward/node: rack }}, \
+        config: ['{config}'], privileges: [capability NET_ADMIN] }}\n"
     ));
     assert!(policy.speaks_of_nodes());
     let mut web = measured(image("web", "web"));

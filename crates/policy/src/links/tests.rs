@@ -62,7 +62,11 @@ fn spec() -> impl Strategy<Value = PortSpec> {
 }
 
 fn rules(prefix: &'static str) -> impl Strategy<Value = Vec<Rule>> {
-    let on_deny = prop_oneof![2 => Just(None), 1 => Just(Some(OnDeny::Drop)), 2 => Just(Some(OnDeny::Reject))];
+    let on_deny = prop_oneof![
+        2 => Just(None),
+        1 => Just(Some(OnDeny::Drop)),
+        2 => Just(Some(OnDeny::Reject)),
+    ];
     let rule = (selector(), selector(), prop::collection::vec(spec(), 1..3), (0..3u8, on_deny));
     prop::collection::vec(rule, 0..4).prop_map(move |rules| {
         type Made = (Selector, Selector, Vec<PortSpec>, (u8, Option<OnDeny>));
@@ -251,19 +255,45 @@ proptest! {
             let protocol = Protocol::ALL[protocol];
             let flow = NewFlow { from: &from, to: &to, accepts: &accepts, protocol, port };
             let expected = naive(&policy, &flow);
-            prop_assert_eq!(acl.verdict(protocol, port), expected, "{} {} in {}", protocol, port, acl);
+            prop_assert_eq!(
+                acl.verdict(protocol, port),
+                expected,
+                "{} {} in {}",
+                protocol,
+                port,
+                acl
+            );
             prop_assert_eq!(policy.decide(&flow).verdict, expected);
             // A declaration is no rule, and has no answer.
             if expected == Verdict::Denied && accepts.is_empty() {
                 let told = acl.on_deny(protocol, port).unwrap_or(policy.on_deny);
-                prop_assert_eq!(told, naive_on_deny(&policy, &from, &to, protocol, port), "{} {}", protocol, port);
+                prop_assert_eq!(
+                    told,
+                    naive_on_deny(&policy, &from, &to, protocol, port),
+                    "{} {}",
+                    protocol,
+                    port
+                );
                 let (one, whole) = (PortRange { first: port, last: port }, PortRange::ALL);
                 let ports = if protocol.has_ports() { one } else { whole };
                 let spec = PortSpec { protocol: Some(protocol), ports };
-                prop_assert_eq!(acl.rejects_all(spec, policy.on_deny), told == OnDeny::Reject, "{} in {}", spec, acl);
+                prop_assert_eq!(
+                    acl.rejects_all(spec, policy.on_deny),
+                    told == OnDeny::Reject,
+                    "{} in {}",
+                    spec,
+                    acl
+                );
             }
             let let_in = naive_forensics(&policy, &from, &to, protocol, port);
-            prop_assert_eq!(acl.allows_forensics(protocol, port), let_in, "{} {} in {}", protocol, port, acl);
+            prop_assert_eq!(
+                acl.allows_forensics(protocol, port),
+                let_in,
+                "{} {} in {}",
+                protocol,
+                port,
+                acl
+            );
         }
     }
 
@@ -317,7 +347,8 @@ proptest! {
                 .map(|(pair, (from, to))| (pair, compile(links.policy(), &from.0, &to.0, &to.1)))
                 .filter(|(_, acl)| !acl.is_empty())
                 .collect();
-            let kept: BTreeMap<Pair, Acl> = links.all().map(|(a, b, acl)| ((a, b), Acl::clone(acl))).collect();
+            let kept: BTreeMap<Pair, Acl> =
+                links.all().map(|(a, b, acl)| ((a, b), Acl::clone(acl))).collect();
             prop_assert_eq!(&kept, &expected);
             prop_assert_eq!(&told, &expected);
             prop_assert_eq!(links.count(), kept.len());
@@ -327,7 +358,11 @@ proptest! {
             }
             for selector in links.policy().rules.iter().map(|rule| &rule.from) {
                 let selected: BTreeSet<_> = links.select(selector).into_iter().collect();
-                let naive: BTreeSet<_> = there.iter().filter(|(_, l)| selector.matches(&l.0)).map(|(id, _)| *id).collect();
+                let naive: BTreeSet<_> = there
+                    .iter()
+                    .filter(|(_, l)| selector.matches(&l.0))
+                    .map(|(id, _)| *id)
+                    .collect();
                 prop_assert_eq!(selected, naive);
             }
         }
@@ -405,7 +440,8 @@ proptest! {
     #[test]
     fn the_schema_takes_every_policy(policy in policy()) {
         let json = as_json(&policy.to_yaml().unwrap());
-        let problems: Vec<String> = schema().iter_errors(&json).map(|error| error.to_string()).collect();
+        let problems: Vec<String> =
+            schema().iter_errors(&json).map(|error| error.to_string()).collect();
         prop_assert_eq!(problems, Vec::<String>::new());
     }
 }
@@ -417,12 +453,22 @@ mode: observe
 declarations: open
 ports: { web: [tcp/80, tcp/443] }
 selectors: { front: { app: { in: [web, shop] }, old: { exists: false }, tier: { not: test } } }
-rules: [{ name: a, from: front, to: {}, allow: [web, udp/1-2, icmp] }, { name: b, from: {}, to: {}, deny: [any], observe: true }]
+rules: [{ name: a, from: front, to: {}, allow: [web, udp/1-2, icmp] },
+    { name: b, from: {}, to: {}, deny: [any], observe: true }]
 tests: [{ from: { app: x }, to: {}, port: tcp/1, expect: deny }]
-triggers: [{ name: t, watch: { app: web }, when: { denied_flows: 2, distinct_addresses: 3, within: 10s }, then: { label: { a: b } }, for: 1h 30m, alone: false }]
-keys: { release: \"-----BEGIN PUBLIC KEY-----\\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEHVa+EP28zoqbHfJPw68hBTIe7k1\\ntphgauhERyCZMNKgJG+Te05jabQb8AWYCY3psrjzfRB7NaCRBgWqC/yw5A==\\n-----END PUBLIC KEY-----\" }
-forensics: [{ name: f, from: front, to: { app: api }, allow: [tcp/22, web], over_guardrails: true }, { name: g, from: {} }]
-admission: [{ name: c, for: front, images: [registry.example/shop/*, web, '*'], signed_by: [release], config: ['sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'], privileges: [privileged] }]
+triggers: [{ name: t, watch: { app: web },
+    when: { denied_flows: 2, distinct_addresses: 3, within: 10s }, then: { label: { a: b } },
+    for: 1h 30m, alone: false }]
+keys: { release: \"-----BEGIN PUBLIC KEY-----\\n\
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEEHVa+EP28zoqbHfJPw68hBTIe7k1\\n\
+tphgauhERyCZMNKgJG+Te05jabQb8AWYCY3psrjzfRB7NaCRBgWqC/yw5A==\\n\
+-----END PUBLIC KEY-----\" }
+forensics: [{ name: f, from: front, to: { app: api }, allow: [tcp/22, web],
+    over_guardrails: true }, { name: g, from: {} }]
+admission: [{ name: c, for: front, images: [registry.example/shop/*, web, '*'],
+    signed_by: [release],
+    config: ['sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'],
+    privileges: [privileged] }]
 ";
     assert!(schema().is_valid(&as_json(good)));
     Policy::parse(good).unwrap();

@@ -71,7 +71,9 @@ fn a_rule_does_one_thing_under_a_name_of_its_own() {
 fn files_and_documents_of_a_network_are_one_policy_and_share_their_sets() {
     let sets =
         "network: shop\nports: { web: [tcp/80, tcp/443] }\nselectors: { front: { app: web } }\n";
-    let use_of = "network: shop\nrules: [{ name: a, from: front, to: { app: api }, allow: [web, icmp] }]\n---\nnetwork: lab\nmode: observe\n";
+    let use_of = "network: shop\n\
+        rules: [{ name: a, from: front, to: { app: api }, allow: [web, icmp] }]\n---\n\
+        network: lab\nmode: observe\n";
     let all = read(&[file("sets.yaml", sets), file("b.yaml", use_of)]).unwrap();
     assert_eq!(all.len(), 2);
     assert_eq!((all[0].policy.network.as_str(), all[0].policy.mode), ("lab", Mode::Observe));
@@ -103,7 +105,9 @@ fn settings_and_sets_are_said_once() {
 fn triggers_are_read_and_checked() {
     let text = |then: &str| {
         format!(
-            "network: shop\ntriggers: [{{ name: scan, when: {{ denied_flows: 20, distinct_ports: 10, within: 10s }}, then: {then}, for: 10m }}]"
+            "network: shop\n\
+            triggers: [{{ name: scan, when: {{ denied_flows: 20, distinct_ports: 10, within: 10s \
+            }}, then: {then}, for: 10m }}]"
         )
     };
     let policy = Policy::parse(&text("quarantine")).unwrap();
@@ -226,7 +230,8 @@ fn what_names_and_aliases_repeat_is_bounded() {
 #[test]
 fn a_number_as_a_label_is_the_text_that_was_written() {
     let policy = Policy::parse(
-        "network: shop\nrules: [{ name: a, from: { v: 007, w: 7, x: 1.0 }, to: { on: true }, allow: [any] }]",
+        "network: shop\n\
+        rules: [{ name: a, from: { v: 007, w: 7, x: 1.0 }, to: { on: true }, allow: [any] }]",
     )
     .unwrap();
     assert_eq!(policy.rules[0].from.to_string(), "v=007,w=7,x=1.0");

@@ -357,10 +357,14 @@ mod tests {
 
     fn object(image_id: &str) -> PodObject {
         let text = format!(
-            r#"{{"metadata":{{"labels":{{"app":"web"}},"annotations":{{"meshward.accept-from":"app=a","x":"y"}}}},
-            "spec":{{"serviceAccountName":"web","hostPID":true,"containers":[{{"name":"web","image":"registry.example/shop/web:1",
-            "securityContext":{{"capabilities":{{"add":["NET_ADMIN"]}}}},"env":[{{"name":"A","value":"1"}}]}}]}},
-            "status":{{"containerStatuses":[{{"name":"web","image":"registry.example/shop/web:1","imageID":"{image_id}"}}]}}}}"#
+            r#"{{"metadata":{{"labels":{{"app":"web"}},
+            "annotations":{{"meshward.accept-from":"app=a","x":"y"}}}},
+            "spec":{{"serviceAccountName":"web","hostPID":true,"containers":[{{"name":"web",
+            "image":"registry.example/shop/web:1",
+            "securityContext":{{"capabilities":{{"add":["NET_ADMIN"]}}}},"env":[{{"name":"A",
+            "value":"1"}}]}}]}},
+            "status":{{"containerStatuses":[{{"name":"web","image":"registry.example/shop/web:1",
+            "imageID":"{image_id}"}}]}}}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
@@ -390,12 +394,16 @@ mod tests {
     #[test]
     fn each_container_of_a_pod_is_measured_as_soon_as_it_has_begun() {
         let digest = |of: &str| Sha256::of(of.as_bytes());
-        let spec = r#""spec":{"initContainers":[{"name":"migrate"}],"containers":[{"name":"proxy"},{"name":"web"}],
-            "ephemeralContainers":[{"name":"debugger"}],"volumes":[{"name":"s","hostPath":{"path":"/run/docker.sock"}}]}"#;
+        let spec = r#""spec":{"initContainers":[{"name":"migrate"}],"containers":[{"name":"proxy"},
+            {"name":"web"}],
+            "ephemeralContainers":[{"name":"debugger"}],"volumes":[{"name":"s",
+            "hostPath":{"path":"/run/docker.sock"}}]}"#;
         let metadata =
             r#""metadata":{"annotations":{"kubectl.kubernetes.io/default-container":"web"}}"#;
         let begun = format!(
-            r#"{{{metadata},{spec},"status":{{"initContainerStatuses":[{{"name":"migrate","imageID":"r.example/m@{}"}}],"containerStatuses":[{{"name":"web","imageID":""}}]}}}}"#,
+            r#"{{{metadata},{spec},"status":{{"initContainerStatuses":[{{"name":"migrate",
+            "imageID":"r.example/m@{}"}}],"containerStatuses":[{{"name":"web",
+            "imageID":""}}]}}}}"#,
             digest("m")
         );
         let measured = found(&parse(&begun)).unwrap().measurement.unwrap();
@@ -415,9 +423,12 @@ mod tests {
         assert_eq!(names(&measured), seen);
 
         let ran = format!(
-            r#"{{{metadata},{spec},"status":{{"initContainerStatuses":[{{"name":"migrate","imageID":"r.example/m@{}","state":{{"terminated":{{"exitCode":0}}}}}}],
-            "containerStatuses":[{{"name":"web","imageID":"r.example/web@{}"}},{{"name":"proxy","imageID":"r.example/p@{}"}}],
-            "ephemeralContainerStatuses":[{{"name":"debugger","imageID":"r.example/d@{}","state":{{"terminated":{{"exitCode":1}}}}}}]}}}}"#,
+            r#"{{{metadata},{spec},"status":{{"initContainerStatuses":[{{"name":"migrate",
+            "imageID":"r.example/m@{}","state":{{"terminated":{{"exitCode":0}}}}}}],
+            "containerStatuses":[{{"name":"web","imageID":"r.example/web@{}"}},{{"name":"proxy",
+            "imageID":"r.example/p@{}"}}],
+            "ephemeralContainerStatuses":[{{"name":"debugger","imageID":"r.example/d@{}",
+            "state":{{"terminated":{{"exitCode":1}}}}}}]}}}}"#,
             digest("m"),
             digest("web"),
             digest("p"),
@@ -433,9 +444,12 @@ mod tests {
     fn what_a_container_of_a_pod_may_do_is_its_own() {
         let digest = Sha256::of(b"web");
         let text = format!(
-            r#"{{"metadata":{{}},"spec":{{"containers":[{{"name":"web"}},{{"name":"agent","volumeMounts":[{{"name":"s","mountPath":"/s"}}],
-            "securityContext":{{"privileged":true}}}}],"volumes":[{{"name":"s","hostPath":{{"path":"/run/docker.sock"}}}},{{"name":"t"}}]}},
-            "status":{{"containerStatuses":[{{"name":"web","imageID":"r.example/web@{digest}"}}]}}}}"#
+            r#"{{"metadata":{{}},"spec":{{"containers":[{{"name":"web"}},{{"name":"agent",
+            "volumeMounts":[{{"name":"s","mountPath":"/s"}}],
+            "securityContext":{{"privileged":true}}}}],"volumes":[{{"name":"s",
+            "hostPath":{{"path":"/run/docker.sock"}}}},{{"name":"t"}}]}},
+            "status":{{"containerStatuses":[{{"name":"web",
+            "imageID":"r.example/web@{digest}"}}]}}}}"#
         );
         let measured = found(&parse(&text)).unwrap().measurement.unwrap();
         assert_eq!(measured.privileges, Vec::<String>::new());
@@ -448,7 +462,9 @@ mod tests {
             (0..100).map(|number| format!(r#"{{"name":"c{number}"}}"#)).collect();
         let digest = Sha256::of(b"web");
         let text = format!(
-            r#"{{"metadata":{{}},"spec":{{"containers":[{}]}},"status":{{"containerStatuses":[{{"name":"c0","imageID":"r.example/web@{digest}"}}]}}}}"#,
+            r#"{{"metadata":{{}},"spec":{{"containers":[{}]}},
+            "status":{{"containerStatuses":[{{"name":"c0",
+            "imageID":"r.example/web@{digest}"}}]}}}}"#,
             names.join(",")
         );
         let measured = found(&parse(&text)).unwrap().measurement.unwrap();
@@ -460,7 +476,8 @@ mod tests {
     #[test]
     fn labels_of_the_namespace_are_the_workloads_too() {
         let of: NamespaceObject = serde_json::from_str(
-            r#"{"metadata":{"name":"shop","labels":{"team":"pay","kubernetes.io/metadata.name":"shop"}}}"#,
+            r#"{"metadata":{"name":"shop","labels":{"team":"pay",
+            "kubernetes.io/metadata.name":"shop"}}}"#,
         )
         .unwrap();
         let image = format!("registry.example/shop/web@{}", Sha256::of(b"web"));

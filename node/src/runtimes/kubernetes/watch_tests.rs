@@ -167,7 +167,9 @@ impl Server {
         }
         stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
         if gone {
-            let status = serde_json::json!({ "kind": "Status", "code": 410, "message": "too old resource version" });
+            let status = serde_json::json!({
+                "kind": "Status", "code": 410, "message": "too old resource version"
+            });
             let _ = event(stream, "ERROR", &status).await;
             let _ = stream.write_all(b"0\r\n\r\n").await;
             return;
@@ -272,7 +274,10 @@ fn pod_object(labels: &serde_json::Value) -> serde_json::Value {
     serde_json::json!({
         "metadata": { "name": "web-7f", "namespace": "shop", "uid": "u1", "labels": labels },
         "spec": { "nodeName": "rack-7", "containers": [{ "name": "web" }] },
-        "status": { "containerStatuses": [{ "name": "web", "image": "r.example/web", "imageID": format!("r.example/web@{digest}") }] },
+        "status": { "containerStatuses": [{
+            "name": "web", "image": "r.example/web",
+            "imageID": format!("r.example/web@{digest}"),
+        }] },
     })
 }
 
@@ -390,7 +395,9 @@ async fn a_bookmark_moves_the_version_on() {
     own.wait_until(|| count(&own.server.watches) == 2).await;
     let lists = count(&own.server.lists);
     let version = own.server.version.fetch_add(50, Ordering::SeqCst) + 50;
-    let mark = serde_json::json!({ "kind": "Pod", "metadata": { "resourceVersion": version.to_string() } });
+    let mark = serde_json::json!({
+        "kind": "Pod", "metadata": { "resourceVersion": version.to_string() }
+    });
     own.server.events.send(("BOOKMARK".into(), mark)).unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     own.server.oldest.store(version, Ordering::SeqCst);

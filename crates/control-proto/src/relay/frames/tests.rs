@@ -13,15 +13,22 @@ fn messages(runs: &[MessageRun]) -> Vec<Vec<u8>> {
 proptest! {
     #[test]
     fn batches_come_out_as_they_went_in(
-        batches in prop::collection::vec((prop::collection::vec(any::<u8>(), 1..20_000), 1usize..3000), 1..5),
-        most in 300usize..1500, at_once in 1usize..8,
+        batches in prop::collection::vec(
+            (prop::collection::vec(any::<u8>(), 1..20_000), 1usize..3000),
+            1..5,
+        ),
+        most in 300usize..1500,
+        at_once in 1usize..8,
     ) {
         let (to, network) = ids();
         let (mut assembler, mut out, mut sent) = (BatchAssembler::default(), vec![], vec![]);
         for (number, (batch, size)) in batches.iter().enumerate() {
             let size = (*size).min(batch.len());
             sent.extend(batch.chunks(size).map(<[u8]>::to_vec));
-            let frames: Vec<Vec<u8>> = MessageBatch { to, network, number: number as u16, messages: batch, size }.frames(most).collect();
+            let frames: Vec<Vec<u8>> =
+                MessageBatch { to, network, number: number as u16, messages: batch, size }
+                    .frames(most)
+                    .collect();
             prop_assert_eq!(frames.len(), batch.len().div_ceil(most - HEADER));
             for some in frames.chunks(at_once) {
                 for frame in some {
@@ -37,7 +44,9 @@ proptest! {
 
     #[test]
     fn frames_that_are_cut_on_their_way_carry_the_same(
-        batch in prop::collection::vec(any::<u8>(), 1..20_000), size in 1usize..3000, most in 21usize..1500,
+        batch in prop::collection::vec(any::<u8>(), 1..20_000),
+        size in 1usize..3000,
+        most in 21usize..1500,
     ) {
         let (to, network) = ids();
         let size = size.min(batch.len());
@@ -60,7 +69,8 @@ proptest! {
         lost in prop::collection::vec(any::<bool>(), 100), swapped in any::<bool>(),
     ) {
         let (to, network) = ids();
-        let mut all: Vec<Vec<u8>> = MessageBatch { to, network, number: 1, messages: &batch, size }.frames(1200).collect();
+        let mut all: Vec<Vec<u8>> =
+            MessageBatch { to, network, number: 1, messages: &batch, size }.frames(1200).collect();
         let room = 1200 - HEADER;
         let is_lost = |at: usize| lost[at % lost.len()];
         let expected: Vec<Vec<u8>> = batch
@@ -72,8 +82,12 @@ proptest! {
             })
             .map(|(_, message)| message.to_vec())
             .collect();
-        let mut kept: Vec<Vec<u8>> =
-            all.drain(..).enumerate().filter(|(at, _)| !is_lost(*at)).map(|(_, frame)| frame).collect();
+        let mut kept: Vec<Vec<u8>> = all
+            .drain(..)
+            .enumerate()
+            .filter(|(at, _)| !is_lost(*at))
+            .map(|(_, frame)| frame)
+            .collect();
         if swapped && kept.len() > 1 {
             kept.swap(0, 1);
         }
@@ -83,7 +97,9 @@ proptest! {
         }
         out.extend(assembler.drain_complete());
         // The next batch shows that the missing frames are lost.
-        for frame in (MessageBatch { to, network, number: 2, messages: &[9; 10], size: 10 }).frames(1200) {
+        for frame in
+            (MessageBatch { to, network, number: 2, messages: &[9; 10], size: 10 }).frames(1200)
+        {
             assembler.add(&frame);
         }
         out.extend(assembler.drain_complete());
@@ -93,11 +109,16 @@ proptest! {
     }
 
     #[test]
-    fn whatever_comes_is_bounded(frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..600)) {
+    fn whatever_comes_is_bounded(
+        frames in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..60), 0..600),
+    ) {
         let mut assembler = BatchAssembler::default();
         for frame in &frames {
             assembler.add(frame);
-            prop_assert!(assembler.waiting.len() <= MAX_PARTIAL_BATCHES && assembler.order.len() <= MAX_PARTIAL_BATCHES);
+            prop_assert!(
+                assembler.waiting.len() <= MAX_PARTIAL_BATCHES
+                    && assembler.order.len() <= MAX_PARTIAL_BATCHES
+            );
         }
         assembler.drain_complete();
     }

@@ -53,8 +53,8 @@ pub struct Submission {
     pub files: Arc<Vec<PolicyFile>>,
     /// `true` if networks that no file names lose their policies.
     pub prune: bool,
-    /// The part of one network's policy that the files replace; `None` for the whole policies of the
-    /// networks that they name.
+    /// The part of one network's policy that the files replace; `None` for the whole policies of
+    /// the networks that they name.
     pub scope: Option<PolicyScope>,
     /// A rollback instead of files: a network and its former policy.
     pub back: Option<(NetworkName, Option<PolicyRecord>)>,
@@ -128,8 +128,8 @@ pub fn apply(world: &World, wanted: &Submission) -> Result<Plan<Applied>, Refusa
     plan(world, &prepare(&Basis::of(world), wanted, None)?, wanted, &BTreeMap::new(), None)
 }
 
-/// Parses a submission, runs its tests and computes its effects on a basis. `before` is the result on
-/// an earlier basis, which saves parsing.
+/// Parses a submission, runs its tests and computes its effects on a basis. `before` is the result
+/// on an earlier basis, which saves parsing.
 ///
 /// # Errors
 /// Fails if the policies are invalid or the author may not change one of them; the refusal says
@@ -352,7 +352,8 @@ impl PreparedNetwork {
 }
 
 impl Prepared {
-    /// Returns the effects of a dry run, with suspicious rules. `judged` has the previews of admission.
+    /// Returns the effects of a dry run, with suspicious rules. `judged` has the previews of
+    /// admission.
     pub fn foresee(
         &self,
         basis: &Basis,

@@ -286,13 +286,26 @@ const POLICIES: [&str; 10] = [
     "network: shop",
     "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
     "network: shop\nrules: [{ name: a, from: { app: { in: [web, api] } }, to: {}, allow: [any] }]",
-    "network: shop\nrules: [{ name: b, from: { app: api }, to: { app: { in: [db, api] } }, allow: [tcp/1] }, { name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
-    "network: shop\nmode: observe\nrules: [{ name: b, from: { app: api }, to: {}, deny: [tcp/1] }]\nforensics: [{ name: f, from: { app: db }, to: {}, allow: [tcp/22] }]",
-    "network: shop\ndeclarations: open\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: { label: { suspect: 'yes' } }, for: 10s }]",
-    "network: shop\nrules: [{ name: s, from: { suspect: 'yes' }, to: {}, allow: [icmp] }]\ntriggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: quarantine }]",
-    "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\nadmission: [{ name: i, for: { app: web }, images: [a.example/*] }]",
-    "network: shop\nrules: [{ name: a, from: { app: web }, to: {}, allow: [tcp/80] }]\nadmission: [{ name: p, for: { suspect: { exists: false } } }]",
-    "network: shop\nrules: [{ name: a, from: { meshward/node: node-2 }, to: { meshward/image.repo: { exists: true } }, allow: [tcp/80] }]\nadmission: [{ name: n, for: { meshward/node: node-3 }, images: ['*'] }]",
+    "network: shop\n\
+    rules: [{ name: b, from: { app: api }, to: { app: { in: [db, api] } }, allow: [tcp/1] }, { \
+    name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
+    "network: shop\nmode: observe\n\
+    rules: [{ name: b, from: { app: api }, to: {}, deny: [tcp/1] }]\n\
+    forensics: [{ name: f, from: { app: db }, to: {}, allow: [tcp/22] }]",
+    "network: shop\ndeclarations: open\n\
+    rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\n\
+    triggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: { label: { suspect: \
+    'yes' } }, for: 10s }]",
+    "network: shop\nrules: [{ name: s, from: { suspect: 'yes' }, to: {}, allow: [icmp] }]\n\
+    triggers: [{ name: scan, when: { denied_flows: 2, within: 10s }, then: quarantine }]",
+    "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]\n\
+    admission: [{ name: i, for: { app: web }, images: [a.example/*] }]",
+    "network: shop\nrules: [{ name: a, from: { app: web }, to: {}, allow: [tcp/80] }]\n\
+    admission: [{ name: p, for: { suspect: { exists: false } } }]",
+    "network: shop\n\
+    rules: [{ name: a, from: { meshward/node: node-2 }, to: { meshward/image.repo: { exists: true \
+    } }, allow: [tcp/80] }]\n\
+    admission: [{ name: n, for: { meshward/node: node-3 }, images: ['*'] }]",
 ];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -448,10 +461,13 @@ fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(),
     let own: Vec<_> = world.workloads_on(node).map(|workload| workload.identity).collect();
     for (key, resource) in &view.resources {
         let linked = |identity| {
-            own.contains(identity)
-                || view.resources.keys().any(|key| {
-                    matches!(key, ResourceKey::Link(_, a, b) if (a == identity && own.contains(b)) || (b == identity && own.contains(a)))
-                })
+            own.contains(identity) || view.resources.keys().any(|key| {
+                matches!(
+                    key,
+                    ResourceKey::Link(_, a, b)
+                        if (a == identity && own.contains(b)) || (b == identity && own.contains(a))
+                )
+            })
         };
         match (key, resource) {
             (ResourceKey::Link(_, from, to), _) => {
@@ -512,7 +528,8 @@ proptest! {
         meanwhile in prop::collection::vec(step(), 0..8),
         next in 0..POLICIES.len(),
     ) {
-        let mut mesh = Mesh { journal: Some(ChangeLog::starting_after(Revision(0))), ..Mesh::default() };
+        let mut mesh =
+            Mesh { journal: Some(ChangeLog::starting_after(Revision(0))), ..Mesh::default() };
         mesh.network("shop", &["10.42.0.0/24"]).unwrap();
         for step in &before {
             drop(make(&mut mesh, step));
@@ -529,13 +546,19 @@ proptest! {
         let judging = policies::preview_admission(&look, &shop(), &policy);
         go_on(usize::MAX, &mut *steps.borrow_mut());
         let mesh = mesh.into_inner();
-        let since = mesh.journal.as_ref().unwrap().since(ListKind::Workloads, judging.precomputed.since).unwrap();
+        let since = mesh
+            .journal
+            .as_ref()
+            .unwrap()
+            .since(ListKind::Workloads, judging.precomputed.since)
+            .unwrap();
         let network = &mesh.world.networks[&shop()];
         let reclassify_under = |known: Option<_>| {
             let (precomputed, touched) = known.unzip();
             super::reclassify::reclassify_under(&mesh.world, network, &policy, precomputed, touched)
         };
-        let (all, some) = (reclassify_under(None), reclassify_under(Some((&judging.precomputed, &since.keys))));
+        let (all, some) =
+            (reclassify_under(None), reclassify_under(Some((&judging.precomputed, &since.keys))));
         prop_assert_eq!(format!("{:?}", all.mutations), format!("{:?}", some.mutations));
         prop_assert_eq!((all.admitted, all.refused), (some.admitted, some.refused));
     }
@@ -553,7 +576,13 @@ proptest! {
             for (node, held) in &mesh.held {
                 let view = mesh.world.view_of(node);
                 prop_assert_eq!(&held.resources, &view.resources, "{} after {:?}", node, step);
-                prop_assert_eq!(held.digest(), mesh.world.digest_of(node), "{} after {:?}", node, step);
+                prop_assert_eq!(
+                    held.digest(),
+                    mesh.world.digest_of(node),
+                    "{} after {:?}",
+                    node,
+                    step
+                );
                 check_need_to_know(&mesh.world, node, &view)?;
             }
             check_verdicts(&mesh.world)?;

@@ -155,7 +155,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn whatever_is_claimed_who_had_it_first_keeps_it(claims in prop::collection::vec(claim(), 1..50)) {
+    fn whatever_is_claimed_who_had_it_first_keeps_it(
+        claims in prop::collection::vec(claim(), 1..50),
+    ) {
         let mut mesh = Mesh::default();
         mesh.network("shop", &["10.42.0.0/22"]).unwrap();
         for claim in &claims {
@@ -171,11 +173,18 @@ proptest! {
             }
             // What comes to somebody comes by his own claim, or by his approval.
             for (prefix, node) in routes_after.keys().filter(|(_, node)| others(node)) {
-                prop_assert!(routes_before.contains_key(&(*prefix, node.clone())), "after {:?}", claim);
+                prop_assert!(
+                    routes_before.contains_key(&(*prefix, node.clone())),
+                    "after {:?}",
+                    claim
+                );
             }
             for of in 0..2 {
-                let labels: BTreeSet<_> =
-                    routes_after.iter().filter(|((own, _), _)| *own == prefix(of)).map(|(_, labels)| labels).collect();
+                let labels: BTreeSet<_> = routes_after
+                    .iter()
+                    .filter(|((own, _), _)| *own == prefix(of))
+                    .map(|(_, labels)| labels)
+                    .collect();
                 prop_assert!(labels.len() < 2, "one prefix under two labels after {:?}", claim);
             }
         }
@@ -296,14 +305,17 @@ impl Signer {
         der.extend(self.0.public_key().as_ref());
         let pem = BASE64_STANDARD.encode(der);
         format!(
-            "network: shop\nkeys: {{ release: \"-----BEGIN PUBLIC KEY-----\\n{pem}\\n-----END PUBLIC KEY-----\" }}\nadmission: [{{ name: web, signed_by: [release] }}]"
+            "network: shop\nkeys: {{ release: \"-----BEGIN PUBLIC KEY-----\\n{pem}\\n\
+            -----END PUBLIC KEY-----\" }}\nadmission: [{{ name: web, signed_by: [release] }}]"
         )
     }
 
     fn sign(&self, image: &Image) -> ImageSignature {
         let (name, digest) = (image.repository.as_ref().unwrap(), &image.digest);
         let payload = format!(
-            r#"{{"critical":{{"identity":{{"docker-reference":"{name}"}},"image":{{"docker-manifest-digest":"{digest}"}},"type":"cosign container image signature"}},"optional":null}}"#
+            r#"{{"critical":{{"identity":{{"docker-reference":"{name}"}},
+            "image":{{"docker-manifest-digest":"{digest}"}},
+            "type":"cosign container image signature"}},"optional":null}}"#
         );
         let signature = self.0.sign(&SystemRandom::new(), payload.as_bytes()).unwrap();
         ImageSignature { signature: BASE64_STANDARD.encode(signature.as_ref()), payload }

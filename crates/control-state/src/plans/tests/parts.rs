@@ -259,7 +259,8 @@ fn a_file_about_two_networks_is_read_for_one_of_them_without_the_rest_of_the_oth
     let mut mesh = Mesh::default();
     mesh.network("shop", &["10.42.0.0/16"]).unwrap();
     mesh.network("lab", &["10.43.0.0/16"]).unwrap();
-    let both = "network: shop\nrules: [{ name: s, from: {}, to: {}, allow: [tcp/80] }]\n---\nnetwork: lab\nrules: [{ name: l, from: {}, to: {}, allow: [web] }]\n";
+    let both = "network: shop\nrules: [{ name: s, from: {}, to: {}, allow: [tcp/80] }]\n---\n\
+        network: lab\nrules: [{ name: l, from: {}, to: {}, allow: [web] }]\n";
     let files = [("both.yaml", both), ("sets.yaml", "network: lab\nports: { web: [tcp/443] }\n")];
     let files = files.map(|(name, text)| PolicyFile { name: name.into(), text: text.into() });
     let wanted =
