@@ -50,8 +50,8 @@ struct Named {
 }
 
 impl Named {
-    fn new(name: impl ToString, help: impl Into<String>) -> Self {
-        Self { name: name.to_string(), help: help.into() }
+    fn new(name: String, help: impl Into<String>) -> Self {
+        Self { name, help: help.into() }
     }
 }
 
@@ -102,15 +102,15 @@ pub(crate) fn nodes() -> Candidates {
     let help = |node: meshward_api_types::Node| {
         node.site.map_or(String::new(), |site| format!("site {site}"))
     };
-    list(&operations::NODES, |node| vec![Named::new(node.name.clone(), help(node))])
+    list(&operations::NODES, |node| vec![Named::new(node.name.to_string(), help(node))])
 }
 
 pub(crate) fn networks() -> Candidates {
-    list(&operations::NETWORKS, |network| vec![Named::new(network.name, "")])
+    list(&operations::NETWORKS, |network| vec![Named::new(network.name.to_string(), "")])
 }
 
 pub(crate) fn relays() -> Candidates {
-    list(&operations::RELAYS, |relay| vec![Named::new(relay.name, "")])
+    list(&operations::RELAYS, |relay| vec![Named::new(relay.name.to_string(), "")])
 }
 
 pub(crate) fn credentials() -> Candidates {
@@ -118,7 +118,7 @@ pub(crate) fn credentials() -> Candidates {
         format!("{:?}", credential.role).to_lowercase()
     };
     list(&operations::CREDENTIALS, |credential| {
-        vec![Named::new(&credential.name, role(&credential))]
+        vec![Named::new(credential.name.clone(), role(&credential))]
     })
 }
 
@@ -129,14 +129,19 @@ pub(crate) fn tokens() -> Candidates {
 }
 
 pub(crate) fn devices() -> Candidates {
-    list(&operations::DEVICES, |device| vec![Named::new(device.name, device.network.to_string())])
+    list(&operations::DEVICES, |device| {
+        vec![Named::new(device.name.to_string(), device.network.to_string())]
+    })
 }
 
 /// Workloads by their names and ids.
 pub(crate) fn workloads() -> Candidates {
     list(&operations::WORKLOADS, |workload| {
         let help = format!("{} on {}", workload.labels, workload.node);
-        vec![Named::new(workload.id, help.clone()), Named::new(workload.name, help)]
+        vec![
+            Named::new(workload.id.to_string(), help.clone()),
+            Named::new(workload.name.to_string(), help),
+        ]
     })
 }
 
@@ -145,8 +150,12 @@ pub(crate) fn selected() -> Candidates {
     list(&operations::WORKLOADS, |workload| {
         let labels = workload.labels.to_string();
         let labels = labels.split(',').filter(|label| !label.is_empty());
-        let mut all: Vec<Named> = labels.map(|label| Named::new(label, "label")).collect();
-        all.push(Named::new(workload.id, format!("{} on {}", workload.name, workload.node)));
+        let mut all: Vec<Named> =
+            labels.map(|label| Named::new(label.to_owned(), "label")).collect();
+        all.push(Named::new(
+            workload.id.to_string(),
+            format!("{} on {}", workload.name, workload.node),
+        ));
         all
     })
 }
@@ -162,7 +171,8 @@ pub(crate) fn attached() -> Candidates {
     let socket = PathBuf::from(given.unwrap_or_else(|| DEFAULT_SOCKET.to_owned()));
     let found: Vec<LocalWorkload> =
         wait(async { Client::node(&socket).get("/v1/workloads").await });
-    let named = |workload: LocalWorkload| Named::new(workload.id, workload.name.to_string());
+    let named =
+        |workload: LocalWorkload| Named::new(workload.id.to_string(), workload.name.to_string());
     candidates(found.into_iter().map(named))
 }
 
