@@ -14,6 +14,7 @@ fn all() -> impl Iterator<Item = &'static Target> {
         meshward_coordinator::fuzzing::TARGETS,
         meshward_runtime::fuzzing::TARGETS,
         meshward_datapath::fuzzing::TARGETS,
+        meshward_names::fuzzing::TARGETS,
         meshward_wireguard::fuzzing::TARGETS,
         meshward_types::fuzzing::TARGETS,
         meshward_node::fuzzing::TARGETS,

@@ -1,0 +1,136 @@
+//! Writing answers: the question as it was asked (the case of its letters included), EDNS, and
+//! truncation (RFC 1035, RFC 2181 §9, RFC 6891).
+
+use crate::query::{MAX_DATAGRAM, Query};
+use hickory_proto::{
+    ProtoError,
+    op::{Edns, Message, OpCode, ResponseCode},
+    rr::Record,
+    serialize::binary::{BinEncodable, BinEncoder},
+};
+
+/// The sections of an answer.
+#[derive(Debug, Default)]
+pub(crate) struct Sections {
+    pub(crate) answers: Vec<Record>,
+    pub(crate) authorities: Vec<Record>,
+    pub(crate) additionals: Vec<Record>,
+}
+
+/// The author of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Authority {
+    /// The node itself, for its zone.
+    Own,
+    /// An upstream resolver, or nobody.
+    Other,
+}
+
+/// An answer of an upstream resolver.
+#[derive(Debug, Default)]
+pub struct UpstreamAnswer {
+    /// The code; [`ResponseCode::ServFail`] if there was no answer.
+    pub code: ResponseCode,
+    /// The records of the answer section.
+    pub answers: Vec<Record>,
+    /// The records of the authority section: a negative answer's SOA.
+    pub authorities: Vec<Record>,
+}
+
+impl Query {
+    /// Writes an upstream resolver's answer to the query, as long as the asker takes it.
+    pub fn write_upstream_answer(&self, upstream: UpstreamAnswer, out: &mut Vec<u8>) {
+        let UpstreamAnswer { code, mut answers, authorities } = upstream;
+        // The names of records have the letters of the question, whoever has asked for them first.
+        if let Some(question) = &self.question {
+            let own = answers.iter_mut().filter(|record| record.name == question.name);
+            own.for_each(|record| record.name = question.name.clone());
+        }
+        let sections = Sections { answers, authorities, additionals: vec![] };
+        self.write(Authority::Other, code, sections, out);
+    }
+
+    /// Writes an answer that has a code only.
+    pub fn write_code(&self, code: ResponseCode, out: &mut Vec<u8>) {
+        self.write(Authority::Other, code, Sections::default(), out);
+    }
+
+    /// Writes an answer, as long as the asker takes it: additional records are left out first; then
+    /// records of the answer, and the asker is told to ask by TCP. What fits is there all the same:
+    /// older versions of musl ask no more.
+    pub(crate) fn write(
+        &self,
+        authority: Authority,
+        code: ResponseCode,
+        sections: Sections,
+        out: &mut Vec<u8>,
+    ) {
+        let mut message = self.message(authority, code);
+        message.answers = sections.answers;
+        message.authorities = sections.authorities;
+        message.additionals = sections.additionals;
+        let written = self.emit(&mut message, out);
+        if written.is_err() {
+            // A record that cannot be written was read from an upstream.
+            let mut failure = self.message(Authority::Other, ResponseCode::ServFail);
+            if emit(&failure, out).is_err() {
+                failure.queries.clear();
+                let _ = emit(&failure, out);
+            }
+        }
+    }
+
+    fn emit(&self, message: &mut Message, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+        let limit = usize::from(self.limit);
+        emit(message, out)?;
+        if out.len() <= limit {
+            return Ok(());
+        }
+        message.additionals.clear();
+        emit(message, out)?;
+        if out.len() <= limit {
+            return Ok(());
+        }
+        message.metadata.truncation = true;
+        let (all, whole) = (std::mem::take(&mut message.answers), out.len());
+        emit(message, out)?;
+        if out.len() > limit {
+            message.authorities.clear();
+            emit(message, out)?;
+        }
+        let room = limit.saturating_sub(out.len());
+        let each = (whole - out.len()).div_ceil(all.len().max(1)).max(1);
+        let empty = out.len();
+        message.answers = all;
+        message.answers.truncate(room / each);
+        emit(message, out)?;
+        if out.len() > limit {
+            // The records differ in length, and the first are the longest.
+            message.answers.clear();
+            emit(message, out)?;
+        }
+        debug_assert!(out.len() <= limit.max(empty));
+        Ok(())
+    }
+
+    fn message(&self, authority: Authority, code: ResponseCode) -> Message {
+        let mut message = Message::response(self.id, OpCode::Query);
+        message.metadata.recursion_desired = self.recursion_desired;
+        message.metadata.checking_disabled = self.checking_disabled;
+        message.metadata.recursion_available = true;
+        message.metadata.authoritative = authority == Authority::Own;
+        message.metadata.response_code = code;
+        message.queries.extend(self.question.clone());
+        message.edns = self.has_edns.then(|| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(MAX_DATAGRAM);
+            edns
+        });
+        message
+    }
+}
+
+fn emit(message: &Message, out: &mut Vec<u8>) -> Result<(), ProtoError> {
+    out.clear();
+    message.emit(&mut BinEncoder::new(out))
+}
