@@ -34,6 +34,8 @@ pub struct WorkerScratch {
     pub(crate) send_batch: SendBatch,
     pub(crate) coalescer: Coalescer,
     vouches: Vec<ReceivedVouch>,
+    /// The answer to a DNS query.
+    pub(crate) answer: Vec<u8>,
 }
 
 impl WorkerScratch {

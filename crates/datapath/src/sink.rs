@@ -1,6 +1,8 @@
 //! The sink of packets and messages of an endpoint: the I/O of a node implements it.
 
-use crate::{ecn::Ecn, gather::GatherList, index::WorkloadIndex, offload::Offload};
+use crate::{
+    ecn::Ecn, gather::GatherList, index::WorkloadIndex, offload::Offload, resolver::DatagramQuery,
+};
 use std::net::SocketAddr;
 
 /// The output of an endpoint.
@@ -28,6 +30,13 @@ pub trait Sink {
     ///
     /// [`Endpoint::begin_handshakes`]: crate::Endpoint::begin_handshakes
     fn request_handshakes(&mut self);
+    /// Writes the answer to a DNS query into `answer`, if there is one now. Returns false if not:
+    /// it comes later, by [`PacketBatch::answer`], or never.
+    ///
+    /// [`PacketBatch::answer`]: crate::PacketBatch::answer
+    fn resolve(&mut self, _query: DatagramQuery<'_>, _answer: &mut Vec<u8>) -> bool {
+        false
+    }
     /// Notes that what has just come from an address is authentic: answers may leave from the
     /// address that it came to.
     fn authenticated(&mut self, _from: SocketAddr) {}

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use rtnetlink::{
     RouteMessageBuilder,
-    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -60,6 +60,15 @@ impl Links {
     pub async fn add_unreachable_route(&self, to: IpNet) -> Result<(), Error> {
         let done = self.handle.route().add(unreachable_route(to)).replace().execute().await;
         unless(done, Errno::EEXIST).map_err(failed(format!("add an unreachable route to {to}")))
+    }
+
+    /// Adds a route to a table that makes all addresses of a prefix the namespace's own.
+    pub(crate) async fn add_local_route(&self, to: IpNet, table: u32) -> Result<(), Error> {
+        let mut message = route(self.index("lo").await?, to, None, Some(table));
+        message.header.kind = RouteType::Local;
+        message.header.scope = RouteScope::Host;
+        let done = self.handle.route().add(message).replace().execute().await;
+        done.map_err(failed(format!("add a local route to {to}")))
     }
 
     /// Removes the route of [`Self::add_unreachable_route`], if it exists.

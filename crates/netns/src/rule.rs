@@ -89,6 +89,27 @@ impl Links {
             .map_err(failed(format!("remove the rule for packets that {selector}")))
     }
 
+    /// Accepts packets to a prefix that come in by an interface, as if the namespace had all of its
+    /// addresses: a rule leads them to a local route in `table` (ip-route(8)).
+    ///
+    /// # Errors
+    /// Fails if the kernel refuses.
+    pub async fn accept_all(&self, name: &str, prefix: IpNet, table: u32) -> Result<(), Error> {
+        self.add_local_route(prefix, table).await?;
+        let mut request = self.handle.rule().add();
+        let message = request.message_mut();
+        message.header.family =
+            if prefix.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.action = RuleAction::ToTable;
+        message.attributes.extend([
+            RuleAttribute::Iifname(name.to_owned()),
+            RuleAttribute::Table(table),
+            RuleAttribute::Priority(table),
+        ]);
+        unless(request.execute().await, Errno::EEXIST)
+            .map_err(failed(format!("accept packets to {prefix} that come in by {name}")))
+    }
+
     /// Keeps packets to a prefix that come in by an interface from using a default route: they are
     /// refused unless the main table has another route. Adds two rules, of this priority and the
     /// next.

@@ -8,12 +8,13 @@
 //! 5. [`encrypt`]: each packet is sealed where it leaves from, or staged until there is a session.
 //! 6. [`send_batch`]: datagrams to one peer leave in one system call.
 //!
-//! [`rejection`] answers packets that are denied, and [`staged`] sends what has waited for a
+//! [`query`] gives the node the DNS queries that it answers itself. [`rejection`] answers packets that are denied, and [`staged`] sends what has waited for a
 //! session.
 
 pub(crate) mod authorize;
 pub(crate) mod encrypt;
 pub(crate) mod packet_too_big;
+mod query;
 pub(crate) mod rejection;
 pub(crate) mod segment;
 pub(crate) mod send_batch;
@@ -30,6 +31,7 @@ use crate::{
     offload::Offload,
     packet_batch::PacketBatch,
     paths::mtu::PathMtu,
+    resolver::DNS_PORT,
     sink::Sink,
     tables::local_entry::{LocalEntry, NextHop},
 };
@@ -94,6 +96,12 @@ impl PacketBatch<'_> {
         let offload = if was_truncated { Offload::None } else { offload };
         let packets = segment::count(&headers, offload);
         let packet = &mut packet[..headers.length];
+        if headers.destination_port == DNS_PORT || headers.source_port == DNS_PORT {
+            let egress = EgressPacket { packet, headers: &headers, offload };
+            if let Some(done) = self.egress_dns(from, egress, sink) {
+                return done;
+            }
+        }
         let tally = Tally { packets, bytes: headers.length as u64 };
         let next_hop = self
             .authorize(from, packet, &headers, tally)

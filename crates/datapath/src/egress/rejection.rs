@@ -47,7 +47,7 @@ impl PacketBatch<'_> {
 
     /// Hands a packet of the endpoint's own to a workload of this node. Returns `false` if it was
     /// dropped.
-    fn hand_to_workload(
+    pub(super) fn hand_to_workload(
         &mut self,
         to: WorkloadIndex,
         mut packet: Vec<u8>,

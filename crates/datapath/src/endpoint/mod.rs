@@ -5,6 +5,7 @@
 pub(crate) mod api;
 mod apply;
 mod resets;
+mod resolver;
 pub(crate) mod stats;
 mod timers;
 

@@ -28,6 +28,7 @@ use std::{
 mod fragments;
 mod icmp_errors;
 mod rejections;
+mod resolver;
 
 const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);

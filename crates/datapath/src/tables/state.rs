@@ -6,6 +6,7 @@ use crate::{
     config::WorkloadConfig,
     gateways::Prefixes,
     index::{PeerIndex, WorkloadIndex},
+    resolver::ResolverConfig,
     rules::{Party, Rules},
 };
 use foldhash::fast::RandomState;
@@ -75,6 +76,8 @@ pub(crate) struct Tables {
     pub(crate) mtu: u16,
     /// The network's prefixes.
     pub(crate) prefixes: Vec<IpNet>,
+    /// Where the node answers DNS queries.
+    pub(crate) resolver: ResolverConfig,
     pub(super) locals: Vec<Option<LocalEntry>>,
     pub(super) local_ids: HashMap<WorkloadId, WorkloadIndex>,
     pub(super) addresses: Claims<IpAddr, Claimant, Holder>,
@@ -103,6 +106,7 @@ impl Tables {
             rules: Rules::default(),
             mtu: 0,
             prefixes: vec![],
+            resolver: ResolverConfig::default(),
             locals: Vec::new(),
             local_ids: HashMap::new(),
             addresses: Claims::default(),
