@@ -12,6 +12,7 @@ mod credentials;
 mod debug;
 mod devices;
 mod editing;
+mod egress;
 mod enforcement;
 mod listing;
 mod netcheck;
@@ -98,6 +99,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Device { verb, which } => devices::device(&common, verb, which).await?,
         Command::Key { verb } => nodes::key(&common, verb).await?,
         Command::Route { verb, which } => routes::route(&common, verb, which).await?,
+        Command::Egress { verb, which } => egress::egress(&common, verb, which).await?,
         Command::Relay { verb, which } => nodes::relay(&common, verb, which).await?,
         Command::Workload { verb, which } => workloads::workload(&common, verb, which).await?,
         Command::Link { verb, which } => workloads::link(&common, verb, which).await?,

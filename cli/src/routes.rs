@@ -34,7 +34,11 @@ pub(crate) async fn route(common: &Common, verb: Option<Route>, which: Labelled)
     }
 }
 
-async fn advertise(common: &Common, wanted: &Advertise, patience: Patience) -> Result<()> {
+pub(crate) async fn advertise(
+    common: &Common,
+    wanted: &Advertise,
+    patience: Patience,
+) -> Result<()> {
     let client = Client::node(common).patient(patience.wait);
     let made: LocalWorkload = client.post("/v1/routes", wanted).await?;
     let prefixes = cell(&wanted.prefixes);
@@ -47,7 +51,7 @@ async fn advertise(common: &Common, wanted: &Advertise, patience: Patience) -> R
     tell(common, &Change { would, done, effects: vec![], result: Some(&made) })
 }
 
-async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result<()> {
+pub(crate) async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result<()> {
     let wanted = ApproveRoute { network: of.network, prefix: of.prefix, node: of.node };
     let change =
         if verb == "approve" { operations::APPROVE_ROUTE } else { operations::DISAPPROVE_ROUTE };
@@ -73,10 +77,13 @@ async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Res
     let client = Client::coordinator(common)?;
     let query: Vec<_> = listing::by_selector(selector.as_ref()).into_iter().collect();
     let read = async || client.all(&operations::ROUTES, &query).await;
-    listing::list(watching, read, |all| print(common, all, selector.is_some())).await
+    let none =
+        "no routes; on a gateway: meshctl route advertise PREFIX --network NAME --label KEY=VALUE";
+    let none = listing::none(selector.is_some(), "routes", none);
+    listing::list(watching, read, |all| print(common, all, &none)).await
 }
 
-fn print(common: &Common, all: &[api::Route], narrowed: bool) -> Result<()> {
+pub(crate) fn print(common: &Common, all: &[api::Route], none: &str) -> Result<()> {
     let row = |route: &api::Route| {
         [
             route.prefix.to_string(),
@@ -93,9 +100,7 @@ fn print(common: &Common, all: &[api::Route], narrowed: bool) -> Result<()> {
         ]
     };
     let columns = ["PREFIX", "NETWORK", "NODE", "LABELS", "STATE", "APPROVED", "WORKLOAD+"];
-    let none =
-        "no routes; on a gateway: meshctl route advertise PREFIX --network NAME --label KEY=VALUE";
-    show(common, all, columns, row, &listing::none(narrowed, "routes", none))?;
+    show(common, all, columns, row, none)?;
     if common.is_table() {
         for (route, reason) in
             all.iter().flat_map(|route| route.reasons.iter().map(move |why| (route, why)))

@@ -19,6 +19,7 @@ mod diagnosis;
 mod disk;
 mod docker;
 mod editing;
+mod egress;
 mod faults;
 mod flows;
 mod gateways;

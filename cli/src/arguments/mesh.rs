@@ -195,6 +195,54 @@ pub(crate) enum Route {
     Disapprove(RouteOf),
 }
 
+#[derive(Subcommand)]
+pub(crate) enum Egress {
+    /// Make this machine an egress gateway: it has these labels in rules, and packets leave it with
+    /// its own address
+    Start {
+        /// The network whose workloads are to use it
+        #[arg(long, add = live(completion::networks))]
+        network: NetworkName,
+        /// A label of everything outside; may be given several times
+        #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+        /// The name [default: its id]
+        #[arg(long)]
+        name: Option<WorkloadName>,
+        /// Lead to IPv4 addresses only [default: to those of the network's families]
+        #[arg(long, conflicts_with = "ipv6")]
+        ipv4: bool,
+        /// Lead to IPv6 addresses only
+        #[arg(long)]
+        ipv6: bool,
+        #[command(flatten)]
+        patience: Patience,
+    },
+    /// End it: what goes through this machine is cut
+    Stop {
+        /// The network
+        #[arg(long, add = live(completion::networks))]
+        network: NetworkName,
+    },
+    /// List the egress gateways of all nodes
+    #[command(visible_alias = "ls")]
+    List(Labelled),
+    /// Approve the egress gateway of a node
+    Approve(EgressOf),
+    /// Take back an approval: cuts links through the gateway, unless the policy approves it
+    Disapprove(EgressOf),
+}
+
+#[derive(Args)]
+pub(crate) struct EgressOf {
+    /// The node that is the gateway
+    #[arg(add = live(completion::nodes))]
+    pub node: NodeName,
+    /// The network, if the node is a gateway of several
+    #[arg(long, add = live(completion::networks))]
+    pub network: Option<NetworkName>,
+}
+
 #[derive(Args)]
 pub(crate) struct RouteOf {
     /// The prefix

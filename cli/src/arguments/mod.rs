@@ -103,6 +103,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Labelled,
     },
+    /// Manage egress gateways, by which workloads reach what is outside of the mesh
+    Egress {
+        #[command(subcommand)]
+        verb: Option<Egress>,
+        #[command(flatten)]
+        which: Labelled,
+    },
     /// Manage devices: machines with a stock WireGuard, which join through a node
     #[command(visible_alias = "devices")]
     Device {

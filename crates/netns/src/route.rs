@@ -52,6 +52,57 @@ impl Links {
         unless(done, Errno::ESRCH).map_err(failed(format!("remove the route to {to} by {name}")))
     }
 
+    /// Adds a default route through an interface to the main table, of a metric that makes it one
+    /// among others.
+    ///
+    /// # Errors
+    /// Fails if there is no such interface, or the kernel refuses.
+    pub async fn add_default_route(&self, name: &str, to: IpNet, metric: u32) -> Result<(), Error> {
+        let mut message = route(self.index(name).await?, to, None, None);
+        message.attributes.push(RouteAttribute::Priority(metric));
+        let done = self.handle.route().add(message).replace().execute().await;
+        done.map_err(failed(format!("add a default route by {name}")))
+    }
+
+    /// Removes such a route, if it exists.
+    ///
+    /// # Errors
+    /// Fails if there is no such interface, or the kernel refuses.
+    pub async fn remove_default_route(
+        &self,
+        name: &str,
+        to: IpNet,
+        metric: u32,
+    ) -> Result<(), Error> {
+        let mut message = route(self.index(name).await?, to, None, None);
+        message.attributes.push(RouteAttribute::Priority(metric));
+        let done = self.handle.route().del(message).execute().await;
+        unless(done, Errno::ESRCH).map_err(failed(format!("remove the default route by {name}")))
+    }
+
+    /// Returns the prefixes to which a table has routes.
+    ///
+    /// # Errors
+    /// Fails if the kernel does not answer.
+    pub async fn routes_of_table(&self, table: u32) -> Result<Vec<IpNet>, Error> {
+        let mut prefixes = Vec::new();
+        let families = [
+            RouteMessageBuilder::<Ipv4Addr>::new().build(),
+            RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        ];
+        for all in families {
+            let mut found = self.handle.route().get(all).execute();
+            while let Some(message) =
+                found.try_next().await.map_err(failed("read the routes".into()))?
+            {
+                if message.attributes.contains(&RouteAttribute::Table(table)) {
+                    prefixes.extend(destination(&message));
+                }
+            }
+        }
+        Ok(prefixes)
+    }
+
     /// Adds an `unreachable` route (ip-route(8)) of the lowest priority to a prefix, so that its
     /// packets do not leave by a default route.
     ///

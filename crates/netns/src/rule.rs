@@ -20,12 +20,15 @@ pub enum RuleSelector {
     From(IpNet),
     /// ICMP and `ICMPv6` messages to a prefix, whatever their source address.
     IcmpTo(IpNet),
+    /// Packets of this host itself to a prefix.
+    LocalTo(IpNet),
 }
 
 impl RuleSelector {
-    fn message(self, table: u32, priority: u32) -> RuleMessage {
+    fn message(self, table: Option<u32>, priority: u32) -> RuleMessage {
+        let table = table.unwrap_or(MAIN.into());
         let mut message = RuleMessage::default();
-        let (Self::From(prefix) | Self::IcmpTo(prefix)) = self;
+        let (Self::From(prefix) | Self::IcmpTo(prefix) | Self::LocalTo(prefix)) = self;
         message.header.family =
             if prefix.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.action = RuleAction::ToTable;
@@ -42,6 +45,11 @@ impl RuleSelector {
                 message.attributes.push(RuleAttribute::Destination(prefix.addr()));
                 message.attributes.push(RuleAttribute::IpProtocol(protocol));
             }
+            Self::LocalTo(_) => {
+                message.header.dst_len = prefix.prefix_len();
+                message.attributes.push(RuleAttribute::Destination(prefix.addr()));
+                message.attributes.push(RuleAttribute::Iifname("lo".into()));
+            }
         }
         message
     }
@@ -52,12 +60,13 @@ impl fmt::Display for RuleSelector {
         match self {
             Self::From(prefix) => write!(f, "come from {prefix}"),
             Self::IcmpTo(prefix) => write!(f, "are ICMP messages to {prefix}"),
+            Self::LocalTo(prefix) => write!(f, "this host sends to {prefix}"),
         }
     }
 }
 
 impl Links {
-    /// Adds a rule that makes the packets that it selects use a table first. Among such rules, the
+    /// Adds a rule that makes the packets that it selects use a table first, or else the main one. Among such rules, the
     /// lowest priority value comes first.
     ///
     /// # Errors
@@ -65,7 +74,7 @@ impl Links {
     pub async fn add_rule(
         &self,
         selector: RuleSelector,
-        table: u32,
+        table: Option<u32>,
         priority: u32,
     ) -> Result<(), Error> {
         let mut request = self.handle.rule().add();
@@ -81,7 +90,7 @@ impl Links {
     pub async fn remove_rule(
         &self,
         selector: RuleSelector,
-        table: u32,
+        table: Option<u32>,
         priority: u32,
     ) -> Result<(), Error> {
         let done = self.handle.rule().del(selector.message(table, priority)).execute().await;

@@ -116,6 +116,7 @@ impl Node {
         for attachment in attachments {
             node.workloads.restore(attachment).await;
         }
+        node.workloads.forget_old_translation();
         let endpoints = node.endpoints.clone();
         tokio::task::spawn_blocking(move || endpoints.restore_flows()).await?;
         Ok(node)

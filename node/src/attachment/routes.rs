@@ -1,10 +1,10 @@
 //! The routes of a workload, and the rules by which packets from behind this host use them.
 
 use super::record::{Attachment, Origin};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use meshward_control_proto::view::NetworkSpec;
 use meshward_netns::{Error, Links, RuleSelector};
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// The first of the routing tables that are used for prefixes behind this host.
 const FIRST_TABLE: u32 = 0x4d57_0000;
@@ -13,12 +13,20 @@ const FIRST_TABLE: u32 = 0x4d57_0000;
 const RULES: u32 = 10_000;
 /// The priority of the rules for ICMP errors.
 const RULES_FOR_ERRORS: u32 = RULES + 129;
+/// The number of rules of an egress gateway that come right before the one for its default route.
+const BEFORE_DEFAULT: u32 = 2;
+/// The metric of the default route by a workload's first interface, which its number is added to.
+/// Every default route that the workload has of its own comes before it (those of the kernel and
+/// of DHCP clients have at most 1,024 and some), and the `unreachable` routes after it.
+const DEFAULT_METRIC: u32 = 0x4d57_0000;
 /// The first of two priorities of rules that keep packets off the default route.
 const RULES_OFF_DEFAULT: u32 = RULES_FOR_ERRORS + 1;
 
 /// A routing rule of the workload's table.
 struct Rule {
     selector: RuleSelector,
+    /// The table that it leads to; `None` for the main one.
+    table: Option<u32>,
     /// Rules with lower values come first.
     priority: u32,
 }
@@ -45,12 +53,40 @@ impl Attachment {
         })
     }
 
+    /// Gives its namespace the default routes that it is to have, and no others by its interface. A
+    /// default route that the workload has of its own is preferred to them.
+    ///
+    /// # Errors
+    /// Fails if the namespace is gone, or the kernel refuses.
+    pub(crate) fn set_default_routes(&self, wanted: &BTreeSet<IpNet>) -> Result<(), Error> {
+        let Some(netns) = self.open_netns() else { return Ok(()) };
+        let (name, metric) = (self.interface.as_str(), DEFAULT_METRIC + self.interface_number());
+        netns.links(async |links| {
+            for default in [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())] {
+                if wanted.contains(&default) && self.has_family_of(&default) {
+                    links.add_default_route(name, default, metric).await?;
+                } else {
+                    links.remove_default_route(name, default, metric).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns `true` if it is an egress gateway: a route to everything outside of the network.
+    pub(crate) fn is_egress_gateway(&self) -> bool {
+        self.origin == Origin::Route
+            && self.report.prefixes.iter().any(|prefix| prefix.prefix_len() == 0)
+    }
+
     /// Returns the routing table of its routes; `None` for the main one. The routes for prefixes
     /// behind this host are in a table of their own, which rules by source lead to.
     pub(super) fn table(&self) -> Option<u32> {
-        let number: u32 =
-            self.interface.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
-        (self.origin == Origin::Route).then_some(FIRST_TABLE + number)
+        (self.origin == Origin::Route).then(|| FIRST_TABLE + self.interface_number())
+    }
+
+    fn interface_number(&self) -> u32 {
+        self.interface.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0)
     }
 
     /// Returns the rules by which packets from behind this host use its table; longer prefixes come
@@ -61,6 +97,7 @@ impl Attachment {
         own.chain(behind)
             .map(|from| Rule {
                 selector: RuleSelector::From(from),
+                table: self.table(),
                 priority: RULES + u32::from(from.max_prefix_len() - from.prefix_len()),
             })
             .collect()
@@ -73,9 +110,29 @@ impl Attachment {
         let reached = network.prefixes.iter().filter(|prefix| self.has_family_of(prefix));
         let rule = |prefix: &IpNet| Rule {
             selector: RuleSelector::IcmpTo(*prefix),
+            table: self.table(),
             priority: RULES_FOR_ERRORS,
         };
         reached.map(rule).collect()
+    }
+
+    /// Returns the rules of an egress gateway that come before the one for its default route, which
+    /// selects packets from anywhere to the network: what this host itself sends there goes by the
+    /// main table, as without a gateway, but for its ICMP errors.
+    fn rules_before_default(&self, network: &[IpNet]) -> Vec<Rule> {
+        let is_reached = |prefix: &&IpNet| self.is_egress_gateway() && self.has_family_of(prefix);
+        let rules = |prefix: &IpNet| {
+            let first = RULES + u32::from(prefix.max_prefix_len()) - BEFORE_DEFAULT;
+            let errors = Rule {
+                selector: RuleSelector::IcmpTo(*prefix),
+                table: self.table(),
+                priority: first,
+            };
+            let own =
+                Rule { selector: RuleSelector::LocalTo(*prefix), table: None, priority: first + 1 };
+            [errors, own]
+        };
+        network.iter().filter(is_reached).flat_map(rules).collect()
     }
 
     /// Adds the rules of the table, if it is that of a route.
@@ -84,8 +141,11 @@ impl Attachment {
         links: &Links,
         network: &NetworkSpec,
     ) -> Result<(), Error> {
-        let Some(table) = self.table() else { return Ok(()) };
-        for Rule { selector, priority } in self.rules() {
+        if self.table().is_none() {
+            return Ok(());
+        }
+        let before_default = self.rules_before_default(&network.prefixes);
+        for Rule { selector, table, priority } in before_default.into_iter().chain(self.rules()) {
             links.add_rule(selector, table, priority).await?;
         }
         for prefix in &self.report.prefixes {
@@ -96,7 +156,7 @@ impl Attachment {
                 links.keep_off_default(&self.interface, *prefix, RULES_OFF_DEFAULT).await?;
             }
         }
-        for Rule { selector, priority } in self.rules_for_errors(network) {
+        for Rule { selector, table, priority } in self.rules_for_errors(network) {
             // Kernels before 4.17 have no such rule, and do without these errors.
             if let Err(error) = links.add_rule(selector, table, priority).await {
                 tracing::warn!(
@@ -114,10 +174,16 @@ impl Attachment {
         // Whatever the network's prefixes were: without a length, any.
         let any =
             [IpAddr::from([0; 4]), IpAddr::from([0; 16])].map(|any| IpNet::new_assert(any, 0));
-        let for_errors =
-            any.map(|any| Rule { selector: RuleSelector::IcmpTo(any), priority: RULES_FOR_ERRORS });
+        let for_errors = any.map(|any| Rule {
+            selector: RuleSelector::IcmpTo(any),
+            table: Some(table),
+            priority: RULES_FOR_ERRORS,
+        });
         let _ = netns.links(async |links| {
-            for Rule { selector, priority } in self.rules().into_iter().chain(for_errors) {
+            let network = links.routes_of_table(table).await.unwrap_or_default();
+            let before_default = self.rules_before_default(&network);
+            let all = self.rules().into_iter().chain(for_errors).chain(before_default);
+            for Rule { selector, table, priority } in all {
                 let _ = links.remove_rule(selector, table, priority).await;
             }
             for prefix in &self.report.prefixes {

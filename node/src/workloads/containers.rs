@@ -203,6 +203,7 @@ impl Workloads {
             warn!(workload = %id, "the interface's name was not written down: {error:#}");
         }
         // From now on it is in the namespace: routes that change later are changed in it, too.
+        self.spread_default_routes(&mut state, &attachment.report.network);
         let routes = state.routes.get(&attachment.report.network);
         Some((attachment, routes.into_iter().flatten().copied().collect()))
     }

@@ -11,7 +11,7 @@ use meshward_api_types::local::State as WorkloadState;
 use meshward_control_proto::{DeviceAnswer, DeviceOrder, WorkloadReport};
 use meshward_datapath::LocalWorkload;
 use meshward_types::PublicKey;
-use std::path::PathBuf;
+use std::{collections::BTreeSet, path::PathBuf};
 use tracing::{info, warn};
 
 impl Workloads {
@@ -89,7 +89,9 @@ impl Workloads {
             index
         };
         let index = self.enforcement.add_workload(&network, &id, &served, add).ok_or_else(gone)?;
-        state.attached.insert(id, Workload { attachment, served, index, refused: None });
+        let default_routes = BTreeSet::new();
+        let workload = Workload { attachment, served, index, refused: None, default_routes };
+        state.attached.insert(id, workload);
         Ok(())
     }
 

@@ -62,15 +62,24 @@ impl Workloads {
             .view(|view| view.network(&network).cloned())
             .ok_or_else(|| not_running(&network))?;
         let routes = self.state.lock().routes.get(&network).cloned().unwrap_or_default();
-        // The workload needs routes to what is behind gateways, too.
-        let others = routes.iter().filter(|route| !attachment.report.prefixes.contains(route));
-        spec.prefixes.extend(others.copied());
+        if attachment.is_egress_gateway() {
+            // Nothing leaves untranslated, not even the first packet.
+            self.translate_sources(&attachment, &spec.prefixes).await?;
+        } else {
+            // The workload needs routes to what is behind gateways, too.
+            let others = routes.iter().filter(|route| !attachment.report.prefixes.contains(route));
+            spec.prefixes.extend(others.copied());
+        }
         let (opening, offloads) = (attachment.clone(), self.offloads);
         let made = tokio::task::spawn_blocking(move || make(&opening, &spec, offloads)).await;
-        let tun = made
-            .map_err(|panic| Refusal::Failed(panic.to_string()))?
-            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        let made = made.map_err(|panic| Refusal::Failed(panic.to_string()));
+        let made = made.and_then(|made| made.map_err(|error| Refusal::Failed(error.to_string())));
+        let tun = made.inspect_err(|_| {
+            self.stop_translating(&mut self.state.lock(), &attachment.report.id);
+        })?;
+        let id = attachment.report.id.clone();
         self.commit(attachment, Opened { served, tun, routes })
+            .inspect_err(|_| self.stop_translating(&mut self.state.lock(), &id))
     }
 
     /// Has a workload served whose interface is made, if its endpoint is still there.
@@ -102,7 +111,10 @@ impl Workloads {
         if now != routes && attachment.is_in_namespace() {
             self.change_routes(vec![attachment.clone()], &routes, &now);
         }
-        state.attached.insert(id, Workload { attachment, served, index, refused: None });
+        let default_routes = BTreeSet::new();
+        let workload = Workload { attachment, served, index, refused: None, default_routes };
+        state.attached.insert(id, workload);
+        self.spread_default_routes(&mut state, &network);
         Ok(())
     }
 
@@ -115,6 +127,7 @@ impl Workloads {
         let tun = self.workers.detach(&served, index);
         if attachment.origin == Origin::Route {
             self.forget_rules(attachment, tun);
+            self.stop_translating(state, id);
         } else if let Some(tun) = tun {
             attachment::close(tun);
         }

@@ -4,6 +4,7 @@
 use super::{
     interfaces::{InspectedNetns, inspect_netns},
     reservations::Reserved,
+    source_nat,
     state::{State, Workloads, name_of, plain_report},
 };
 use crate::{
@@ -63,13 +64,14 @@ impl Workloads {
 
     async fn prepare_route(&self, wanted: Advertise) -> Result<(Attachment, Reserved), Refusal> {
         wanted.labels.check_unreserved().map_err(|error| Refusal::Invalid(error.to_string()))?;
-        let prefixes: BTreeSet<IpNet> = wanted.prefixes.iter().map(IpNet::trunc).collect();
+        let mut prefixes: BTreeSet<IpNet> = wanted.prefixes.iter().map(IpNet::trunc).collect();
         if prefixes.is_empty() {
             return Err(Refusal::Invalid("name at least one prefix".into()));
         }
-        check_forwarding(&prefixes)?;
         let network = &wanted.network;
         let spec = self.enforcement.network(network)?;
+        fit_default_routes(&mut prefixes, &spec)?;
+        check_forwarding(&prefixes)?;
         check_prefixes(&self.state.lock(), network, &spec, &prefixes)?;
         let InspectedNetns { id: netns_id, interface } = inspect_netns(PathBuf::from(HERE)).await?;
         let (addresses, reserved) =
@@ -116,6 +118,7 @@ impl Workloads {
     /// takes those that are gone.
     pub fn spread_routes(&self, network: &NetworkName) {
         let mut state = self.state.lock();
+        self.spread_default_routes(&mut state, network);
         let Some(routes) =
             self.enforcement.view(|view| view.network(network).map(|_| view.routes(network)))
         else {
@@ -129,7 +132,9 @@ impl Workloads {
         let own = state.attached.values().map(|workload| &workload.attachment);
         let own: Vec<Attachment> = own
             .filter(|attachment| {
-                attachment.report.network == *network && attachment.is_in_namespace()
+                attachment.report.network == *network
+                    && attachment.is_in_namespace()
+                    && !attachment.is_egress_gateway()
             })
             .cloned()
             .collect();
@@ -173,6 +178,29 @@ impl Workloads {
     }
 }
 
+/// Leaves out the default route of a family that the network does not have. Refuses default routes
+/// beside other prefixes, and where this kernel cannot translate addresses.
+fn fit_default_routes(prefixes: &mut BTreeSet<IpNet>, spec: &NetworkSpec) -> Result<(), Refusal> {
+    let is_default = |prefix: &&IpNet| prefix.prefix_len() == 0;
+    let Some(default) = prefixes.iter().find(is_default) else { return Ok(()) };
+    if let Some(other) = prefixes.iter().find(|prefix| !is_default(prefix)) {
+        return Err(Refusal::Invalid(format!(
+            "{default} makes this host an egress gateway, which {other} does not belong to: \
+            advertise that on its own"
+        )));
+    }
+    source_nat::check_kernel()?;
+    let default = *default;
+    let same = |a: &IpNet, b: &IpNet| a.addr().is_ipv4() == b.addr().is_ipv4();
+    prefixes.retain(|prefix| spec.prefixes.iter().any(|own| same(own, prefix)));
+    match prefixes.is_empty() {
+        true => Err(Refusal::Invalid(format!(
+            "no workload of the network has an address from which it could reach {default}"
+        ))),
+        false => Ok(()),
+    }
+}
+
 /// Packets for what is behind this host come out of an interface, and have to go on.
 fn check_forwarding(prefixes: &BTreeSet<IpNet>) -> Result<(), Refusal> {
     for (v6, file, setting) in [
@@ -198,7 +226,9 @@ fn check_prefixes(
     prefixes: &BTreeSet<IpNet>,
 ) -> Result<(), Refusal> {
     for prefix in prefixes {
-        let overlaps = |own: &&IpNet| own.contains(prefix) || prefix.contains(*own);
+        let overlaps = |own: &&IpNet| {
+            prefix.prefix_len() > 0 && (own.contains(prefix) || prefix.contains(*own))
+        };
         if let Some(own) = spec.prefixes.iter().find(overlaps) {
             return Err(Refusal::Invalid(format!(
                 "{prefix} overlaps with {own}, which is network {network} itself: name the \

@@ -1,6 +1,8 @@
 //! The state of the workloads, and what its parts have in common.
 
-use super::{denied_attempts::DeniedAttempts, kernel_changes::KernelChanges};
+use super::{
+    denied_attempts::DeniedAttempts, kernel_changes::KernelChanges, source_nat::EgressInterface,
+};
 use crate::{
     addresses::Allocator,
     attachment::Attachment,
@@ -58,6 +60,8 @@ pub(super) struct State {
     pub(super) reserved: HashSet<(NetworkName, IpAddr)>,
     /// The prefixes behind gateways to which the workloads of each network have routes.
     pub(super) routes: HashMap<NetworkName, BTreeSet<IpNet>>,
+    /// The interfaces of egress gateways, from which packets leave with addresses of this host.
+    pub(super) egress_interfaces: BTreeMap<WorkloadId, EgressInterface>,
     pub(super) attempts: DeniedAttempts,
     /// The identities under which workloads like these were admitted.
     pub(super) admitted: HashMap<AdmissionKey, IdentityId>,
@@ -69,6 +73,8 @@ pub(super) struct Workload {
     pub(super) index: WorkloadIndex,
     /// The coordinator's reason for refusing the report itself.
     pub(super) refused: Option<String>,
+    /// The default routes that its namespace was given, to egress gateways.
+    pub(super) default_routes: BTreeSet<IpNet>,
 }
 
 impl Workloads {

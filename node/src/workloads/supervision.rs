@@ -41,6 +41,7 @@ impl Workloads {
             Ok(()) => {
                 info!(workload = %id, %network, "taken up again");
                 self.note_known_decision(&mut self.state.lock(), &id);
+                self.refresh_default_routes(&id);
                 // A session that has begun already was not told of it.
                 if self.link.has_session() {
                     self.announce(&report);

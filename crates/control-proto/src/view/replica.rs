@@ -109,10 +109,39 @@ impl ViewReplica {
         self.indices.digest
     }
 
-    /// Returns the known prefixes behind gateways of a network, the node's own included.
+    /// Returns the known prefixes behind gateways of a network, the node's own included, but for
+    /// the default routes of egress gateways.
     pub fn routes(&self, network: &NetworkName) -> BTreeSet<IpNet> {
-        let own = self.indices.routes.iter().filter(|((own, _), _)| own == network);
-        own.flat_map(|(_, prefixes)| prefixes).copied().collect()
+        let all = self.routes_of(network).flat_map(|(_, prefixes)| prefixes).copied();
+        all.filter(|prefix| prefix.prefix_len() > 0).collect()
+    }
+
+    /// Returns the default routes of the egress gateways of a network, by identity: of those to
+    /// which a link leads from it.
+    pub fn default_routes(&self, network: &NetworkName) -> BTreeMap<IdentityId, BTreeSet<IpNet>> {
+        let mut routes: BTreeMap<IdentityId, BTreeSet<IpNet>> = BTreeMap::new();
+        let mut gateways: BTreeMap<IdentityId, BTreeSet<IpNet>> = BTreeMap::new();
+        for (id, prefixes) in self.routes_of(network) {
+            let defaults = prefixes.iter().filter(|prefix| prefix.prefix_len() == 0);
+            let mut defaults = defaults.peekable();
+            if let (Some(_), Some(gateway)) = (defaults.peek(), self.workload(network, id)) {
+                gateways.entry(gateway.identity).or_default().extend(defaults);
+            }
+        }
+        if gateways.is_empty() {
+            return routes;
+        }
+        for (from, to) in self.links(network) {
+            if let Some(defaults) = gateways.get(&to) {
+                routes.entry(from).or_default().extend(defaults);
+            }
+        }
+        routes
+    }
+
+    fn routes_of(&self, network: &NetworkName) -> impl Iterator<Item = (&WorkloadId, &Vec<IpNet>)> {
+        let own = self.indices.routes.iter().filter(move |((own, _), _)| own == network);
+        own.map(|((_, id), prefixes)| (id, prefixes))
     }
 
     /// Applies changes in their order. Returns every resource that they put or removed, one by one.

@@ -295,6 +295,15 @@ impl View {
         }
     }
 
+    /// Returns the links of a network, by the identities at their ends.
+    pub fn links(&self, network: &NetworkName) -> impl Iterator<Item = (IdentityId, IdentityId)> {
+        let first = ResourceKey::Link(network.clone(), IdentityId(0), IdentityId(0));
+        self.resources.range(first..).map_while(move |(key, _)| match key {
+            ResourceKey::Link(own, from, to) if own == network => Some((*from, *to)),
+            _ => None,
+        })
+    }
+
     /// Returns the triggers of a network.
     pub fn triggers(&self, network: &NetworkName) -> impl Iterator<Item = (&str, &TriggerSpec)> {
         let first = ResourceKey::Trigger(network.clone(), String::new());

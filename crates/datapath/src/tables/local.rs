@@ -140,7 +140,8 @@ impl Tables {
 
     /// Returns the workload of this node that has an address, or behind which it lies.
     pub(crate) fn local_at(&self, address: IpAddr) -> Option<(WorkloadIndex, &LocalEntry)> {
-        let behind = || Some(self.local_prefixes.find(address)?.gateways.first()?.workload);
+        let behind =
+            || Some(self.gateways(&self.local_prefixes, address)?.gateways.first()?.workload);
         let own = match self.addresses.get(&address) {
             Some(Holder::Local(workload)) => Some(*workload),
             _ => None,

@@ -5,7 +5,10 @@ use super::{
     state::{Holder, RemoteGateway, Tables},
 };
 use crate::{
-    drop_reason::DropReason, gateways::first_up, index::WorkloadIndex, owner::QuotaOwner,
+    drop_reason::DropReason,
+    gateways::{LongestPrefix, Prefixes, first_up},
+    index::WorkloadIndex,
+    owner::QuotaOwner,
     rules::Party,
 };
 use std::{hash::BuildHasher, net::IpAddr, time::Instant};
@@ -42,8 +45,8 @@ impl Tables {
             let party = Party::of_identity(vouched.identity, owner);
             return Ok(Route { next_hop: NextHop::Peer(vouched.peer), party });
         }
-        let local = self.local_prefixes.find(address);
-        let remote = self.remote_prefixes.find(address);
+        let local = self.gateways(&self.local_prefixes, address);
+        let remote = self.gateways(&self.remote_prefixes, address);
         match (local, remote) {
             // A prefix behind this node needs no other gateway.
             (Some(own), _) if remote.is_none_or(|other| own.length >= other.length) => {
@@ -58,6 +61,22 @@ impl Tables {
             }
             _ => Err(DropReason::UnknownAddress),
         }
+    }
+
+    /// Returns the longest prefix that contains an address, and its gateways. A default route, that
+    /// of an egress gateway, leads to no address of the network itself.
+    pub(super) fn gateways<'a, T: Copy>(
+        &self,
+        prefixes: &'a Prefixes<T>,
+        address: IpAddr,
+    ) -> Option<LongestPrefix<'a, T>> {
+        let found = prefixes.find(address);
+        found.filter(|found| found.length > 0 || !self.is_of_network(address))
+    }
+
+    /// Returns `true` if an address is in the network's prefixes.
+    pub(super) fn is_of_network(&self, address: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(&address))
     }
 
     #[inline]

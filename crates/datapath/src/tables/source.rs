@@ -58,7 +58,7 @@ impl Tables {
             return is_own.then_some(route.party).ok_or(DropReason::SpoofedByPeer);
         }
         // Any gateway of a prefix may be the one that its machines send by.
-        let found = self.remote_prefixes.find(address);
+        let found = self.gateways(&self.remote_prefixes, address);
         let gateways = found.map_or(&[][..], |found| found.gateways);
         let own = gateways.iter().find(|gateway| gateway.peer == peer);
         own.map(|gateway| gateway.party).ok_or(DropReason::SpoofedByPeer)
@@ -79,25 +79,36 @@ impl Tables {
             return true;
         }
         // Several gateways may have one prefix.
+        let remote = self.gateways(&self.remote_prefixes, source);
         let has_prefix = || {
-            let found = self.remote_prefixes.find(source);
-            let gateways = found.map_or(&[][..], |found| found.gateways);
+            let gateways = remote.map_or(&[][..], |found| found.gateways);
             gateways.iter().any(|gateway| gateway.party.owner == sender.owner)
         };
+        let is_router = || !self.is_of_network(source) && self.is_behind_gateway(quoted);
         match self.route(now, source) {
-            Ok(route) => route.party.owner == sender.owner || has_prefix(),
-            Err(DropReason::UnknownAddress) => {
-                let is_of_mesh = self.prefixes.iter().any(|prefix| prefix.contains(&source));
-                !is_of_mesh && self.is_behind_gateway(quoted)
+            // That an egress gateway leads there says nothing of where the router is.
+            Ok(route) => {
+                route.party.owner == sender.owner
+                    || has_prefix()
+                    || self.is_by_default_only(source) && is_router()
             }
+            Err(DropReason::UnknownAddress) => is_router(),
             Err(_) => false,
         }
     }
 
+    /// Returns `true` if nothing but a default route leads to an address.
+    fn is_by_default_only(&self, address: IpAddr) -> bool {
+        let local = self.local_prefixes.find(address).map(|found| found.length);
+        let remote = self.remote_prefixes.find(address).map(|found| found.length);
+        self.addresses.get(&address).is_none()
+            && [local, remote].iter().all(|length| length.is_none_or(|length| length == 0))
+    }
+
     fn is_behind_gateway(&self, address: IpAddr) -> bool {
         self.addresses.get(&address).is_none()
-            && (self.local_prefixes.find(address).is_some()
-                || self.remote_prefixes.find(address).is_some())
+            && (self.gateways(&self.local_prefixes, address).is_some()
+                || self.gateways(&self.remote_prefixes, address).is_some())
     }
 
     /// Returns whether the coordinator gave a peer the prefix of an address.

@@ -3,6 +3,7 @@
 use super::{local_entry::NextHop, state::Tables};
 use crate::{
     config::{Quarantine, WorkloadConfig},
+    drop_reason::DropReason,
     in_band::vouch::{self, Vouch},
     index::{PeerIndex, WorkloadIndex},
     workload::LocalWorkload,
@@ -228,4 +229,38 @@ fn a_vouch_does_not_take_an_address_from_the_peer_that_vouched_first() {
     let later = start + vouch::LIFETIME;
     tables.accept_vouch(later, PeerIndex(2), vouch_for(2));
     assert_eq!(next_hop(&tables, later), NextHop::Peer(PeerIndex(2)));
+}
+
+#[test]
+fn a_default_route_leads_to_no_address_of_the_network() {
+    let mut tables = Tables::new("own".parse().unwrap());
+    tables.prefixes = vec!["10.42.0.0/16".parse().unwrap()];
+    let gateway = |id: &str, node_number, prefix: &str| {
+        let prefixes = vec![prefix.parse().unwrap()];
+        let config = WorkloadConfig { prefixes, ..spec(node_number, 7, &[], &[]) };
+        (id.parse().unwrap(), Some(config))
+    };
+    for (id, config) in
+        [gateway("w-000000000001", 1, "0.0.0.0/0"), gateway("w-000000000002", 2, "10.8.0.0/24")]
+    {
+        tables.put_workload(&id, config);
+    }
+    let now = Instant::now();
+    let next_hop = |address: &str| {
+        tables.route(now, address.parse().unwrap()).ok().map(|route| route.next_hop)
+    };
+    assert_eq!(next_hop("10.42.0.9"), None);
+    assert_eq!(next_hop("10.8.0.9"), Some(NextHop::Peer(PeerIndex(1))));
+    assert_eq!(next_hop("192.0.2.9"), Some(NextHop::Peer(PeerIndex(0))));
+    let sender = |peer, address: &str| {
+        tables.sender(now, PeerIndex(peer), address.parse().unwrap()).map(|_| ())
+    };
+    assert_eq!(sender(0, "192.0.2.9"), Ok(()));
+    assert_eq!(sender(0, "10.42.0.9"), Err(DropReason::SpoofedByPeer));
+    assert_eq!(sender(0, "10.8.0.9"), Err(DropReason::SpoofedByPeer));
+    // Errors of routers that only the default route leads to come from any gateway.
+    let quoted = "10.8.0.9".parse().unwrap();
+    let behind = tables.route(now, quoted).unwrap().party;
+    assert!(tables.is_source_of_error(now, behind, "172.16.0.1".parse().unwrap(), quoted));
+    assert!(!tables.is_source_of_error(now, behind, "10.42.0.1".parse().unwrap(), quoted));
 }
