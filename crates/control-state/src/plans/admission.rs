@@ -105,6 +105,7 @@ impl AdmissionCheck<'_> {
                 node: self.node,
                 measurement: report.measurement.as_deref(),
                 prefixes: self.unapproved,
+                is_egress_gateway: is_egress_gateway(&report.prefixes),
             };
             self.policy.evaluate(&candidate, self.names_node, signers)
         });
@@ -115,4 +116,9 @@ impl AdmissionCheck<'_> {
         reasons.extend(report.objection.clone());
         AdmissionVerdict { labels, reasons }
     }
+}
+
+/// Returns `true` if the workload with these prefixes behind it is an egress gateway.
+pub(super) fn is_egress_gateway(prefixes: &[IpNet]) -> bool {
+    prefixes.iter().any(|prefix| prefix.prefix_len() == 0)
 }

@@ -23,6 +23,11 @@ use serde::Deserialize;
 /// would have identities of its own otherwise.
 const NODE: &str = "meshward/node";
 
+/// The label that says what a route leads to, where that matters, and its value for an egress
+/// gateway: everything outside of the network.
+const ROUTE: &str = "meshward/route";
+const EGRESS: &str = "egress";
+
 /// The largest number of signatures of an image that are checked: verified ones, and those that
 /// nodes report.
 pub(crate) const MAX_LOOKED_AT: usize = 96;
@@ -80,6 +85,8 @@ pub struct Candidate<'a> {
     pub measurement: Option<&'a Measurement>,
     /// The prefixes behind it that nobody has approved by hand.
     pub prefixes: &'a [IpNet],
+    /// `true` if it is an egress gateway.
+    pub is_egress_gateway: bool,
 }
 
 /// The result of admission.
@@ -175,10 +182,14 @@ impl Policy {
         }
         for prefix in candidate.prefixes {
             if !self.routes.iter().any(|rule| rule.approves(&labels, prefix)) {
+                let node = candidate.node;
+                let command = match candidate.is_egress_gateway {
+                    true => format!("meshctl egress approve {node}"),
+                    false => format!("meshctl route approve {prefix} --node {node}"),
+                };
                 reasons.push(format!(
-                    "the prefix {prefix} is not approved: `meshctl route approve {prefix} --node \
-                    {}` does that, or a rule under `routes:` in the policy",
-                    candidate.node
+                    "the prefix {prefix} is not approved: `{command}` does that, or a rule under \
+                    `routes:` in the policy"
                 ));
             }
         }
@@ -233,6 +244,9 @@ fn facts(
     }
     if name_node {
         add(NODE.trim_start_matches(RESERVED_PREFIX), candidate.node.as_str())?;
+    }
+    if candidate.is_egress_gateway {
+        add(ROUTE.trim_start_matches(RESERVED_PREFIX), EGRESS)?;
     }
     let Some(measured) = candidate.measurement else { return Ok(labels) };
     if measured.sharing.iter().any(|other| other.image.is_none()) {

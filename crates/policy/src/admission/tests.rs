@@ -76,8 +76,14 @@ fn evaluate(
 ) -> AdmissionDecision {
     let node = "rack".parse().unwrap();
     let labels = labels.parse().unwrap();
-    let candidate =
-        Candidate { labels: &labels, site: Some("dc1"), node: &node, measurement, prefixes: &[] };
+    let candidate = Candidate {
+        labels: &labels,
+        site: Some("dc1"),
+        node: &node,
+        measurement,
+        prefixes: &[],
+        is_egress_gateway: false,
+    };
     policy
         .evaluate(&candidate, policy.speaks_of_nodes(), |image| policy.signers(image, signatures))
         .unwrap()
@@ -265,4 +271,27 @@ fn a_mistake_in_admission_is_named_with_its_mend() {
     assert!(said("admission: [{ name: a, imges: [] }]").contains("imges"));
     let shared = said("admission: [{ name: a, shared: maybe }]");
     assert!(shared.contains("maybe") && shared.contains("allow"), "{shared}");
+}
+
+#[test]
+fn an_egress_gateway_is_verified_and_approved_by_rules_that_name_its_prefixes() {
+    let prefixes = ["0.0.0.0/0".parse().unwrap()];
+    let (labels, node) = ("role=out".parse().unwrap(), "gw1".parse().unwrap());
+    let candidate = Candidate {
+        labels: &labels,
+        site: None,
+        node: &node,
+        measurement: None,
+        prefixes: &prefixes,
+        is_egress_gateway: true,
+    };
+    let evaluate = |within: &str| {
+        let text = format!("routes: [{{ name: out, within: [{within}] }}]");
+        policy(&text).evaluate(&candidate, false, |_| vec![]).unwrap()
+    };
+    let halves = evaluate("0.0.0.0/1, 128.0.0.0/1");
+    assert!(halves.reasons[0].contains("`meshctl egress approve gw1`"), "{:?}", halves.reasons);
+    let decision = evaluate("0.0.0.0/0");
+    assert_eq!(decision.reasons, Vec::<String>::new());
+    assert_eq!(decision.labels.to_string(), "meshward/route=egress,role=out");
 }

@@ -503,6 +503,7 @@ fn check_verdicts(world: &World) -> Result<(), TestCaseError> {
                 node: &node.name,
                 measurement: report.measurement.as_deref(),
                 prefixes: &[],
+                is_egress_gateway: super::admission::is_egress_gateway(&report.prefixes),
             };
             let judged = policy.evaluate(&candidate, policy.speaks_of_nodes(), |_| vec![]).unwrap();
             match known {
