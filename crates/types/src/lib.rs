@@ -22,6 +22,7 @@ pub mod ports;
 pub mod relay;
 pub mod schema;
 pub mod selector;
+pub mod service;
 pub mod stun;
 pub mod token;
 pub mod trigger;
@@ -32,10 +33,13 @@ pub use conduct::{Conduct, FlowTimeouts, OnDeny, OnRevoke};
 pub use count::Count;
 pub use keys::PublicKey;
 pub use labels::{LabelKey, Labels};
-pub use names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName};
+pub use names::{
+    IdentityId, NetworkName, NodeName, Revision, ServiceName, WorkloadId, WorkloadName,
+};
 pub use policy_file::PolicyFile;
 pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;
+pub use service::{Affinity, FanOut, HealthCheck, HealthProbe, Nearness, ServicePort, Serving};
 pub use trigger::{Condition, Lasting};
 
 /// The default port of the coordinator: QUIC over UDP, HTTPS over TCP.

@@ -92,6 +92,11 @@ name!(
     "workload name"
 );
 name!(
+    /// The name of a service, unique in its network.
+    ServiceName,
+    "service name"
+);
+name!(
     /// The id of one workload instance, made by its node and never reused.
     WorkloadId,
     "workload id"

@@ -1,0 +1,228 @@
+//! Services: a name and virtual addresses in front of the workloads that a selector picks.
+
+use crate::ports::Protocol;
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr, time::Duration};
+use utoipa::ToSchema;
+
+/// A port of a service, and the port of its instances that it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port at the service's virtual addresses.
+    pub port: u16,
+    /// The port at the instances.
+    pub target: u16,
+}
+
+impl fmt::Display for ServicePort {
+    /// Writes `tcp/80`, or `tcp/80 to 8080` if the instances have another port.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, port, target } = self;
+        let text = match port == target {
+            true => format!("{protocol}/{port}"),
+            false => format!("{protocol}/{port} to {target}"),
+        };
+        f.pad(&text)
+    }
+}
+
+impl FromStr for ServicePort {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || {
+            let text: String = text.chars().take(60).collect();
+            format!("`{text}` is no port of a service: write tcp/80, or tcp/80 to 8080")
+        };
+        let (own, target) = match text.split_once(" to ") {
+            Some((own, target)) => (own, Some(target)),
+            None => (text, None),
+        };
+        let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+        let (protocol, port) = own.split_once('/').ok_or_else(refuse)?;
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return Err(refuse()),
+        };
+        let port = number(port).ok_or_else(refuse)?;
+        let target = target.map_or(Some(port), number).ok_or_else(refuse)?;
+        Ok(Self { protocol, port, target })
+    }
+}
+
+/// A kind of nearness by which instances are preferred.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Nearness {
+    /// Instances on the client's own node.
+    Node,
+    /// Instances on nodes of the client's site.
+    Site,
+}
+
+/// A check of an instance's health, made by the instance's own node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// The attempt that shows whether an instance is healthy.
+    pub probe: HealthProbe,
+    /// The port of the instance; `None` for the target of the service's first port.
+    pub port: Option<u16>,
+    /// The time between the beginnings of two probes.
+    pub every: Duration,
+    /// The time within which a probe succeeds.
+    pub timeout: Duration,
+    /// The number of failures in a row that make an instance unhealthy.
+    pub failures: u32,
+}
+
+impl HealthCheck {
+    /// The default of [`Self::every`].
+    pub const EVERY: Duration = Duration::from_secs(5);
+    /// The default of [`Self::timeout`].
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+    /// The default of [`Self::failures`].
+    pub const FAILURES: u32 = 3;
+}
+
+/// An attempt that shows whether an instance is healthy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HealthProbe {
+    /// A GET request for this path, which is answered with a status from 200 to 399.
+    Http(String),
+    /// A TCP connection, which is accepted.
+    Tcp,
+    /// A request of gRPC's health checking protocol (`grpc.health.v1`) about this service, the
+    /// empty name being the whole server, which is answered with `SERVING`.
+    Grpc(String),
+    /// A command in the instance's namespaces, with its arguments, which ends with status 0.
+    Exec(Vec<String>),
+}
+
+/// The number of a service's instances that the node of a client is linked with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum FanOut {
+    /// As many as their load needs.
+    #[default]
+    Auto,
+    /// All instances.
+    All,
+    /// This many.
+    Exactly(u32),
+}
+
+impl FanOut {
+    /// The largest number that can be set.
+    pub const MOST: u32 = 10_000;
+}
+
+impl fmt::Display for FanOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.pad("auto"),
+            Self::All => f.pad("all"),
+            Self::Exactly(number) => f.pad(&number.to_string()),
+        }
+    }
+}
+
+impl FromStr for FanOut {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = || text.parse().ok().filter(|number| (1..=Self::MOST).contains(number));
+        match text {
+            "auto" => Ok(Self::Auto),
+            "all" => Ok(Self::All),
+            _ => number().map(Self::Exactly).ok_or_else(|| {
+                let text: String = text.chars().take(60).collect();
+                format!("`{text}` is no fan-out: write auto, all, or a number from 1 to 10000")
+            }),
+        }
+    }
+}
+
+/// The choice of instances for the later connections of a client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Affinity {
+    /// A new choice for each connection.
+    #[default]
+    None,
+    /// The instance of the client's last connection, if that was used within this time.
+    Client(Duration),
+}
+
+/// An instance's state, as far as the choice of instances is concerned.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Serving {
+    /// It gets new connections.
+    #[default]
+    Ready,
+    /// It gets no new connections, and keeps those that it has: somebody drains it or its node.
+    Draining,
+    /// It gets no new connections while there is a ready one: its health check fails.
+    Unhealthy,
+}
+
+impl fmt::Display for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Unhealthy => "unhealthy",
+        })
+    }
+}
+
+/// The finding of an instance's health check, by its own node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Health {
+    /// It passes, or there is none.
+    #[default]
+    Healthy,
+    /// It fails.
+    Unhealthy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fan_out_is_read_and_printed_alike() {
+        for text in ["auto", "all", "1", "10000"] {
+            assert_eq!(text.parse::<FanOut>().unwrap().to_string(), text);
+        }
+        for text in ["", "0", "10001", "-1", "some"] {
+            let said = text.parse::<FanOut>().unwrap_err();
+            assert!(said.contains("write auto, all, or a number from 1 to 10000"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_port_of_a_service_names_its_target_if_that_differs() {
+        let port = |target| ServicePort { protocol: Protocol::Tcp, port: 80, target };
+        for (port, text) in [(port(80), "tcp/80"), (port(8080), "tcp/80 to 8080")] {
+            assert_eq!((port.to_string().as_str(), text.parse()), (text, Ok(port)));
+        }
+        for text in ["80", "tcp", "sctp/80", "tcp/0", "tcp/80 to", "tcp/80 to 70000", "tcp/80-90"] {
+            assert!(text.parse::<ServicePort>().is_err(), "{text}");
+        }
+    }
+}
