@@ -35,10 +35,37 @@ pub(super) struct Entry<K, V> {
     pub(super) key: K,
     pub(super) value: V,
     pub(super) hash: u32,
-    pub(super) owned_id: u32,
+    pub(super) place: Place,
     pub(super) before: u32,
     pub(super) after: u32,
-    pub(super) class: EvictionClass,
+}
+
+/// The list that an entry is in: its owner's number, and the class. Both are in one word, so that an
+/// entry of the flow table fits two lines of cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place(u32);
+
+impl Place {
+    const CLASS_BITS: u32 = 2;
+
+    pub(super) fn new(owned_id: u32, class: EvictionClass) -> Self {
+        Self(owned_id << Self::CLASS_BITS | class as u32)
+    }
+
+    /// Returns the number of the owner; there are fewer than entries, which are below 2^30.
+    #[inline]
+    pub(super) fn owned_id(self) -> u32 {
+        self.0 >> Self::CLASS_BITS
+    }
+
+    #[inline]
+    pub(super) fn class(self) -> EvictionClass {
+        match self.0 & ((1 << Self::CLASS_BITS) - 1) {
+            0 => EvictionClass::Fleeting,
+            1 => EvictionClass::Denied,
+            _ => EvictionClass::Lasting,
+        }
+    }
 }
 
 /// The entries of one class, oldest first.
