@@ -5,8 +5,9 @@ use meshward_control_proto::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 use meshward_datapath::{
-    ConfigChange, Link, NetworkConfig, PeerConfig, Quarantine, WorkloadConfig,
+    ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, WorkloadConfig,
 };
+use meshward_types::Serving;
 
 /// Returns what changes of the view of one network mean for its endpoint.
 pub(crate) fn config_changes<'a>(
@@ -56,7 +57,12 @@ pub(crate) fn removal(key: &ResourceKey) -> Option<ConfigChange> {
 
 fn network(spec: &NetworkSpec) -> NetworkConfig {
     let NetworkSpec { prefixes, mtu, conduct, .. } = spec;
-    NetworkConfig { prefixes: prefixes.clone(), mtu: *mtu, conduct: *conduct }
+    NetworkConfig {
+        prefixes: prefixes.clone(),
+        service_blocks: vec![],
+        mtu: *mtu,
+        conduct: *conduct,
+    }
 }
 
 fn peer(spec: &PeerSpec) -> PeerConfig {
@@ -65,6 +71,7 @@ fn peer(spec: &PeerSpec) -> PeerConfig {
         public_key: *public_key,
         candidates: candidates.clone(),
         prefixes: prefixes.clone(),
+        site: PeerSite::Other,
     }
 }
 
@@ -76,6 +83,7 @@ fn workload(spec: &WorkloadSpec) -> WorkloadConfig {
         prefixes: prefixes.clone(),
         identity: *identity,
         quarantine: quarantine(*quarantined, *reset),
+        serving: Serving::Ready,
     }
 }
 

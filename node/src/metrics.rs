@@ -1,5 +1,7 @@
 //! The node's metrics for Prometheus. docs/metrics.md lists every name.
 
+mod services;
+
 use crate::{app::Node, offloads::Offloads};
 use meshward_api_types::local::{LocalStatus, LocalWorkload, State};
 use meshward_datapath::{EndpointStats, LinkStats, PeerStats};
@@ -77,6 +79,7 @@ fn register(
         stats.drops.iter().map(move |(reason, count)| (labels(reason), count))
     });
     counted(registry, "drops", "Packets dropped, by reason", drops.collect::<Vec<_>>());
+    services::register(registry, stats.iter().map(|(network, stats, _)| (network, stats)));
 }
 
 /// Returns the label value of the path to a peer; `None` while it has no path.

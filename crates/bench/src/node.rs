@@ -14,11 +14,12 @@ use meshward_control_proto::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
 };
 use meshward_datapath::{
-    ConfigChange, Link, NetworkConfig, PeerConfig, Quarantine, SecretKey, WorkloadConfig,
+    ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, SecretKey, WorkloadConfig,
 };
 use meshward_lab::{Internet, Mesh, Node, Site, Workload, back_to_back, output};
 use meshward_types::{
     Acl, AclEntry, Conduct, IdentityId, NetworkName, NodeName, PortRange, Protocol, Revision,
+    Serving,
 };
 use std::{
     fs,
@@ -171,6 +172,7 @@ impl Stand {
         let node: NodeName = "node".parse()?;
         let network = NetworkConfig {
             prefixes: vec!["10.0.0.0/8".parse()?],
+            service_blocks: vec![],
             mtu: 1420,
             conduct: Conduct::default(),
         };
@@ -178,6 +180,7 @@ impl Stand {
             public_key: self.node_key,
             candidates: vec![(self.node_at, PORT).into()],
             prefixes: vec!["10.0.0.0/16".parse()?],
+            site: PeerSite::Other,
         };
         let mut common =
             vec![ConfigChange::SetNetwork(network), ConfigChange::PutPeer(node.clone(), peer)];
@@ -226,6 +229,7 @@ fn workload_config(
         prefixes: vec![],
         identity,
         quarantine: Quarantine::None,
+        serving: Serving::Ready,
     }
 }
 

@@ -47,6 +47,36 @@ impl Sum {
         sum.add(&length).add(&[0, 0, 0, protocol])
     }
 
+    /// Adds what replacing bytes that begin at an even offset changes: both have one even length, of
+    /// an address at the most (RFC 1624 §3, the equation 3).
+    #[inline]
+    pub(crate) fn replace(self, before: &[u8], after: &[u8]) -> Self {
+        let mut inverted = [0; 16];
+        for (to, from) in inverted.iter_mut().zip(before) {
+            *to = !from;
+        }
+        self.add(&inverted[..before.len().min(16)]).add(after)
+    }
+
+    /// Adds another sum.
+    #[inline]
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// Returns the checksum that was `checksum` before what was summed changed by this.
+    #[inline]
+    pub(crate) fn adjust(self, checksum: [u8; 2]) -> [u8; 2] {
+        self.adjust_partial(checksum.map(|byte| !byte)).map(|byte| !byte)
+    }
+
+    /// Returns the partial checksum, which is not complemented, that was `partial` before what was
+    /// summed changed by this.
+    #[inline]
+    pub(crate) fn adjust_partial(self, partial: [u8; 2]) -> [u8; 2] {
+        self.add(&partial).fold()
+    }
+
     /// Returns the sum in 16 bits, as bytes for the wire, not complemented: what a partial checksum
     /// field holds.
     pub(crate) fn fold(self) -> [u8; 2] {

@@ -2,7 +2,10 @@
 //! path.
 
 use ipnet::IpNet;
-use meshward_types::{Acl, Conduct, IdentityId, NodeName, PublicKey, WorkloadId};
+use meshward_types::{
+    Acl, Affinity, Conduct, IdentityId, Nearness, NodeName, PublicKey, ServiceName, ServicePort,
+    Serving, WorkloadId,
+};
 use std::net::{IpAddr, SocketAddr};
 
 /// A change of an endpoint's configuration.
@@ -26,6 +29,10 @@ pub enum ConfigChange {
     PutLink(Link, Acl),
     /// The link is closed.
     RemoveLink(Link),
+    /// The service exists, with these settings.
+    PutService(ServiceName, ServiceConfig),
+    /// The service does not exist any more.
+    RemoveService(ServiceName),
 }
 
 /// The settings of a network.
@@ -33,6 +40,8 @@ pub enum ConfigChange {
 pub struct NetworkConfig {
     /// The network's prefixes.
     pub prefixes: Vec<IpNet>,
+    /// The parts of them from which services have their addresses.
+    pub service_blocks: Vec<IpNet>,
     /// The MTU of the workloads' interfaces, in bytes.
     pub mtu: u16,
     /// The treatment of conversations.
@@ -48,6 +57,18 @@ pub struct PeerConfig {
     pub candidates: Vec<SocketAddr>,
     /// The prefixes that the peer may send from.
     pub prefixes: Vec<IpNet>,
+    /// The site of the peer.
+    pub site: PeerSite,
+}
+
+/// The site of a peer, as seen from this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PeerSite {
+    /// The site of this node.
+    Same,
+    /// Another one, or one that is not known.
+    #[default]
+    Other,
 }
 
 /// A workload of any node, as the coordinator describes it.
@@ -63,6 +84,23 @@ pub struct WorkloadConfig {
     pub identity: IdentityId,
     /// The quarantine of this workload by its id.
     pub quarantine: Quarantine,
+    /// The part that it takes in the services that it is an instance of.
+    pub serving: Serving,
+}
+
+/// A service: virtual addresses in front of the workloads of some identities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// The service's virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The service's ports, and those of its instances.
+    pub ports: Vec<ServicePort>,
+    /// The identities whose workloads are its instances.
+    pub identities: Vec<IdentityId>,
+    /// The nearness by which instances are preferred, the most preferred first.
+    pub prefer: Vec<Nearness>,
+    /// The choice for later connections of a client.
+    pub affinity: Affinity,
 }
 
 /// An ordered pair of identities: connections are opened from the first to the second.

@@ -22,6 +22,10 @@ pub enum DropReason {
     NotAdmitted,
     /// No workload with that address is known here.
     UnknownAddress,
+    /// A packet to a service that has no instance which could serve it, or not that port.
+    NoInstance,
+    /// A packet of an instance whose connection through a service has gone to another one.
+    Moved,
     /// Policy has no open link for it.
     Denied,
     /// One end is quarantined.
@@ -74,11 +78,18 @@ impl DropReason {
     /// Returns whether nothing allows the packet, or nothing is known at its destination that
     /// could.
     pub(crate) fn is_denial(self) -> bool {
-        matches!(self, Self::Denied | Self::Quarantined | Self::UnknownAddress | Self::NotAdmitted)
+        matches!(
+            self,
+            Self::Denied
+                | Self::Quarantined
+                | Self::UnknownAddress
+                | Self::NotAdmitted
+                | Self::NoInstance
+        )
     }
 
     /// Every reason with the name that counters use.
-    pub const ALL: [(Self, &'static str); 21] = [
+    pub const ALL: [(Self, &'static str); 23] = [
         (Self::Malformed, "malformed"),
         (Self::SourceRouted, "source_routed"),
         (Self::NotUnicast, "not_unicast"),
@@ -86,6 +97,8 @@ impl DropReason {
         (Self::SpoofedByPeer, "spoofed_by_peer"),
         (Self::NotAdmitted, "not_admitted"),
         (Self::UnknownAddress, "unknown_address"),
+        (Self::NoInstance, "no_instance"),
+        (Self::Moved, "moved"),
         (Self::Denied, "denied"),
         (Self::Quarantined, "quarantined"),
         (Self::Rejected, "rejected"),

@@ -6,6 +6,7 @@ use crate::{
     flow_log::Denials,
     keys::SecretKey,
     reject::RejectionLimits,
+    services::state::ServiceState,
     sink::Sink,
     tables::state::Tables,
     transport::{peer::Peer, state::Transport},
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct EndpointState {
     pub(crate) tables: RwLock<Tables>,
     pub(crate) filter: Filter,
+    pub(crate) services: ServiceState,
     pub(crate) transport: Transport,
     pub(crate) drops: DropCounters,
     pub(crate) denials: Denials,
@@ -29,6 +31,7 @@ impl EndpointState {
         Self {
             tables: RwLock::new(Tables::new(node)),
             filter: Filter::new(now, resume),
+            services: ServiceState::new(now),
             transport: Transport::new(secret.into_wireguard(), now),
             drops: DropCounters::default(),
             denials: Denials::default(),

@@ -10,6 +10,7 @@ use crate::{
     headers::{Fragment, Headers},
     link_counters::Counters,
     owner::QuotaOwner,
+    services::translation::Translation,
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -63,6 +64,8 @@ struct PassedPacket {
     generation: u64,
     deadline: u32,
     link: Arc<Counters>,
+    /// The connection through a service that it belongs to.
+    translation: Option<Arc<Translation>>,
     /// The bytes of an IPv6 packet that were received. `None`: fragments overlapped, and nothing
     /// more of it passes.
     received: Option<Vec<Range<u32>>>,
@@ -144,6 +147,17 @@ pub(crate) struct FirstVerdict<'a> {
     pub(crate) generation: u64,
     /// The counters of its link.
     pub(crate) link: &'a Arc<Counters>,
+    /// The connection through a service that it belongs to.
+    pub(crate) translation: Option<&'a Arc<Translation>>,
+}
+
+/// A packet, as its first fragment was found to be.
+#[derive(Debug)]
+pub(crate) struct FirstFragment {
+    /// The counters of its link.
+    pub(crate) link: Arc<Counters>,
+    /// The connection through a service that it belongs to.
+    pub(crate) translation: Option<Arc<Translation>>,
 }
 
 /// Packets of which not all fragments have come. Every sender has its share of both tables.
@@ -187,7 +201,7 @@ impl Fragments {
         verdict: FirstVerdict<'_>,
     ) -> Result<(), DropReason> {
         let Fragment::First(id) = headers.fragment else { return Ok(()) };
-        let FirstVerdict { owner, generation, link } = verdict;
+        let FirstVerdict { owner, generation, link, translation } = verdict;
         let key = Key::of(headers, id);
         let (hash, mut shard) = self.shard(&key);
         let deadline = now + LIFETIME;
@@ -195,18 +209,20 @@ impl Fragments {
             let passed = shard.value(id);
             if headers.source.is_ipv6() && passed.deadline > now {
                 (passed.generation, passed.link) = (generation, link.clone());
+                passed.translation = translation.cloned();
                 return passed.note(headers);
             }
             shard.remove(id);
         }
+        let (link, translation) = (link.clone(), translation.cloned());
         let mut passed =
-            PassedPacket { generation, deadline, link: link.clone(), received: Some(vec![]) };
+            PassedPacket { generation, deadline, link, translation, received: Some(vec![]) };
         passed.note(headers)?;
         shard.insert(hash, key, owner, passed);
         Ok(())
     }
 
-    /// Returns the link that a later fragment belongs to.
+    /// Returns what the packet of a later fragment was found to be.
     ///
     /// # Errors
     /// Fails if the packet's first fragment has not passed under the same rules, or if it overlaps
@@ -216,7 +232,7 @@ impl Fragments {
         now: u32,
         headers: &Headers,
         generation: u64,
-    ) -> Result<Arc<Counters>, DropReason> {
+    ) -> Result<FirstFragment, DropReason> {
         let Fragment::Later(id) = headers.fragment else { return Err(DropReason::OrphanFragment) };
         let key = Key::of(headers, id);
         let (hash, mut shard) = self.shard(&key);
@@ -226,7 +242,8 @@ impl Fragments {
             return Err(DropReason::OrphanFragment);
         }
         passed.note(headers)?;
-        Ok(passed.link.clone())
+        let (link, translation) = (passed.link.clone(), passed.translation.clone());
+        Ok(FirstFragment { link, translation })
     }
 
     /// Queues a later fragment of `owner` until the first one of its packet has passed. Returns
@@ -312,7 +329,7 @@ mod tests {
     fn ipv6_fragments_that_overlap_end_their_packet() {
         let link = Arc::default();
         let owner = QuotaOwner::Workload(WorkloadIndex(0));
-        let verdict = FirstVerdict { owner, generation: 1, link: &link };
+        let verdict = FirstVerdict { owner, generation: 1, link: &link, translation: None };
         for (v6, spoiled) in [(true, true), (false, false)] {
             let fragments = Fragments::default();
             let first = fragment(v6, false, 0, 1280);

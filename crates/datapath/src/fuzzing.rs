@@ -3,10 +3,11 @@
 mod filter;
 mod messages;
 mod samples;
+mod services;
 
 use crate::{
     checksum::Sum,
-    config::{ConfigChange, NetworkConfig, PeerConfig},
+    config::{ConfigChange, NetworkConfig, PeerConfig, PeerSite},
     drop_reason::DropReason,
     ecn::Ecn,
     egress::segment::Segments,
@@ -33,6 +34,7 @@ use std::{
 meshward_fuzzing::targets! {
     coalescing: coalescing, samples::coalescing, |_| 32 << 20;
     filter: filter::filter, filter::samples, |length| (32 << 20) + ((length as u64) << 12);
+    services: services::services, services::samples, |length| (32 << 20) + ((length as u64) << 12);
     segmentation: segmentation, samples::segmentation, |_| 32 << 20;
     tunnel: messages::tunnel, messages::samples;
 }
@@ -50,6 +52,18 @@ pub(crate) fn strict(packet: &[u8]) -> Headers {
     let pseudo = Sum::default().add_pseudo(source, destination, ip_protocol, transport.len());
     assert!(pseudo.add(transport).is_valid(), "transport checksum");
     headers
+}
+
+/// Returns a packet with its lengths and checksums made right.
+pub(crate) fn with_checksums(packet: &[u8]) -> Vec<u8> {
+    let headers = Headers::parse(packet).expect("well-formed");
+    let kind = match (headers.ip_protocol, headers.source) {
+        (17, _) => crate::offload::SegmentKind::Udp,
+        (_, IpAddr::V4(_)) => crate::offload::SegmentKind::TcpV4,
+        (_, IpAddr::V6(_)) => crate::offload::SegmentKind::TcpV6,
+    };
+    let offload = Offload::Segment { kind, size: u16::MAX, headers: 0, start: 0 };
+    cut(&mut packet.to_vec(), offload).expect("it can be cut").remove(0)
 }
 
 /// All packets that one stands for, if its offload fits it.
@@ -215,8 +229,14 @@ impl End {
             public_key: secret(at ^ 1).public(),
             candidates: vec![([192, 0, 2, at ^ 1], 51820).into()],
             prefixes: vec![prefix],
+            site: PeerSite::Other,
         };
-        let network = NetworkConfig { prefixes: vec![], mtu: 1420, conduct: Conduct::default() };
+        let network = NetworkConfig {
+            prefixes: vec![],
+            service_blocks: vec![],
+            mtu: 1420,
+            conduct: Conduct::default(),
+        };
         endpoint.apply(
             now,
             [ConfigChange::SetNetwork(network), ConfigChange::PutPeer(name(at ^ 1), peer)],

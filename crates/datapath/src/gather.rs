@@ -32,9 +32,4 @@ impl<'a> GatherList<'a> {
     pub fn to_vec(&self) -> Vec<u8> {
         self.iter().flatten().copied().collect()
     }
-
-    /// Returns the first part: all headers stand in it.
-    pub(crate) fn first(&self) -> &'a [u8] {
-        self.spans.first().map_or(&[], |span| &self.buffer[span.clone()])
-    }
 }

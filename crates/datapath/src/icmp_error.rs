@@ -11,13 +11,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const MAX_V4: usize = 576;
 const MAX_V6: usize = 1280;
 /// The header of an ICMP message, in bytes.
-const HEADER: usize = 8;
+pub(crate) const HEADER: usize = 8;
 const MAX_EXTENSIONS: usize = 8;
 
 /// The packet that an error is about, as far as it is quoted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Quoted {
-    /// The addresses, protocol and ports of the packet; lengths and flags are not known.
+    /// The addresses, protocol and ports of the packet, and the offset of its payload; lengths and
+    /// flags are not known.
     pub headers: Headers,
     /// The sequence number of a TCP segment.
     pub sequence: Option<u32>,
@@ -34,6 +35,7 @@ impl Quoted {
             (6, IpAddr::V6(_)) => read_v6(bytes)?,
             _ => return None,
         };
+        headers.payload = at;
         let transport: &[u8; 8] = bytes.get(at..)?.first_chunk()?;
         let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
         match (headers.ip_protocol, error.source) {

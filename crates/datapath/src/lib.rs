@@ -39,6 +39,7 @@ mod reject;
 mod resolver;
 mod rules;
 mod saved_flows;
+mod services;
 mod sink;
 mod tables;
 mod tcp;
@@ -46,14 +47,17 @@ mod timeouts;
 mod transport;
 mod workload;
 
-pub use config::{ConfigChange, Link, NetworkConfig, PeerConfig, Quarantine, WorkloadConfig};
+pub use config::{
+    ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, ServiceConfig,
+    WorkloadConfig,
+};
 pub use drop_reason::{DropCounts, DropReason};
 pub use ecn::Ecn;
 pub use endpoint::{
     api::{Endpoint, UnknownPeer},
-    stats::EndpointStats,
+    stats::{EndpointStats, InstanceStats, ServiceStats},
 };
-pub use filter::{Filter, FilterInput, RESUME_WINDOW};
+pub use filter::{Filter, FilterInput, Passed, RESUME_WINDOW};
 pub use flow::table::MAX_FLOWS;
 pub use flow_log::{Denial, FlowKind};
 pub use gather::{GatherList, MAX_GATHER_PARTS};
@@ -71,6 +75,10 @@ pub use paths::selection::PathLossReason;
 pub use resolver::{DatagramQuery, Intercept, QueryAsker, QueryEnds, ResolverConfig};
 pub use rules::{Party, Rules};
 pub use saved_flows::SavedFlowsError;
+pub use services::{
+    counters::{CONNECT_BOUNDS, ConnectTimes},
+    translation::Translation,
+};
 pub use sink::Sink;
 pub use timeouts::Timeouts;
 pub use transport::{

@@ -11,13 +11,14 @@ use crate::{
     in_band::vouch::Vouch,
     index::PeerIndex,
     ingress::coalesce::{CoalesceOptions, Coalescer},
+    services::{connections::ClientKey, translation::Translation},
     sink::Sink,
     tables::state::Tables,
     transport::{peer::SendPath, peer_table::PeerTable},
 };
 use meshward_wireguard::Millis;
 use parking_lot::RwLockReadGuard;
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 /// Maximum number of vouches that are accepted in one batch.
 const MAX_VOUCHES: usize = 256;
@@ -51,6 +52,12 @@ pub(crate) struct CachedSendPath {
     pub(crate) send_path: SendPath,
 }
 
+/// The connection through a service that the last packet to one belonged to.
+pub(crate) struct CachedTranslation {
+    pub(crate) key: ClientKey,
+    pub(crate) translation: Arc<Translation>,
+}
+
 /// A packet batch.
 pub struct PacketBatch<'a> {
     pub(crate) state: &'a EndpointState,
@@ -60,6 +67,7 @@ pub struct PacketBatch<'a> {
     pub(crate) now: Instant,
     pub(crate) millis: Millis,
     pub(crate) cached_send_path: Option<CachedSendPath>,
+    pub(crate) cached_translation: Option<CachedTranslation>,
 }
 
 impl<'a> PacketBatch<'a> {
@@ -71,7 +79,16 @@ impl<'a> PacketBatch<'a> {
         let tables = state.tables.read();
         let peers = state.transport.peers.read();
         let millis = state.transport.millis(now);
-        Self { state, tables, peers, scratch, now, millis, cached_send_path: None }
+        Self {
+            state,
+            tables,
+            peers,
+            scratch,
+            now,
+            millis,
+            cached_send_path: None,
+            cached_translation: None,
+        }
     }
 
     /// Loads the session and the path to send to a peer with, if there are any, into the cache.

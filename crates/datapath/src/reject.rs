@@ -50,8 +50,20 @@ pub(crate) struct IcmpError {
 /// Destination unreachable, communication administratively prohibited.
 const PROHIBITED: IcmpError = IcmpError { kind_v4: [3, 13], kind_v6: [1, 1], rest: 0 };
 
+/// Destination unreachable, port unreachable: what a host says that has no program there.
+const PORT_UNREACHABLE: IcmpError = IcmpError { kind_v4: [3, 3], kind_v6: [1, 4], rest: 0 };
+
 /// Returns the answer to a packet that is denied; `None` if it is to have none.
 pub(crate) fn rejection(packet: &[u8], headers: &Headers) -> Option<Vec<u8>> {
+    answer(packet, headers, PROHIBITED)
+}
+
+/// Returns the answer to a packet to where nothing receives it; `None` if it is to have none.
+pub(crate) fn refusal(packet: &[u8], headers: &Headers) -> Option<Vec<u8>> {
+    answer(packet, headers, PORT_UNREACHABLE)
+}
+
+fn answer(packet: &[u8], headers: &Headers, error: IcmpError) -> Option<Vec<u8>> {
     if matches!(headers.fragment, Fragment::Later(_))
         || matches!(headers.icmp, Icmp::Error | Icmp::Other)
     {
@@ -59,7 +71,7 @@ pub(crate) fn rejection(packet: &[u8], headers: &Headers) -> Option<Vec<u8>> {
     }
     if headers.ip_protocol != 6 {
         let limit = if headers.source.is_ipv4() { MAX_ERROR_V4 } else { MAX_ERROR_V6 };
-        return Some(icmp_error(packet, headers, PROHIBITED, limit));
+        return Some(icmp_error(packet, headers, error, limit));
     }
     if headers.tcp_flags & RST != 0 {
         return None;
@@ -182,7 +194,7 @@ mod tests {
         index::WorkloadIndex,
     };
 
-    fn answer(packet: &[u8]) -> Option<(Vec<u8>, Headers)> {
+    fn rejected(packet: &[u8]) -> Option<(Vec<u8>, Headers)> {
         let headers = Headers::parse(packet).unwrap();
         let answer = rejection(packet, &headers)?;
         let read = Headers::parse(&answer).unwrap();
@@ -218,7 +230,7 @@ mod tests {
                 packet
             };
             // A SYN with data: what it fills is acknowledged.
-            let (reset, read) = answer(&tcp(SYN, u32::MAX, 7, b"early")).unwrap();
+            let (reset, read) = rejected(&tcp(SYN, u32::MAX, 7, b"early")).unwrap();
             let at = read.payload;
             assert_eq!((read.source_port, read.destination_port), (80, 4000));
             assert_eq!(
@@ -226,11 +238,11 @@ mod tests {
                 (0, 5, RST | 16)
             );
             // What acknowledges something: the reset is where its sender expects the next byte.
-            let (reset, read) = answer(&tcp(16, 5, 99, b"data")).unwrap();
+            let (reset, read) = rejected(&tcp(16, 5, 99, b"data")).unwrap();
             assert_eq!((word(&reset, read.payload + 4), read.tcp_flags), (99, RST));
             assert!(
-                answer(&tcp(RST, 5, 99, b"")).is_none()
-                    && answer(&tcp(RST | 16, 5, 9, b"")).is_none()
+                rejected(&tcp(RST, 5, 99, b"")).is_none()
+                    && rejected(&tcp(RST | 16, 5, 9, b"")).is_none()
             );
         }
     }
@@ -240,7 +252,7 @@ mod tests {
         for ((a, b), kind) in ENDS.into_iter().zip([[3, 13], [1, 1]]) {
             for protocol in [17, 132, 50] {
                 let packet = build::packet(a, b, protocol, (5000, 53), &[7; 2000]);
-                let (error, read) = answer(&packet).unwrap();
+                let (error, read) = rejected(&packet).unwrap();
                 assert_eq!(
                     (read.icmp, &error[read.payload..read.payload + 2]),
                     (Icmp::Error, &kind[..])
@@ -248,12 +260,12 @@ mod tests {
                 assert!(error.len() <= if read.source.is_ipv4() { 576 } else { 1280 });
                 let quoted = Quoted::read(&error, &read).unwrap();
                 assert!(quoted.headers.same_flow(&Headers::parse(&packet).unwrap()));
-                assert!(answer(&error).is_none(), "no error about an error");
+                assert!(rejected(&error).is_none(), "no error about an error");
             }
         }
         let mut tail = build::packet("10.42.0.1", "10.42.1.1", 17, (5000, 53), &[7; 64]);
         tail[6..8].copy_from_slice(&[0, 9]);
-        assert!(answer(&tail).is_none());
+        assert!(rejected(&tail).is_none());
     }
 
     #[test]

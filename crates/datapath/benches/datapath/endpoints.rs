@@ -1,15 +1,16 @@
 //! A packet from one workload to another through two endpoints.
 
 use crate::{
-    packets::{API, WEB, acl, packet},
+    packets::{API, To, WEB, acl, packet, packet_to},
     report::nanoseconds,
+    services::put_service,
 };
 use meshward_datapath::{
     ConfigChange, Ecn, Endpoint, GatherList, Incoming, Link, LocalWorkload, NetworkConfig, Now,
-    Offload, PeerConfig, Quarantine, Received, SecretKey, SegmentKind, Sink, WorkerScratch,
-    WorkloadConfig, WorkloadIndex,
+    Offload, PeerConfig, PeerSite, Quarantine, Received, SecretKey, SegmentKind, Sink,
+    WorkerScratch, WorkloadConfig, WorkloadIndex,
 };
-use meshward_types::{Conduct, NodeName, WorkloadId};
+use meshward_types::{Conduct, NodeName, Serving, WorkloadId};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -17,6 +18,9 @@ use std::{
 
 /// Segments of a super-packet of TCP: as many as leave in one call.
 const SEGMENTS: usize = 44;
+
+/// Bytes of a packet that hold all headers: those to a service are rewritten.
+const HEAD: usize = 40;
 
 /// Two endpoints, and what passes between them.
 struct Pair {
@@ -57,7 +61,7 @@ fn address(at: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, at as u8], 51820))
 }
 
-fn node_name(at: usize) -> NodeName {
+pub(crate) fn node_name(at: usize) -> NodeName {
     format!("node-{at}").parse().expect("a name")
 }
 
@@ -73,6 +77,16 @@ fn workload_address(at: usize) -> IpAddr {
     [10, 42, at as u8, 1].into()
 }
 
+/// Returns the settings of the network.
+pub(crate) fn network() -> ConfigChange {
+    ConfigChange::SetNetwork(NetworkConfig {
+        prefixes: vec![],
+        service_blocks: vec!["10.42.255.0/24".parse().expect("a prefix")],
+        mtu: 1420,
+        conduct: Conduct::default(),
+    })
+}
+
 /// Returns the configuration of node `at`: the network, its peer, two workloads and the link.
 fn config(at: usize) -> Vec<ConfigChange> {
     let other = 1 - at;
@@ -80,10 +94,11 @@ fn config(at: usize) -> Vec<ConfigChange> {
         public_key: secret(other).public(),
         candidates: vec![address(other)],
         prefixes: vec![format!("10.42.{other}.0/24").parse().expect("a prefix")],
+        site: PeerSite::Other,
     };
-    let network = NetworkConfig { prefixes: vec![], mtu: 1420, conduct: Conduct::default() };
     let mut changes = vec![
-        ConfigChange::SetNetwork(network),
+        network(),
+        put_service(),
         ConfigChange::PutPeer(node_name(other), peer),
         ConfigChange::PutLink(Link { from: WEB, to: API }, acl(10_000)),
     ];
@@ -95,6 +110,7 @@ fn config(at: usize) -> Vec<ConfigChange> {
             addresses: vec![workload_address(at)],
             identity,
             quarantine: Quarantine::None,
+            serving: Serving::Ready,
         };
         changes.push(ConfigChange::PutWorkload(workload_id(at), config));
     }
@@ -168,21 +184,24 @@ impl Pair {
 
 /// Returns the nanoseconds for a packet from one workload to another through two endpoints: read,
 /// checked, cut, summed, sealed; opened, merged, checked.
-pub(crate) fn whole_path(size: usize, time: Duration) -> f64 {
+pub(crate) fn whole_path(to: To, size: usize, time: Duration) -> f64 {
     let mut pair = Pair::new();
     if size < 1000 {
         // Small ones come one by one, and leave together.
-        let mut small = packet(17, 4000, size);
+        let mut small = packet_to(to, 17, size);
+        let head = <[u8; HEAD]>::try_from(&small[..HEAD]).expect("it is longer");
         return nanoseconds(time, 64, || {
             let mut batch = pair.nodes[0].begin_batch(&mut pair.scratches[0], pair.now.instant);
             for _ in 0..64 {
+                small[..HEAD].copy_from_slice(&head);
                 batch.egress(WorkloadIndex(0), Offload::None, &mut small, &mut pair.wire);
             }
             batch.finish(&mut pair.wire);
             pair.receive(1);
         });
     }
-    let mut super_packet = packet(6, 4000, 40 + SEGMENTS * (size - 40));
+    let mut super_packet = packet_to(to, 6, 40 + SEGMENTS * (size - 40));
+    let head = <[u8; HEAD]>::try_from(&super_packet[..HEAD]).expect("it is longer");
     let offload = Offload::Segment {
         kind: SegmentKind::TcpV4,
         size: (size - 40) as u16,
@@ -191,6 +210,7 @@ pub(crate) fn whole_path(size: usize, time: Duration) -> f64 {
     };
     let before = pair.wire.delivered;
     let each = nanoseconds(time, SEGMENTS, || {
+        super_packet[..HEAD].copy_from_slice(&head);
         pair.send(&mut super_packet, offload);
         pair.receive(1);
     });

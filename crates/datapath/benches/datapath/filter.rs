@@ -35,7 +35,8 @@ fn check(filter: &Filter, rules: &Rules, now: Instant, packet: &[u8], [from, to]
     let headers = Headers::parse(packet).expect("a valid packet");
     let tally = Tally { packets: 1, bytes: packet.len() as u64 };
     let (source, destination) = (party(from), party(to));
-    let input = FilterInput { packet, headers: &headers, source, destination, tally };
+    let input =
+        FilterInput { packet, headers: &headers, source, destination, tally, translation: None };
     filter.check(rules, now, &input).expect("the link is open");
 }
 

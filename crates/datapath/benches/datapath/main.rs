@@ -6,8 +6,10 @@ mod engines;
 mod filter;
 mod packets;
 mod report;
+mod services;
 
 use filter::Neighbour;
+use packets::To;
 use report::{Comparison, row};
 use serde_json::Value;
 use std::time::Duration;
@@ -36,6 +38,7 @@ fn main() {
     for (case, size) in [("packet/1420 B", 1420), ("packet/92 B", 92)] {
         rows.extend(packet_rows(&effort, case, size));
     }
+    rows.extend(service_rows(&effort));
     println!("{}", Value::Array(rows));
 }
 
@@ -77,11 +80,51 @@ fn neighbour_row(effort: &Effort) -> Value {
     row
 }
 
+/// Returns rows of new flows to a service, and of known ones beside those to an instance itself.
+fn service_rows(effort: &Effort) -> Vec<Value> {
+    let new_flows: Vec<f64> =
+        (0..effort.runs).map(|_| services::new_flows(To::Service, effort.flows)).collect();
+    let direct: Vec<f64> =
+        (0..effort.runs).map(|_| services::new_flows(To::Instance, effort.flows)).collect();
+    let (case, metric) = ("services/20 instances", "new flows on one core");
+    let (ours, against, theirs) = (&new_flows[..], "to an instance itself", &direct[..]);
+    let mut new_row = Comparison { case, metric, ours, against, theirs }.row();
+    new_row["unit"] = "1/s".into();
+    report::aim(&mut new_row, ">= 1000000", "value", |value| value >= 1e6);
+    let mut rows = vec![new_row];
+    for size in [1420, 92] {
+        let case = format!("services/{size} B");
+        rows.push(known_row(effort, &case, |to| endpoints::whole_path(to, size, effort.time)));
+    }
+    let mut bare = known_row(effort, "services/92 B, on one node", |to| {
+        services::known_flow(to, 92, effort.time)
+    });
+    (bare["target"], bare["met"]) = (Value::Null, Value::Null);
+    rows.push(bare);
+    rows
+}
+
+/// Returns a row of packets of a known flow to the service, beside one to an instance itself.
+fn known_row(effort: &Effort, case: &str, measure: impl Fn(To) -> f64) -> Value {
+    let (mut service, mut direct) = (Vec::new(), Vec::new());
+    // By turns, so that both meet the same moments of the machine.
+    for _ in 0..effort.runs {
+        service.push(1e9 / measure(To::Service));
+        direct.push(1e9 / measure(To::Instance));
+    }
+    let metric = "packets of a known flow on one core";
+    let (ours, against, theirs) = (&service[..], "to an instance itself", &direct[..]);
+    let mut row = Comparison { case, metric, ours, against, theirs }.row();
+    row["unit"] = "1/s".into();
+    report::aim(&mut row, ">= 0.98", "ratio", |ratio| ratio >= 0.98);
+    row
+}
+
 fn packet_rows(effort: &Effort, case: &str, size: usize) -> [Value; 2] {
     let (mut ours, mut boringtun, mut floor) = (Vec::new(), Vec::new(), Vec::new());
     // By turns, so that all three meet the same moments of the machine.
     for _ in 0..effort.runs {
-        ours.push(endpoints::whole_path(size, effort.time));
+        ours.push(endpoints::whole_path(To::Instance, size, effort.time));
         boringtun.push(engines::boringtun(size, effort.time));
         floor.push(engines::aead(size, effort.time));
     }

@@ -7,6 +7,29 @@ pub(crate) const API: IdentityId = IdentityId(2);
 /// The port of the load.
 pub(crate) const PORT: u16 = 5201;
 
+/// The destination of a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum To {
+    /// An instance of the service.
+    Instance,
+    /// The service.
+    Service,
+}
+
+/// The service's port and address.
+pub(crate) const SERVICE_PORT: u16 = 80;
+pub(crate) const SERVICE: [u8; 4] = [10, 42, 255, 7];
+
+/// Returns an IPv4 packet of `length` bytes to the service, or to one of its instances.
+pub(crate) fn packet_to(to: To, protocol: u8, length: usize) -> Vec<u8> {
+    let mut packet = packet(protocol, 4000, length);
+    if to == To::Service {
+        packet[16..20].copy_from_slice(&SERVICE);
+        packet[22..24].copy_from_slice(&SERVICE_PORT.to_be_bytes());
+    }
+    packet
+}
+
 /// An ACL of so many entries of which no two touch, the load's among them.
 pub(crate) fn acl(rules: u16) -> Acl {
     let entry =

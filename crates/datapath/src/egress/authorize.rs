@@ -3,22 +3,38 @@
 
 use crate::{
     drop_reason::DropReason,
-    filter::FilterInput,
+    filter::{FilterInput, Passed},
     flow_log::{Denial, FlowKind},
     headers::{Headers, Icmp},
     icmp_error::Quoted,
     index::WorkloadIndex,
     link_counters::Tally,
     packet_batch::PacketBatch,
+    services::translation::Translation,
     tables::{
         local_entry::{LocalEntry, NextHop},
         next_hop::Route,
     },
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
+
+/// A packet of a workload, before it is judged.
+pub(super) struct EgressInput<'a> {
+    pub(super) packet: &'a [u8],
+    pub(super) headers: &'a Headers,
+    pub(super) tally: Tally,
+    /// The connection through a service that it belongs to, if it is translated already.
+    pub(super) translation: Option<&'a Arc<Translation>>,
+}
+
+/// A packet that a workload may send.
+pub(super) struct Authorized {
+    pub(super) next_hop: NextHop,
+    pub(super) passed: Passed,
+}
 
 impl PacketBatch<'_> {
-    /// Decides whether a workload may send a packet. Returns the next hop.
+    /// Decides whether a workload may send a packet.
     ///
     /// # Errors
     /// The reason for which the packet is to be dropped.
@@ -26,16 +42,15 @@ impl PacketBatch<'_> {
     pub(super) fn authorize(
         &self,
         from: WorkloadIndex,
-        packet: &[u8],
-        headers: &Headers,
-        tally: Tally,
-    ) -> Result<NextHop, DropReason> {
+        input: &EgressInput<'_>,
+    ) -> Result<Authorized, DropReason> {
+        let EgressInput { packet, headers, tally, translation } = *input;
         if !is_unicast(headers.destination) {
             return Err(DropReason::NotUnicast);
         }
         let local = self.tables.local(from).ok_or(DropReason::NotAdmitted)?;
         if headers.icmp == Icmp::Error {
-            return self.authorize_icmp_error((from, local), packet, headers, tally);
+            return self.authorize_icmp_error((from, local), input);
         }
         if !self.tables.is_source_of(from, local, headers.source) {
             return Err(DropReason::SpoofedByWorkload);
@@ -43,12 +58,12 @@ impl PacketBatch<'_> {
         let source = local.party().ok_or(DropReason::NotAdmitted)?;
         let allowed = self.tables.route(self.now, headers.destination).and_then(|route| {
             let Route { next_hop, party: destination } = route;
-            let input = FilterInput { packet, headers, source, destination, tally };
-            self.state.filter.check(&self.tables.rules, self.now, &input)?;
-            Ok(next_hop)
+            let input = FilterInput { packet, headers, source, destination, tally, translation };
+            let passed = self.state.filter.check(&self.tables.rules, self.now, &input)?;
+            Ok(Authorized { next_hop, passed })
         });
-        if let Err(reason) = allowed {
-            self.note_denial(from, headers, reason);
+        if let Err(reason) = &allowed {
+            self.note_denial(from, headers, *reason);
         }
         allowed
     }
@@ -72,10 +87,8 @@ impl PacketBatch<'_> {
     fn authorize_icmp_error(
         &self,
         (from, local): (WorkloadIndex, &LocalEntry),
-        packet: &[u8],
-        headers: &Headers,
-        tally: Tally,
-    ) -> Result<NextHop, DropReason> {
+        EgressInput { packet, headers, tally, translation }: &EgressInput<'_>,
+    ) -> Result<Authorized, DropReason> {
         let Self { state, tables, now, .. } = self;
         let quoted = Quoted::read(packet, headers).and_then(|quoted| {
             let sender = tables.icmp_error_sender(from, local, quoted.headers.destination)?;
@@ -92,9 +105,10 @@ impl PacketBatch<'_> {
             return Err(DropReason::SpoofedByWorkload);
         }
         let Route { next_hop, party: destination } = tables.route(*now, headers.destination)?;
-        let input = FilterInput { packet, headers, source, destination, tally };
-        state.filter.check_icmp_error(&tables.rules, *now, &quoted, &input)?;
-        Ok(next_hop)
+        let (tally, translation) = (*tally, *translation);
+        let input = FilterInput { packet, headers, source, destination, tally, translation };
+        let passed = state.filter.check_icmp_error(&tables.rules, *now, &quoted, &input)?;
+        Ok(Authorized { next_hop, passed })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Egress: the way of a packet from a workload's TUN to the network, or to another workload of the
 //! node. In this order:
 //!
-//! 1. Here: headers are read, and long ICMP errors truncated.
-//! 2. [`authorize`]: the source address, the next hop, and the filter.
+//! 1. Here: headers are read, and long ICMP errors truncated. [`service`]: what goes to a service
+//!    goes to one of its instances instead.
+//! 2. [`authorize`]: the source address, the next hop, and the filter. [`service_answer`]: an
+//!    answer of an instance comes from its service again.
 //! 3. [`packet_too_big`]: a packet that is too long for its path is answered.
 //! 4. [`segment`]: a super-packet is cut into packets of the path's size.
 //! 5. [`encrypt`]: each packet is sealed where it leaves from, or staged until there is a session.
@@ -18,6 +20,8 @@ mod query;
 pub(crate) mod rejection;
 pub(crate) mod segment;
 pub(crate) mod send_batch;
+pub(crate) mod service;
+pub(crate) mod service_answer;
 pub(crate) mod staged;
 
 use crate::{
@@ -35,14 +39,16 @@ use crate::{
     sink::Sink,
     tables::local_entry::{LocalEntry, NextHop},
 };
+use authorize::EgressInput;
 use packet_too_big::TooBig;
 use segment::Segments;
+use service::Leg;
 use std::slice::from_ref;
 
 /// A packet whose headers are parsed.
 pub(crate) struct EgressPacket<'a> {
     pub(crate) packet: &'a mut [u8],
-    pub(crate) headers: &'a Headers,
+    pub(crate) headers: &'a mut Headers,
     /// The offloads that are still to be done.
     pub(crate) offload: Offload,
 }
@@ -57,18 +63,41 @@ impl PacketBatch<'_> {
         packet: &mut [u8],
         sink: &mut impl Sink,
     ) {
+        let waited_for = self.headers_if_fragments_wait(packet);
         match self.forward(from, offload, packet, sink) {
             Err(Dropped { reason: DropReason::OrphanFragment, .. })
                 if self.queue_fragment(from, packet) => {}
             Err(dropped) => self.drop_from_workload(from, packet, dropped, sink),
-            Ok(()) if self.state.filter.has_waiting_fragments() => {
-                for mut later in self.fragments_after(packet) {
-                    if let Err(dropped) = self.forward(from, Offload::None, &mut later, sink) {
-                        self.state.drops.count(dropped.reason, dropped.packets);
-                    }
+            Ok(()) => {
+                if let Some(first) = waited_for {
+                    self.forward_fragments_after(from, &first, sink);
                 }
             }
-            Ok(()) => {}
+        }
+    }
+
+    /// Returns the headers of a packet as they are before it is translated, if fragments wait for
+    /// any.
+    #[inline]
+    fn headers_if_fragments_wait(&self, packet: &[u8]) -> Option<Headers> {
+        if !self.state.filter.has_waiting_fragments() {
+            return None;
+        }
+        Headers::parse(packet).ok()
+    }
+
+    /// Sends the fragments that have waited for a packet which has passed.
+    #[cold]
+    fn forward_fragments_after(
+        &mut self,
+        from: WorkloadIndex,
+        first: &Headers,
+        sink: &mut impl Sink,
+    ) {
+        for mut later in self.state.filter.take_fragments(first) {
+            if let Err(dropped) = self.forward(from, Offload::None, &mut later, sink) {
+                self.state.drops.count(dropped.reason, dropped.packets);
+            }
         }
     }
 
@@ -80,7 +109,10 @@ impl PacketBatch<'_> {
         Dropped { reason, packets }: Dropped,
         sink: &mut impl Sink,
     ) {
-        let is_rejected = reason.is_denial() && self.reject_to_workload(from, packet, sink);
+        let is_rejected = match reason {
+            DropReason::NoInstance => self.refuse_to_workload(from, packet, sink),
+            _ => reason.is_denial() && self.reject_to_workload(from, packet, sink),
+        };
         self.state.drops.count(if is_rejected { DropReason::Rejected } else { reason }, packets);
     }
 
@@ -97,16 +129,36 @@ impl PacketBatch<'_> {
         let packets = segment::count(&headers, offload);
         let packet = &mut packet[..headers.length];
         if headers.destination_port == DNS_PORT || headers.source_port == DNS_PORT {
-            let egress = EgressPacket { packet, headers: &headers, offload };
+            let egress = EgressPacket { packet, headers: &mut headers, offload };
             if let Some(done) = self.egress_dns(from, egress, sink) {
                 return done;
             }
         }
         let tally = Tally { packets, bytes: headers.length as u64 };
-        let next_hop = self
-            .authorize(from, packet, &headers, tally)
-            .map_err(|reason| Dropped { reason, packets })?;
-        let egress = EgressPacket { packet, headers: &headers, offload };
+        let dropped = |reason| Dropped { reason, packets };
+        let leg = match self.tables.services.are_at(headers.destination) {
+            true => self.translate(from, packet, &mut headers, offload).map_err(dropped)?,
+            false => Leg::Direct,
+        };
+        let input =
+            EgressInput { packet, headers: &headers, tally, translation: leg.translation() };
+        let authorized = self.authorize(from, &input);
+        let mut egress = EgressPacket { packet, headers: &mut headers, offload };
+        let authorized = match (authorized, &leg) {
+            (Err(reason), Leg::Request(request)) => {
+                let dropped = dropped(reason);
+                return self.refuse_request((from, request), &mut egress, dropped, sink);
+            }
+            (authorized, _) => authorized.map_err(dropped)?,
+        };
+        let next_hop = match (&leg, &authorized.passed.translation) {
+            (Leg::Direct, None) => authorized.next_hop,
+            _ => {
+                let after = self.after_filter((from, &leg), authorized, &mut egress, sink);
+                let Some(next_hop) = after.map_err(dropped)? else { return Ok(()) };
+                next_hop
+            }
+        };
         match next_hop {
             NextHop::Workload(to) => {
                 let whole = 0..egress.packet.len();
@@ -158,10 +210,7 @@ impl PacketBatch<'_> {
     #[cold]
     fn answer_too_big(&self, sender: WorkloadIndex, too_big: TooBig<'_>, sink: &mut impl Sink) {
         if let Some(NextHop::Workload(sender)) = self.tables.next_hop_of(sender) {
-            let answer = too_big.answer();
-            let whole = 0..answer.len();
-            let list = GatherList::new(&answer, from_ref(&whole));
-            sink.to_workload(sender, Offload::None, list);
+            self.hand_error(sender, too_big.answer(), sink);
         }
     }
 
@@ -172,11 +221,5 @@ impl PacketBatch<'_> {
         let party = self.tables.local(from).and_then(LocalEntry::party);
         let (Some(party), Ok(headers)) = (party, Headers::parse(packet)) else { return false };
         self.state.filter.queue_fragment(self.now, &headers, party, &packet[..headers.length])
-    }
-
-    /// Removes and returns the fragments that have waited for a packet which has passed.
-    #[cold]
-    fn fragments_after(&self, packet: &[u8]) -> Vec<Vec<u8>> {
-        Headers::parse(packet).map_or(vec![], |headers| self.state.filter.take_fragments(&headers))
     }
 }

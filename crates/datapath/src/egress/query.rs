@@ -21,19 +21,19 @@ impl PacketBatch<'_> {
     pub(super) fn egress_dns(
         &mut self,
         from: WorkloadIndex,
-        EgressPacket { packet, headers, offload }: EgressPacket<'_>,
+        egress: EgressPacket<'_>,
         sink: &mut impl Sink,
     ) -> Option<Result<(), Dropped>> {
-        let egress = EgressPacket { packet, headers, offload };
+        let headers = *egress.headers;
         let streams = self.tables.resolver.streams;
         if streams == Some(from) {
             return Some(self.answer_stream(egress, sink).map_err(Dropped::one));
         }
-        let is_query = headers.destination_port == DNS_PORT && self.is_resolver(headers);
+        let is_query = headers.destination_port == DNS_PORT && self.is_resolver(&headers);
         if !is_query {
             return None;
         }
-        let done = self.check_asker(from, headers).and_then(|asker| match headers.ip_protocol {
+        let done = self.check_asker(from, &headers).and_then(|asker| match headers.ip_protocol {
             UDP => self.answer_datagrams(asker, &egress, sink),
             _ => {
                 let streams = streams.ok_or(DropReason::UnknownAddress)?;
@@ -117,7 +117,7 @@ impl PacketBatch<'_> {
         egress: EgressPacket<'_>,
         sink: &mut impl Sink,
     ) -> Result<(), DropReason> {
-        let headers = egress.headers;
+        let headers = *egress.headers;
         if headers.ip_protocol != TCP || headers.source_port != DNS_PORT {
             return Err(DropReason::NotAdmitted);
         }

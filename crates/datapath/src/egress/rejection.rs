@@ -55,9 +55,9 @@ impl PacketBatch<'_> {
     ) -> bool {
         match self.tables.next_hop_of(to) {
             Some(NextHop::Device(device)) => {
-                let Ok(headers) = Headers::parse(&packet) else { return false };
-                let egress =
-                    EgressPacket { packet: &mut packet, headers: &headers, offload: Offload::None };
+                let Ok(mut headers) = Headers::parse(&packet) else { return false };
+                let (packet, headers) = (&mut packet[..], &mut headers);
+                let egress = EgressPacket { packet, headers, offload: Offload::None };
                 self.send_to_device(device, egress, sink).is_ok()
             }
             _ => {
@@ -69,9 +69,10 @@ impl PacketBatch<'_> {
 
     /// Hands a segment to the end of a connection that is cut, if it is on this node: the other
     /// end's node does the same for it.
-    pub(crate) fn reset(&mut self, to: IpAddr, segment: Vec<u8>, sink: &mut impl Sink) {
+    pub(crate) fn reset(&mut self, to: IpAddr, mut segment: Vec<u8>, sink: &mut impl Sink) {
         let workload = self.tables.local_at(to).map(|(workload, _)| workload);
         if let Some(workload) = workload {
+            self.translate_own(&mut segment);
             self.hand_to_workload(workload, segment, sink);
         }
     }

@@ -1,7 +1,7 @@
 //! Sending packets that have waited for a session. The rules may have changed meanwhile, so each is
 //! authorized again; it was counted when it was staged.
 
-use super::{EgressPacket, segment::Segments};
+use super::{EgressPacket, authorize::EgressInput, segment::Segments};
 use crate::{
     drop_reason::{DropReason, Dropped},
     ecn::Ecn,
@@ -27,9 +27,11 @@ impl PacketBatch<'_> {
         sink: &mut impl Sink,
     ) {
         let of_workload = Headers::parse(&packet).ok().filter(|_| Vouch::decode(&packet).is_none());
-        let Some(headers) = of_workload else { return self.send_control(peer, &packet, sink) };
+        let Some(mut headers) = of_workload else { return self.send_control(peer, &packet, sink) };
         let sent = match self.tables.device_at(peer) {
-            Some(device) => self.send_staged_to_device((device, peer), &mut packet, &headers, sink),
+            Some(device) => {
+                self.send_staged_to_device((device, peer), &mut packet, &mut headers, sink)
+            }
             None => self.send_staged_to_peer(&mut packet, &headers, sink).map_err(Dropped::one),
         };
         if let Err(Dropped { reason, packets }) = sent {
@@ -45,7 +47,9 @@ impl PacketBatch<'_> {
     ) -> Result<(), DropReason> {
         let sender = self.tables.local_at(sender_of(packet, headers));
         let (from, _) = sender.ok_or(DropReason::NotAdmitted)?;
-        let NextHop::Peer(peer) = self.authorize(from, packet, headers, Tally::default())? else {
+        // It was translated before it was staged.
+        let input = EgressInput { packet, headers, tally: Tally::default(), translation: None };
+        let NextHop::Peer(peer) = self.authorize(from, &input)?.next_hop else {
             // The address has come to this node meanwhile.
             return Err(DropReason::NoSession);
         };
@@ -62,7 +66,7 @@ impl PacketBatch<'_> {
         &mut self,
         (device, peer): (WorkloadIndex, PeerIndex),
         packet: &mut [u8],
-        headers: &Headers,
+        headers: &mut Headers,
         sink: &mut impl Sink,
     ) -> Result<(), Dropped> {
         self.check_for_device(device, packet, headers).map_err(Dropped::one)?;
@@ -81,11 +85,12 @@ impl PacketBatch<'_> {
         let local = tables.local(device).ok_or(DropReason::NotAdmitted)?;
         let destination = local.party().ok_or(DropReason::NotAdmitted)?;
         let tally = Tally::default();
-        let input = FilterInput { packet, headers, source, destination, tally };
+        let input = FilterInput { packet, headers, source, destination, tally, translation: None };
         match Quoted::read(packet, headers).filter(|_| headers.icmp == Icmp::Error) {
-            Some(quoted) => state.filter.check_icmp_error(&tables.rules, *now, &quoted, &input),
-            None => state.filter.check(&tables.rules, *now, &input),
-        }
+            Some(quoted) => state.filter.check_icmp_error(&tables.rules, *now, &quoted, &input)?,
+            None => state.filter.check(&tables.rules, *now, &input)?,
+        };
+        Ok(())
     }
 }
 

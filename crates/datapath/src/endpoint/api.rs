@@ -4,6 +4,7 @@ use crate::{
     config::Link,
     drop_reason::DropReason,
     endpoint_state::EndpointState,
+    flow::{state::SavedFlow, table::Restoration},
     flow_log::Denial,
     in_band::vouch::Vouch,
     index::{PeerIndex, WorkloadIndex},
@@ -13,6 +14,7 @@ use crate::{
     packet_batch::{PacketBatch, WorkerScratch},
     reflexive::ReflexiveAddresses,
     saved_flows::SavedFlowsError,
+    services::{mapping::Mapping, translation::Target},
     sink::{Sink, send_plain},
     timeouts::Timeouts,
     transport::{
@@ -194,7 +196,20 @@ impl Endpoint {
             let owner = route.map(|route| route.party.owner);
             owner.or_else(|| Some(tables.local_at(address)?.1.owner)).unwrap_or(NOBODY)
         };
-        self.state.filter.import(now.instant, now.unix, bytes, owner_of)
+        let translation_of = |mapping: Mapping| {
+            let service = tables.services.at(mapping.service.address);
+            let target = service.and_then(|service| {
+                let load = service.instance_at(mapping.instance.address)?.load.clone();
+                Some(Target { counters: service.counters.clone(), load })
+            });
+            let owner = owner_of(mapping.client.address);
+            self.state.services.restore(now.instant, owner, mapping, target)
+        };
+        let restoration_of = |flow: &SavedFlow| Restoration {
+            owner: owner_of(flow.initiator_address()),
+            translation: flow.mapping.map(translation_of),
+        };
+        self.state.filter.import(now.instant, now.unix, bytes, restoration_of)
     }
 
     /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time

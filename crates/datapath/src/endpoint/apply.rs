@@ -5,11 +5,11 @@ use super::{
     resets::{RESET_ALL, RESET_QUARANTINED, RETIME},
 };
 use crate::{
-    config::{ConfigChange, NetworkConfig, PeerConfig, Quarantine},
+    config::{ConfigChange, NetworkConfig, PeerConfig, Quarantine, WorkloadConfig},
     keys,
     tables::state::Tables,
 };
-use meshward_types::NodeName;
+use meshward_types::{NodeName, WorkloadId};
 use std::time::Instant;
 
 impl Endpoint {
@@ -22,6 +22,7 @@ impl Endpoint {
         for change in changes {
             flow_changes |= self.apply_change(now, &mut tables, change);
         }
+        tables.refresh_places();
         tables.rules.begin_generation();
         if !is_first {
             self.plan_resets(&tables, flow_changes);
@@ -43,25 +44,39 @@ impl Endpoint {
             ConfigChange::RemoveIdentity(id) => tables.rules.remove_identity(id),
             ConfigChange::PutWorkload(id, config) => {
                 let quarantine = config.quarantine;
-                tables.put_workload(&id, Some(config));
+                self.apply_workload(now, tables, &id, Some(config));
                 return resets_of(quarantine);
             }
-            ConfigChange::RemoveWorkload(id) => tables.put_workload(&id, None),
+            ConfigChange::RemoveWorkload(id) => self.apply_workload(now, tables, &id, None),
+            ConfigChange::PutService(name, config) => tables.put_service(name, config),
+            ConfigChange::RemoveService(name) => tables.services.remove(&name),
             ConfigChange::PutLink(link, acl) => tables.rules.put_link(link, acl),
             ConfigChange::RemoveLink(link) => tables.rules.remove_link(link),
         }
         0
     }
 
+    fn apply_workload(
+        &self,
+        now: Instant,
+        tables: &mut Tables,
+        id: &WorkloadId,
+        config: Option<WorkloadConfig>,
+    ) {
+        let before = tables.identity_of(id);
+        tables.put_workload(id, config);
+        tables.refresh_instance(self.state.services.micros(now), id, before);
+    }
+
     fn apply_peer(&self, now: Instant, tables: &mut Tables, node: &NodeName, config: PeerConfig) {
-        let PeerConfig { public_key, candidates, prefixes } = config;
-        let peer = tables.put_peer(node, prefixes);
+        let PeerConfig { public_key, candidates, prefixes, site } = config;
+        let peer = tables.put_peer(node, prefixes, site);
         self.state.transport.put_node(now, peer, keys::to_wireguard(public_key), candidates);
     }
 }
 
 fn apply_network(tables: &mut Tables, config: NetworkConfig) -> u8 {
-    let NetworkConfig { prefixes, mtu, conduct } = config;
+    let NetworkConfig { prefixes, service_blocks, mtu, conduct } = config;
     let before = *tables.rules.conduct();
     let mut flow_changes = 0;
     if conduct.resets > before.resets {
@@ -72,6 +87,7 @@ fn apply_network(tables: &mut Tables, config: NetworkConfig) -> u8 {
     }
     tables.mtu = mtu;
     tables.prefixes = prefixes;
+    tables.services.set_blocks(&service_blocks);
     tables.rules.set_conduct(conduct);
     flow_changes
 }

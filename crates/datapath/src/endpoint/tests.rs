@@ -1,6 +1,6 @@
 use super::api::Endpoint;
 use crate::{
-    config::{ConfigChange, Link, NetworkConfig, PeerConfig, Quarantine, WorkloadConfig},
+    config::{ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, WorkloadConfig},
     drop_reason::DropReason,
     ecn::Ecn,
     gather::GatherList,
@@ -16,7 +16,7 @@ use crate::{
     workload::LocalWorkload,
 };
 use meshward_types::{
-    Acl, AclEntry, Conduct, IdentityId, NodeName, PortRange, Protocol, WorkloadId,
+    Acl, AclEntry, Conduct, IdentityId, NodeName, PortRange, Protocol, Serving, WorkloadId,
 };
 use meshward_wireguard::load_gate::Incoming;
 use meshward_wireguard::message::OVERHEAD;
@@ -29,6 +29,7 @@ mod fragments;
 mod icmp_errors;
 mod rejections;
 mod resolver;
+mod services;
 
 const WEB: IdentityId = IdentityId(1);
 const API: IdentityId = IdentityId(2);
@@ -134,7 +135,9 @@ fn workload_at(at: usize) -> IpAddr {
 }
 
 fn put_network(conduct: Conduct) -> ConfigChange {
-    ConfigChange::SetNetwork(NetworkConfig { prefixes: vec![], mtu: 1420, conduct })
+    let service_blocks =
+        vec!["10.42.255.0/24".parse().unwrap(), "fd42:0:0:ff::/64".parse().unwrap()];
+    ConfigChange::SetNetwork(NetworkConfig { prefixes: vec![], service_blocks, mtu: 1420, conduct })
 }
 
 fn put_workload(at: usize, identity: IdentityId) -> ConfigChange {
@@ -144,6 +147,7 @@ fn put_workload(at: usize, identity: IdentityId) -> ConfigChange {
         addresses: vec![workload_at(at)],
         identity,
         quarantine: Quarantine::None,
+        serving: Serving::Ready,
     };
     ConfigChange::PutWorkload(id(at), config)
 }
@@ -177,6 +181,7 @@ impl Pair {
                 public_key: secrets[other].public(),
                 candidates: vec![format!("192.0.2.{other}:51820").parse().unwrap()],
                 prefixes: vec![format!("10.42.{other}.0/24").parse().unwrap()],
+                site: PeerSite::Other,
             };
             endpoint.apply(
                 now,
@@ -342,6 +347,7 @@ fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
             addresses: vec!["10.42.0.2".parse().unwrap()],
             identity: WEB,
             quarantine: Quarantine::None,
+            serving: Serving::Ready,
         };
         let another = ConfigChange::PutWorkload(id(2), config);
         let unspoken = ConfigChange::RemoveWorkload(id(0));
@@ -380,6 +386,7 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
         addresses,
         identity: API,
         quarantine: Quarantine::None,
+        serving: Serving::Ready,
     };
     node.endpoint.apply(pair.now, [ConfigChange::PutWorkload(id(9), config)]);
     let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");
@@ -565,6 +572,7 @@ fn packets_for_a_peer_without_an_address_wait_until_it_initiates() {
         public_key: SecretKey::from_bytes([2; 32]).public(),
         candidates: vec![],
         prefixes: vec!["10.42.1.0/24".parse().unwrap()],
+        site: PeerSite::Other,
     };
     pair.apply(0, &[ConfigChange::RemovePeer(name(1))]);
     pair.apply(0, &[ConfigChange::PutPeer(name(1), peer)]);

@@ -26,6 +26,7 @@ impl Endpoint {
         state.drops.count(DropReason::NoSession, given_up);
         self.watch_gateways(now.instant, sink);
         state.filter.tick(now.instant);
+        state.services.tick(now.instant);
         state.drops.count(DropReason::OrphanFragment, state.filter.take_lost_fragments());
         if state.tables.read().has_expired_vouches(now.instant) {
             state.tables.write().forget_expired_vouches(now.instant);

@@ -1,6 +1,6 @@
 //! The check of one packet by its flow, or by the rules.
 
-use super::state::{FilterInput, FilterState};
+use super::state::{FilterInput, FilterState, Passed};
 use crate::{
     config::Link,
     drop_reason::DropReason,
@@ -15,6 +15,7 @@ use crate::{
     icmp_error::Quoted,
     link_counters::Counters,
     rules::{Party, Rules},
+    services::translation::Translation,
     tcp::{Segment, State},
 };
 use meshward_types::{Protocol, Verdict};
@@ -58,7 +59,7 @@ struct FlowDirections {
 
 impl Evaluation<'_> {
     #[inline]
-    pub(super) fn check(&self) -> Result<(), DropReason> {
+    pub(super) fn check(&self) -> Result<Passed, DropReason> {
         let FilterInput { packet, headers, .. } = *self.input;
         if let Fragment::Later(_) = headers.fragment {
             return self.check_later_fragment();
@@ -70,19 +71,19 @@ impl Evaluation<'_> {
                 let quoted = quoted.filter(|quoted| quoted.headers.destination == headers.source);
                 self.check_quoted(quoted.as_ref())
             }
-            Icmp::Other => self.check_alone(),
+            Icmp::Other => self.check_alone().map(|()| Passed::default()),
         }
     }
 
     /// Checks a later fragment: its first one was checked by the same rules.
-    fn check_later_fragment(&self) -> Result<(), DropReason> {
+    fn check_later_fragment(&self) -> Result<Passed, DropReason> {
         if self.refusal() == DropReason::Quarantined {
             return Err(DropReason::Quarantined);
         }
         let (headers, generation) = (self.input.headers, self.rules.generation());
-        let link = self.state.fragments.pass_later(self.time.seconds, headers, generation)?;
-        link.add(self.input.tally, false);
-        Ok(())
+        let first = self.state.fragments.pass_later(self.time.seconds, headers, generation)?;
+        first.link.add(self.input.tally, false);
+        Ok(Passed { translation: first.translation })
     }
 
     /// Counts a packet that is refused.
@@ -107,10 +108,22 @@ impl Evaluation<'_> {
     /// Lets the packet pass, and counts it.
     #[inline]
     fn pass(&self, link: &Arc<Counters>, is_observed: bool) -> Result<(), DropReason> {
+        self.pass_of(link, is_observed, self.input.translation)
+    }
+
+    /// Lets the packet pass, and counts it. `translation`: the connection through a service that its
+    /// flow is.
+    #[inline]
+    fn pass_of(
+        &self,
+        link: &Arc<Counters>,
+        is_observed: bool,
+        translation: Option<&Arc<Translation>>,
+    ) -> Result<(), DropReason> {
         let FilterInput { headers, source, tally, .. } = *self.input;
         if let Fragment::First(_) = headers.fragment {
             let (owner, generation) = (source.owner, self.rules.generation());
-            let verdict = FirstVerdict { owner, generation, link };
+            let verdict = FirstVerdict { owner, generation, link, translation };
             self.state.fragments.pass_first(self.time.seconds, headers, verdict)?;
         }
         link.add(tally, is_observed);
@@ -146,7 +159,7 @@ impl Evaluation<'_> {
 
     /// Checks an ICMP error. It belongs to the flow whose packet it quotes: that packet went the
     /// other way, and was on it a moment ago (RFC 5927). Whoever is quarantined sends none.
-    pub(super) fn check_quoted(&self, quoted: Option<&Quoted>) -> Result<(), DropReason> {
+    pub(super) fn check_quoted(&self, quoted: Option<&Quoted>) -> Result<Passed, DropReason> {
         let Self { rules, time, .. } = *self;
         let FilterInput { headers, source, destination, tally, .. } = *self.input;
         if rules.is_quarantined(source) {
@@ -176,14 +189,14 @@ impl Evaluation<'_> {
             Err(DropReason::StrayIcmpError)
         } else {
             flow.link.add(tally, flow.is_observed());
-            Ok(())
+            Ok(self.passed(flow))
         };
         entry.reclassify();
         checked
     }
 
     #[inline]
-    fn check_flow(&self) -> Result<(), DropReason> {
+    fn check_flow(&self) -> Result<Passed, DropReason> {
         let Self { rules, time, .. } = *self;
         let FilterInput { packet, headers, .. } = *self.input;
         let (key, from) = FlowKey::of(headers);
@@ -197,13 +210,32 @@ impl Evaluation<'_> {
             && (!begins || flow.right() == from)
         {
             flow.note_packet(time.seconds, rules.timeouts(), packet);
-            let passed = self.pass(&flow.link, flow.is_observed());
+            flow.join(self.input.translation, begins);
+            let passed = self
+                .pass_of(&flow.link, flow.is_observed(), flow.any_translation())
+                .map(|()| self.passed(flow));
             entry.reclassify();
             return passed;
         }
         let checked = self.check_anew(&mut entry, packet);
+        let passed = checked.map(|()| match entry.get(time.seconds) {
+            Some(flow) => {
+                flow.join(self.input.translation, begins);
+                self.passed(flow)
+            }
+            None => Passed::default(),
+        });
         entry.reclassify();
-        checked
+        passed
+    }
+
+    /// Returns what is to be done yet with a packet of a flow, which passes.
+    #[inline]
+    fn passed(&self, flow: &Flow) -> Passed {
+        match self.input.translation {
+            None => Passed { translation: flow.any_translation().cloned() },
+            Some(_) => Passed::default(),
+        }
     }
 
     /// Checks the first packet of a flow, the first after the rules have changed, one that the
@@ -238,7 +270,7 @@ impl Evaluation<'_> {
         }
         if !flow.is_denied() {
             flow.note_packet(time.seconds, rules.timeouts(), packet);
-            return self.pass(&flow.link, flow.is_observed());
+            return self.pass_of(&flow.link, flow.is_observed(), flow.any_translation());
         }
         // An end still believes in it.
         flow.extend(time.seconds, rules.timeouts(), headers.protocol());

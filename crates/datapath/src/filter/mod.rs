@@ -10,23 +10,23 @@ mod evaluation;
 mod reset;
 mod state;
 
-pub use state::FilterInput;
 pub(crate) use state::{CutScope, CutSearch, Reset};
+pub use state::{FilterInput, Passed};
 
 use crate::{
     drop_reason::DropReason,
     fair_table::entry::Evictable,
     flow::{
         key::{FlowKey, FlowTuple},
-        state::SavedFlow,
-        table::{FlowChunk, MAX_FLOWS},
+        state::{Flow, SavedFlow},
+        table::{FlowChunk, MAX_FLOWS, Restoration},
     },
     headers::Headers,
     icmp_error::Quoted,
     link_counters::{LinkFlow, LinkStats},
-    owner::QuotaOwner,
     rules::{Party, Rules},
     saved_flows::{self, SavedFlowsError},
+    services::translation::Translation,
 };
 use evaluation::{Evaluation, Time};
 use meshward_types::Protocol;
@@ -34,7 +34,10 @@ use reset::{Parties, is_to_be_reset, reset_both};
 use state::FilterState;
 use std::{
     net::IpAddr,
-    sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -84,7 +87,7 @@ impl Filter {
         rules: &Rules,
         now: Instant,
         input: &FilterInput<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Passed, DropReason> {
         let seconds = self.seconds(now);
         let time = Time { seconds, resumes: seconds < self.resumes_until.load(Relaxed) };
         let evaluation = Evaluation { state: &self.state, rules, time, input };
@@ -103,7 +106,7 @@ impl Filter {
         now: Instant,
         quoted: &Quoted,
         input: &FilterInput<'_>,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Passed, DropReason> {
         let time = Time { seconds: self.seconds(now), resumes: false };
         let evaluation = Evaluation { state: &self.state, rules, time, input };
         evaluation.check_quoted(Some(quoted)).inspect_err(|reason| evaluation.note_refused(*reason))
@@ -116,6 +119,23 @@ impl Filter {
         }
         let mut entry = self.state.flows.entry(FlowKey::of(headers).0);
         entry.get(self.seconds(now)).is_some_and(|flow| flow.is_reset())
+    }
+
+    /// Returns whether a connection with these addresses and ports would be taken for no other that
+    /// is there.
+    pub(crate) fn is_free(&self, now: Instant, headers: &Headers) -> bool {
+        let mut entry = self.state.flows.entry(FlowKey::of(headers).0);
+        entry.get(self.seconds(now)).is_none_or(|flow| flow.is_free())
+    }
+
+    /// Returns the connection through a service that a packet belongs to.
+    pub(crate) fn translation_of(
+        &self,
+        now: Instant,
+        headers: &Headers,
+    ) -> Option<Arc<Translation>> {
+        let mut entry = self.state.flows.entry(FlowKey::of(headers).0);
+        entry.get(self.seconds(now)).and_then(|flow| Flow::translation(flow).cloned())
     }
 
     /// Returns the chunks of the flow table, each some hundreds of flows: see [`Self::reset_cut`].
@@ -189,27 +209,30 @@ impl Filter {
         saved_flows::encode(&self.state.flows.save(self.seconds(now)), unix, is_last)
     }
 
-    /// Imports the flows of another filter, each charged to the owner of the address that began it,
-    /// and checked by the rules of now at its next packet. If these are all that there were, no
-    /// connection is resumed by a packet any more. Returns the number of imported flows.
+    /// Imports the flows of another filter, which the rules of now check at their next packets. If
+    /// these are all that there were, no connection is resumed by a packet any more.
+    /// `restoration_of`: what is not saved of a flow. Returns the number of imported flows.
     ///
     /// # Errors
     /// Fails if the bytes are not in the format of [`Self::export`].
-    pub fn import(
+    pub(crate) fn import(
         &self,
         now: Instant,
         unix: Duration,
         bytes: &[u8],
-        owner_of: impl Fn(IpAddr) -> QuotaOwner,
+        restoration_of: impl Fn(&SavedFlow) -> Restoration,
     ) -> Result<usize, SavedFlowsError> {
         let saved = saved_flows::decode(bytes)?;
         let gone = unix.saturating_sub(saved.written).as_secs().try_into().unwrap_or(u32::MAX);
         let (seconds, state) = (self.seconds(now), &self.state);
         let restored = saved.flows.iter().filter(|flow| {
             let left = flow.left.saturating_sub(gone);
-            let owner = owner_of(flow.initiator_address());
             let flow = SavedFlow { left, ..**flow };
-            left > 0 && state.flows.restore(seconds, &flow, owner, state.links.uncounted())
+            if left == 0 {
+                return false;
+            }
+            let restoration = restoration_of(&flow);
+            state.flows.restore(seconds, &flow, restoration, state.links.uncounted())
         });
         let count = restored.count();
         if saved.complete {

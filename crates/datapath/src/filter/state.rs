@@ -6,8 +6,9 @@ use crate::{
     headers::Headers,
     link_counters::{LinkCounters, Tally},
     rules::Party,
+    services::translation::Translation,
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 /// A packet before the filter.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +23,16 @@ pub struct FilterInput<'a> {
     pub destination: Party,
     /// The packets and bytes that are added to its link's counters if it passes.
     pub tally: Tally,
+    /// The connection through a service that the packet belongs to, if its client has sent it and it
+    /// goes to the instance now.
+    pub translation: Option<&'a Arc<Translation>>,
+}
+
+/// A packet that passes.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// The connection through a service that it belongs to, if it has not been translated yet.
+    pub(crate) translation: Option<Arc<Translation>>,
 }
 
 /// The connections to reset among those that the current rules do not allow.

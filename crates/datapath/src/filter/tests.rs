@@ -49,8 +49,9 @@ impl Bench {
         let headers = Headers::parse(packet).unwrap();
         let tally = Tally { packets: 1, bytes: packet.len() as u64 };
         let (source, destination) = (party(from), party(to));
-        let input = FilterInput { packet, headers: &headers, source, destination, tally };
-        self.filter.check(&self.rules, self.now, &input)
+        let (headers, translation) = (&headers, None);
+        let input = FilterInput { packet, headers, source, destination, tally, translation };
+        self.filter.check(&self.rules, self.now, &input).map(drop)
     }
 }
 
@@ -431,9 +432,9 @@ fn flows_outlive_the_daemon_and_are_checked_by_the_rules_of_now() {
     let restart = |bench: &mut Bench, bytes: &[u8], later: Duration| {
         bench.now += later;
         bench.filter = Filter::new(bench.now, RESUME_WINDOW);
-        bench
-            .filter
-            .import(bench.now, unix + later, bytes, |_| QuotaOwner::Workload(WorkloadIndex(0)))
+        let owner = QuotaOwner::Workload(WorkloadIndex(0));
+        let restoration = |_: &SavedFlow| Restoration { owner, translation: None };
+        bench.filter.import(bench.now, unix + later, bytes, restoration)
     };
     assert_eq!(restart(&mut bench, &kept, Duration::from_hours(1)), Ok(1));
     bench.now += Duration::from_hours(1);

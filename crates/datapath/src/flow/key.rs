@@ -93,6 +93,11 @@ impl FlowKey {
         if is_low { self.low } else { self.high }
     }
 
+    /// Returns the IP protocol, if it is one that services have.
+    pub(crate) fn translated_protocol(&self) -> Option<u8> {
+        Some(self.ip_protocol()).filter(|number| matches!(number, 6 | 17))
+    }
+
     #[inline]
     fn ip_protocol(&self) -> u8 {
         (self.rest >> 8) as u8

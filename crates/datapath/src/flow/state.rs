@@ -5,6 +5,7 @@ use crate::{
     fair_table::entry::{Evictable, EvictionClass},
     headers::Headers,
     link_counters::Counters,
+    services::{mapping::Mapping, translation::Translation},
     tcp::{Connection, Noted, Segment, State},
     timeouts::Seconds,
 };
@@ -47,6 +48,8 @@ impl ErrorCount {
 pub(crate) struct Flow {
     /// The counters of its link.
     pub link: Arc<Counters>,
+    /// The connection through a service that it is, or was.
+    translation: Option<Arc<Translation>>,
     /// The generation of the rules that last checked it.
     generation: u32,
     deadline: u32,
@@ -65,6 +68,8 @@ pub(crate) struct SavedFlow {
     pub closed: u8,
     /// Seconds until it expires if nothing is sent.
     pub left: u32,
+    /// The connection through a service that it is.
+    pub mapping: Option<Mapping>,
 }
 
 impl SavedFlow {
@@ -109,6 +114,7 @@ impl Flow {
         let link = ruling.link.clone();
         let mut flow = Self {
             link,
+            translation: None,
             generation: 0,
             deadline: u32::MAX,
             connection,
@@ -127,19 +133,69 @@ impl Flow {
             state,
             closed,
             left: self.deadline.saturating_sub(now),
+            mapping: self.translation().map(|translation| translation.mapping),
         }
     }
 
-    pub(super) fn restored(saved: &SavedFlow, link: Arc<Counters>, now: u32) -> Self {
+    /// A flow from before a restart. `translation`: the connection through a service that it is.
+    pub(super) fn restored(
+        saved: &SavedFlow,
+        link: Arc<Counters>,
+        translation: Option<Arc<Translation>>,
+        now: u32,
+    ) -> Self {
         let connection = Connection::restored(saved.state, saved.closed);
         let (marks, deadline) = (saved.marks & SAVED, now.saturating_add(saved.left));
         Self {
             link,
+            translation,
             generation: NO_GENERATION,
             deadline,
             connection,
             marks,
             errors: ErrorCount::default(),
+        }
+    }
+
+    /// Returns the connection through a service that it is, unless its client has another instance
+    /// now.
+    pub(crate) fn translation(&self) -> Option<&Arc<Translation>> {
+        self.translation.as_ref().filter(|translation| !translation.is_moved())
+    }
+
+    /// Returns the connection through a service that it is, or was.
+    #[inline]
+    pub(crate) fn any_translation(&self) -> Option<&Arc<Translation>> {
+        self.translation.as_ref()
+    }
+
+    /// Returns whether it is a connection through a service whose client has another instance now.
+    pub(super) fn is_moved(&self) -> bool {
+        self.translation.as_ref().is_some_and(|translation| translation.is_moved())
+    }
+
+    /// Returns whether its addresses and ports may be used for another connection.
+    pub(crate) fn is_free(&self) -> bool {
+        matches!(self.connection.state(), State::Closing | State::Reset)
+            || self.translation.as_ref().is_some_and(|translation| translation.is_over())
+    }
+
+    /// Makes it the connection through a service that a packet of it belongs to. A connection that
+    /// begins without a service takes the place of one that is over.
+    #[inline]
+    pub(crate) fn join(&mut self, translation: Option<&Arc<Translation>>, begins: bool) {
+        match (translation, &self.translation) {
+            (None, None) => {}
+            (Some(next), own) => {
+                if own.as_ref().is_none_or(|own| !Arc::ptr_eq(own, next)) {
+                    self.translation = Some(next.clone());
+                }
+            }
+            (None, Some(own)) => {
+                if begins && own.is_over() {
+                    self.translation = None;
+                }
+            }
         }
     }
 

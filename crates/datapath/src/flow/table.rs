@@ -13,6 +13,7 @@ use crate::{
     },
     link_counters::Counters,
     owner::QuotaOwner,
+    services::translation::Translation,
 };
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, MutexGuard};
@@ -51,6 +52,15 @@ pub(crate) struct FlowTable {
 pub(crate) struct FlowChunk {
     shard: usize,
     number: usize,
+}
+
+/// The circumstances of a saved flow that are not saved.
+#[derive(Debug)]
+pub(crate) struct Restoration {
+    /// The owner of the address that began it, who is charged for it.
+    pub(crate) owner: QuotaOwner,
+    /// The connection through a service that it is.
+    pub(crate) translation: Option<Arc<Translation>>,
 }
 
 /// The entry of a flow, whether there is one or not. Its shard is locked.
@@ -125,13 +135,15 @@ impl FlowTable {
     }
 
     /// Returns the flows that have not expired at `now`, in seconds: those first that are worth
-    /// most.
+    /// most. Those of connections through services are left out whose clients have other instances
+    /// now.
     pub(crate) fn save(&self, now: u32) -> Vec<SavedFlow> {
         let (mut saved, mut fleeting) = (Vec::new(), Vec::new());
         for chunk in self.chunks() {
             let shard = self.shards[chunk.shard].lock();
             let Some(flows) = shard.chunk(chunk.number) else { continue };
-            for (key, flow) in flows.filter(|(_, flow)| flow.expires_at() > now) {
+            let lives = |flow: &Flow| flow.expires_at() > now && !flow.is_moved();
+            for (key, flow) in flows.filter(|(_, flow)| lives(flow)) {
                 let is_fleeting = flow.eviction_class() == EvictionClass::Fleeting;
                 let list = if is_fleeting { &mut fleeting } else { &mut saved };
                 list.push(flow.saved(*key, now));
@@ -142,17 +154,18 @@ impl FlowTable {
     }
 
     /// Adds a saved flow, unless it has gone on already.
+    /// `link`: the counters of its link, until the rules have checked it.
     pub(crate) fn restore(
         &self,
         now: u32,
         saved: &SavedFlow,
-        owner: QuotaOwner,
+        Restoration { owner, translation }: Restoration,
         link: &Arc<Counters>,
     ) -> bool {
         let mut entry = self.entry(saved.key);
         let is_free = entry.get(now).is_none();
         if is_free {
-            entry.insert(owner, Flow::restored(saved, link.clone(), now));
+            entry.insert(owner, Flow::restored(saved, link.clone(), translation, now));
         }
         is_free
     }

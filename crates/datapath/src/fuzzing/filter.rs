@@ -13,6 +13,7 @@ use crate::{
     config::{Link, Quarantine},
     drop_reason::DropReason,
     filter::{Filter, FilterInput, RESUME_WINDOW},
+    flow::table::Restoration,
     headers::{FIN, Fragment, Headers, RST, SYN},
     index::WorkloadIndex,
     link_counters::Tally,
@@ -113,8 +114,10 @@ impl World {
         let unix = Duration::from_secs(1_700_000_000 + self.model.now);
         let kept = self.filter.export(self.instant(), unix, is_last);
         self.filter = Filter::new(self.instant(), RESUME_WINDOW);
-        let imported =
-            self.filter.import(self.instant(), unix, &kept, |address| owner_of(party_at(address)));
+        let imported = self.filter.import(self.instant(), unix, &kept, |flow| Restoration {
+            owner: owner_of(party_at(flow.initiator_address())),
+            translation: None,
+        });
         imported.expect("it was written a moment ago");
         let resumes_until = self.model.now + RESUME_WINDOW.as_secs();
         self.model.resumes_until = if is_last { 0 } else { resumes_until };
@@ -176,8 +179,9 @@ impl World {
             source: party(from),
             destination: party(to),
             tally: Tally { packets: 1, bytes: bytes.len() as u64 },
+            translation: None,
         };
-        let checked = self.filter.check(&self.rules, self.instant(), &input);
+        let checked = self.filter.check(&self.rules, self.instant(), &input).map(drop);
         let Self { model, .. } = self;
         let (may, must) = (model.may_pass(&packet), model.must_pass(&packet));
         assert!(checked.is_err() || may, "{packet:?} passed: {model:#?}");

@@ -3,9 +3,9 @@
 
 use crate::{
     drop_reason::{DropReason, Dropped},
-    egress::EgressPacket,
-    filter::FilterInput,
-    gather::GatherList,
+    egress::{EgressPacket, service_answer::Answer},
+    filter::{FilterInput, Passed},
+    gather::{GatherList, Span},
     headers::{Headers, Icmp},
     icmp_error::Quoted,
     index::PeerIndex,
@@ -13,17 +13,26 @@ use crate::{
     offload::Offload,
     packet_batch::PacketBatch,
     rules::Party,
+    services::translation::Translation,
     sink::Sink,
     tables::{local_entry::NextHop, next_hop::Route},
 };
-use std::slice::from_ref;
+use std::{slice::from_ref, sync::Arc};
 
 /// A packet that a peer has sent.
 struct PeerPacket<'a> {
     peer: PeerIndex,
     headers: &'a Headers,
     offload: Offload,
-    packet: GatherList<'a>,
+    /// The packet's parts in the buffer: all headers are in the first.
+    parts: &'a [Span],
+}
+
+/// A packet of a peer that may pass.
+struct Checked {
+    /// The next hop on this node.
+    next_hop: NextHop,
+    passed: Passed,
 }
 
 /// A packet for a device, which is sealed once the receive buffer is free.
@@ -44,6 +53,8 @@ struct Rejection {
 struct Deferred {
     for_devices: Vec<ForDevice>,
     rejections: Vec<Rejection>,
+    /// Connections through services that an instance has refused.
+    refused: Vec<Arc<Translation>>,
 }
 
 impl PacketBatch<'_> {
@@ -52,16 +63,18 @@ impl PacketBatch<'_> {
         let mut deferred = Deferred::default();
         for number in 0..self.scratch.coalescer.count() {
             let (run, offload) = self.scratch.coalescer.finish(number, buffer);
-            let packet = GatherList::new(buffer, &run.parts);
-            let from_peer = PeerPacket { peer: run.peer, headers: &run.headers, offload, packet };
-            if let Err(reason) = self.deliver_packet(&from_peer, &mut deferred, sink) {
+            let (peer, headers, parts) = (run.peer, &run.headers, &run.parts[..]);
+            let from_peer = PeerPacket { peer, headers, offload, parts };
+            if let Err(reason) = self.deliver_packet(&from_peer, buffer, &mut deferred, sink) {
                 let packets = run.parts.len() as u64;
-                self.drop_from_peer(&from_peer, Dropped { reason, packets }, &mut deferred);
+                let packet = &buffer[run.parts[0].clone()];
+                let dropped = Dropped { reason, packets };
+                self.drop_from_peer(&from_peer, packet, dropped, &mut deferred);
                 continue;
             }
             if self.state.filter.has_waiting_fragments() {
                 for later in self.state.filter.take_fragments(&run.headers) {
-                    let delivered = self.deliver_fragment(run.peer, &later, &mut deferred, sink);
+                    let delivered = self.deliver_fragment(run.peer, later, &mut deferred, sink);
                     if let Err(reason) = delivered {
                         self.state.drops.count(reason, 1);
                     }
@@ -75,18 +88,33 @@ impl PacketBatch<'_> {
         for packet in deferred.for_devices {
             self.deliver_to_device(packet, sink);
         }
+        for refused in deferred.refused {
+            self.retry(&refused, sink);
+        }
     }
 
     /// Delivers a packet to its workload, if it may pass.
     fn deliver_packet(
         &self,
-        PeerPacket { peer, headers, offload, packet }: &PeerPacket<'_>,
+        PeerPacket { peer, headers, offload, parts }: &PeerPacket<'_>,
+        buffer: &mut [u8],
         deferred: &mut Deferred,
         sink: &mut impl Sink,
     ) -> Result<(), DropReason> {
-        match self.check(*peer, headers, packet.first())? {
+        let first = parts[0].clone();
+        let Checked { next_hop, passed } = self.check(*peer, headers, &buffer[first.clone()])?;
+        if let Some(translation) = &passed.translation {
+            let (packet, mut headers) = (&mut buffer[first], **headers);
+            let answer = self.translate_answer(translation, packet, &mut headers, *offload)?;
+            if let Answer::Retry(refused) = answer {
+                deferred.refused.push(refused);
+                return Ok(());
+            }
+        }
+        let packet = GatherList::new(buffer, parts);
+        match next_hop {
             NextHop::Workload(workload) => {
-                let accepted = sink.to_workload(workload, *offload, *packet);
+                let accepted = sink.to_workload(workload, *offload, packet);
                 accepted.then_some(()).ok_or(DropReason::SendFailed)
             }
             NextHop::Device(device) => {
@@ -98,13 +126,13 @@ impl PacketBatch<'_> {
         }
     }
 
-    /// Decides whether a packet of a peer may pass. Returns the next hop on this node.
+    /// Decides whether a packet of a peer may pass.
     fn check(
         &self,
         peer: PeerIndex,
         headers: &Headers,
         packet: &[u8],
-    ) -> Result<NextHop, DropReason> {
+    ) -> Result<Checked, DropReason> {
         let Self { state, tables, now, .. } = self;
         let error = match headers.icmp {
             Icmp::Error => Some(self.icmp_error_of(peer, packet, headers)?),
@@ -115,14 +143,15 @@ impl PacketBatch<'_> {
             None => tables.sender(*now, peer, headers.source)?,
         };
         let Route { next_hop, party: destination } = tables.local_route(headers.destination)?;
-        let input = FilterInput { packet, headers, source, destination, tally: Tally::default() };
-        match &error {
+        let tally = Tally::default();
+        let input = FilterInput { packet, headers, source, destination, tally, translation: None };
+        let passed = match &error {
             Some(error) => {
-                state.filter.check_icmp_error(&tables.rules, *now, &error.quoted, &input)?;
+                state.filter.check_icmp_error(&tables.rules, *now, &error.quoted, &input)?
             }
             None => state.filter.check(&tables.rules, *now, &input)?,
-        }
-        Ok(next_hop)
+        };
+        Ok(Checked { next_hop, passed })
     }
 
     /// Reads an ICMP error of a peer. Its sender is the destination of the quoted packet, at that
@@ -154,14 +183,15 @@ impl PacketBatch<'_> {
     #[cold]
     fn drop_from_peer(
         &self,
-        PeerPacket { peer, headers, packet, .. }: &PeerPacket<'_>,
+        PeerPacket { peer, headers, .. }: &PeerPacket<'_>,
+        packet: &[u8],
         Dropped { reason, packets }: Dropped,
         deferred: &mut Deferred,
     ) {
         let sender = self.tables.sender(self.now, *peer, headers.source).ok();
         if reason == DropReason::OrphanFragment {
             let is_queued = sender.is_some_and(|party| {
-                self.state.filter.queue_fragment(self.now, headers, party, packet.first())
+                self.state.filter.queue_fragment(self.now, headers, party, packet)
             });
             if is_queued {
                 return;
@@ -171,7 +201,7 @@ impl PacketBatch<'_> {
         // flow.
         let is_denied = matches!(reason, DropReason::Denied | DropReason::Quarantined);
         let rejection = sender.filter(|_| is_denied);
-        let rejection = rejection.and_then(|source| self.rejection_of(source, packet.first()));
+        let rejection = rejection.and_then(|source| self.rejection_of(source, packet));
         let is_rejected = rejection.is_some();
         deferred.rejections.extend(rejection.map(|packet| Rejection { peer: *peer, packet }));
         self.state.drops.count(if is_rejected { DropReason::Rejected } else { reason }, packets);
@@ -182,23 +212,23 @@ impl PacketBatch<'_> {
     fn deliver_fragment(
         &self,
         peer: PeerIndex,
-        packet: &[u8],
+        mut packet: Vec<u8>,
         deferred: &mut Deferred,
         sink: &mut impl Sink,
     ) -> Result<(), DropReason> {
-        let headers = Headers::parse(packet)?;
+        let headers = Headers::parse(&packet)?;
         let whole = 0..packet.len();
-        let packet = GatherList::new(packet, from_ref(&whole));
-        let from_peer = PeerPacket { peer, headers: &headers, offload: Offload::None, packet };
-        self.deliver_packet(&from_peer, deferred, sink)
+        let (offload, parts) = (Offload::None, from_ref(&whole));
+        let from_peer = PeerPacket { peer, headers: &headers, offload, parts };
+        self.deliver_packet(&from_peer, &mut packet, deferred, sink)
     }
 
     #[cold]
     fn deliver_to_device(&mut self, for_device: ForDevice, sink: &mut impl Sink) {
         let ForDevice { device, offload, mut packet } = for_device;
         let headers = Headers::parse(&packet).map_err(|error| Dropped::one(error.into()));
-        let sent = headers.and_then(|headers| {
-            let egress = EgressPacket { packet: &mut packet, headers: &headers, offload };
+        let sent = headers.and_then(|mut headers| {
+            let egress = EgressPacket { packet: &mut packet, headers: &mut headers, offload };
             self.send_to_device(device, egress, sink)
         });
         if let Err(Dropped { reason, packets }) = sent {

@@ -5,6 +5,7 @@ pub(crate) mod local;
 pub(crate) mod local_entry;
 pub(crate) mod next_hop;
 pub(crate) mod remote;
+pub(crate) mod services;
 pub(crate) mod source;
 pub(crate) mod state;
 pub(crate) mod vouched;

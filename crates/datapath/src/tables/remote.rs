@@ -4,16 +4,28 @@ use super::{
     local_entry::Claimant,
     state::{Holder, KnownWorkload, RemoteGateway, TablePeer, Tables},
 };
-use crate::{config::WorkloadConfig, index::PeerIndex, owner::QuotaOwner, rules::Party};
+use crate::{
+    config::{PeerSite, WorkloadConfig},
+    index::PeerIndex,
+    owner::QuotaOwner,
+    rules::Party,
+};
 use ipnet::IpNet;
 use meshward_types::{NodeName, WorkloadId};
 use std::{collections::HashSet, net::IpAddr};
 
 impl Tables {
     /// Adds or changes a peer.
-    pub(crate) fn put_peer(&mut self, node: &NodeName, prefixes: Vec<IpNet>) -> PeerIndex {
+    pub(crate) fn put_peer(
+        &mut self,
+        node: &NodeName,
+        prefixes: Vec<IpNet>,
+        site: PeerSite,
+    ) -> PeerIndex {
         let index = self.index_of_peer(node);
-        self.peers[index.position()] = Some(TablePeer { node: node.clone(), prefixes });
+        let peer = TablePeer { node: node.clone(), prefixes, site };
+        let before = self.peers[index.position()].replace(peer);
+        self.sites_changed |= before.map(|before| before.site).unwrap_or_default() != site;
         index
     }
 

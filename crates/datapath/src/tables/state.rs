@@ -3,11 +3,12 @@
 use super::local_entry::{Claimant, LocalEntry};
 use crate::{
     claims::Claims,
-    config::WorkloadConfig,
+    config::{PeerSite, WorkloadConfig},
     gateways::Prefixes,
     index::{PeerIndex, WorkloadIndex},
     resolver::ResolverConfig,
     rules::{Party, Rules},
+    services::directory::Services,
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -65,6 +66,7 @@ pub(super) struct TablePeer {
     pub(super) node: NodeName,
     /// The prefixes that it may send from.
     pub(super) prefixes: Vec<IpNet>,
+    pub(super) site: PeerSite,
 }
 
 /// The tables: everything that the forwarding of packets rests on, but for flows and sessions.
@@ -97,6 +99,9 @@ pub(crate) struct Tables {
     /// Indices of devices that are gone.
     pub(super) free_peers: Vec<PeerIndex>,
     pub(super) hasher: RandomState,
+    pub(crate) services: Services,
+    /// `true` if nodes have come to another site since the services' instances were taken in.
+    pub(super) sites_changed: bool,
 }
 
 impl Tables {
@@ -122,6 +127,8 @@ impl Tables {
             devices: HashMap::new(),
             free_peers: Vec::new(),
             hasher: RandomState::default(),
+            services: Services::default(),
+            sites_changed: false,
         }
     }
 

@@ -2,14 +2,14 @@
 
 use super::{local_entry::NextHop, state::Tables};
 use crate::{
-    config::{Quarantine, WorkloadConfig},
+    config::{PeerSite, Quarantine, WorkloadConfig},
     drop_reason::DropReason,
     in_band::vouch::{self, Vouch},
     index::{PeerIndex, WorkloadIndex},
     workload::LocalWorkload,
 };
 use ipnet::IpNet;
-use meshward_types::{IdentityId, NodeName, WorkloadId};
+use meshward_types::{IdentityId, NodeName, Serving, WorkloadId};
 use proptest::prelude::*;
 use std::{net::IpAddr, time::Instant};
 
@@ -83,6 +83,7 @@ fn spec(node_number: u8, identity: u32, addresses: &[u8], prefixes: &[u8]) -> Wo
         prefixes: prefixes.iter().copied().map(prefix).collect(),
         identity: IdentityId(identity),
         quarantine: Quarantine::None,
+        serving: Serving::Ready,
     }
 }
 
@@ -95,7 +96,7 @@ proptest! {
     ) {
         let mut tables = Tables::new("own".parse().unwrap());
         for number in 0..3 {
-            tables.put_peer(&node(number), vec![]);
+            tables.put_peer(&node(number), vec![], PeerSite::Other);
         }
         let (mut all, mut clock) = (Vec::<Naive>::new(), 0);
         for step in steps {

@@ -27,10 +27,12 @@ fn with_gateway() -> Pair {
         addresses,
         identity: API,
         quarantine: Quarantine::None,
+        serving: Serving::Ready,
     };
     let put = ConfigChange::PutWorkload(id(1), config);
     let config = NetworkConfig {
         prefixes: vec!["10.42.0.0/16".parse().unwrap()],
+        service_blocks: vec![],
         mtu: 1420,
         conduct: Conduct::default(),
     };
@@ -130,6 +132,7 @@ fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
         public_key: SecretKey::from_bytes([9; 32]).public(),
         candidates: vec![],
         prefixes: vec!["10.42.9.0/24".parse().unwrap()],
+        site: PeerSite::Other,
     };
     let config = WorkloadConfig {
         prefixes: vec!["10.8.0.0/24".parse().unwrap()],
@@ -137,6 +140,7 @@ fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
         addresses: vec!["10.42.9.1".parse().unwrap()],
         identity: API,
         quarantine: Quarantine::None,
+        serving: Serving::Ready,
     };
     let changes = [ConfigChange::PutPeer(other, peer), ConfigChange::PutWorkload(id(9), config)];
     pair.apply(0, &changes);
@@ -159,6 +163,7 @@ fn routes_of_one_host_have_its_errors_by_any_of_their_interfaces() {
         addresses: addresses.clone(),
         identity: WEB,
         quarantine: Quarantine::None,
+        serving: Serving::Ready,
     };
     let put = ConfigChange::PutWorkload(id(7), config);
     pair.apply(1, &[put]);

@@ -53,7 +53,12 @@ impl Resolving {
         let now = Instant::now();
         let endpoint = Endpoint::new(name(0), SecretKey::from_bytes([7; 32]), now, Duration::ZERO);
         let prefixes = vec!["10.42.0.0/16".parse().unwrap()];
-        let network = NetworkConfig { prefixes, mtu: 1420, conduct: Conduct::default() };
+        let network = NetworkConfig {
+            prefixes,
+            service_blocks: vec![],
+            mtu: 1420,
+            conduct: Conduct::default(),
+        };
         let identity = ConfigChange::PutIdentity(WEB, Quarantine::None);
         endpoint.apply(now, [ConfigChange::SetNetwork(network), identity, put_workload(0, WEB)]);
         let local = |id, address: &str| LocalWorkload {
