@@ -1,7 +1,6 @@
 //! Packets to services, which are translated before anything judges them, and the choice of an
 //! instance for those that begin a connection.
 
-use super::EgressPacket;
 use crate::{
     drop_reason::DropReason,
     headers::{Fragment, Headers, Icmp, RST, SYN},
@@ -345,7 +344,8 @@ impl PacketBatch<'_> {
     pub(super) fn note_instance(
         &self,
         from: WorkloadIndex,
-        EgressPacket { packet, headers, .. }: &EgressPacket<'_>,
+        packet: &[u8],
+        headers: &Headers,
         mapping: &Mapping,
     ) {
         let service = self.tables.services.at(mapping.service.address);
@@ -353,7 +353,7 @@ impl PacketBatch<'_> {
         let request = Headers {
             destination: mapping.service.address,
             destination_port: mapping.service.port,
-            ..**headers
+            ..*headers
         };
         let (client, kept) = match service.affinity() {
             Affinity::Client(kept) => (client_of(&request), kept),

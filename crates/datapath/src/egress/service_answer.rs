@@ -187,11 +187,10 @@ impl PacketBatch<'_> {
             Leg::Request(Request { translation, kind }) => {
                 if *kind == RequestKind::First {
                     self.note_connection(from, translation);
-                    self.note_instance(from, egress, &translation.mapping);
+                    self.note_instance(from, packet, headers, &translation.mapping);
                 }
                 let mapping = &translation.mapping;
                 if mapping.is_hairpin() {
-                    let EgressPacket { packet, headers, offload } = egress;
                     rewrite(packet, headers, *offload, &mapping.looped_request())?;
                 }
                 Ok(Some(next_hop))
