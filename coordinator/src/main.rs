@@ -173,6 +173,7 @@ async fn start(arguments: Arguments) -> Result<()> {
     meshward_runtime::metrics::serve(config.metrics_listen, metrics::scrape(mesh.clone())).await?;
     stun::serve(config.stun_listen).await?;
     admin::keep(&mesh, &config, address).await?;
+    reactions::reserve_blocks(&mesh).await;
 
     tokio::spawn(api::serve(tls, mesh.clone()));
     tokio::spawn(control::serve(mesh.clone(), endpoint.clone(), tunnels));

@@ -5,7 +5,10 @@ use crate::{
     mesh::{ChangeContext, Mesh},
 };
 use meshward_control_proto::Fired;
-use meshward_control_state::plans::{nodes, triggers};
+use meshward_control_state::{
+    plans::{networks, nodes, triggers},
+    world::World,
+};
 use meshward_types::NodeName;
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
@@ -78,6 +81,15 @@ pub async fn expire(mesh: Arc<Mesh>) {
     }
 }
 
+/// Reserves service blocks and resolver addresses for networks of earlier releases.
+pub async fn reserve_blocks(mesh: &Mesh) {
+    let context = ChangeContext::named("user:coordinator");
+    let reserve = |world: &World| Ok(networks::reserve_blocks(world));
+    if let Err(refusal) = mesh.change(&context, reserve).await {
+        error!("addresses for services and name resolution could not be reserved: {refusal}");
+    }
+}
+
 /// Removes ephemeral nodes that have not been seen for their time. Time before `watched_since` does
 /// not count.
 async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: OffsetDateTime) {
@@ -99,7 +111,7 @@ async fn forget_ephemeral(mesh: &Mesh, watched_since: OffsetDateTime, now: Offse
         return;
     }
     let context = ChangeContext::named("user:coordinator");
-    match mesh.change(&context, |world| nodes::forget(world, unseen_seconds)).await {
+    match mesh.change(&context, |world| Ok(nodes::forget(world, unseen_seconds))).await {
         Ok(done) => {
             for node in &done.outcome {
                 info!(%node, "removed: it is ephemeral, and was not seen for its time");

@@ -61,6 +61,7 @@ impl Mesh {
             let Prejudged { prepared, basis, mut judged } =
                 self.prepare(context, &submission, basis, before).await?;
             if context.dry_run {
+                self.look(|world| prepared.check_addresses(world))?;
                 let foresee = move || (basis.revision, prepared.foresee(&basis, &mut judged));
                 let (revision, outcome) = self.pool.run(&context.actor, foresee).await?;
                 self.look(|world| condition(world, &outcome.results))?;

@@ -51,7 +51,10 @@ pub(crate) fn removal(key: &ResourceKey) -> Option<ConfigChange> {
         ResourceKey::Workload(_, id) => Some(ConfigChange::RemoveWorkload(id.clone())),
         &ResourceKey::Link(_, from, to) => Some(ConfigChange::RemoveLink(Link { from, to })),
         // An endpoint is stopped with its network; the others are not of the data path.
-        ResourceKey::Network(_) | ResourceKey::Trigger(..) | ResourceKey::Refused(..) => None,
+        ResourceKey::Network(_)
+        | ResourceKey::Trigger(..)
+        | ResourceKey::Refused(..)
+        | ResourceKey::Service(..) => None,
     }
 }
 
@@ -66,7 +69,7 @@ fn network(spec: &NetworkSpec) -> NetworkConfig {
 }
 
 fn peer(spec: &PeerSpec) -> PeerConfig {
-    let PeerSpec { public_key, candidates, prefixes } = spec;
+    let PeerSpec { public_key, candidates, prefixes, .. } = spec;
     PeerConfig {
         public_key: *public_key,
         candidates: candidates.clone(),
@@ -76,7 +79,7 @@ fn peer(spec: &PeerSpec) -> PeerConfig {
 }
 
 fn workload(spec: &WorkloadSpec) -> WorkloadConfig {
-    let WorkloadSpec { node, addresses, prefixes, identity, quarantined, reset } = spec;
+    let WorkloadSpec { node, addresses, prefixes, identity, quarantined, reset, .. } = spec;
     WorkloadConfig {
         node: node.clone(),
         addresses: addresses.clone(),

@@ -146,6 +146,7 @@ fn changes() -> Vec<Change> {
         public_key: meshward_types::PublicKey([7; 32]),
         candidates: vec![],
         prefixes: vec![],
+        site: None,
     };
     vec![
         Change::Put(ResourceKey::Network(network()), Resource::Network(spec)),

@@ -56,15 +56,15 @@ impl ViewStore {
                 return (view, store);
             }
         };
-        let LogHeader { is_current, length, .. } = header;
+        let LogHeader { format, length, .. } = header;
         let mut replica = ViewReplica::from(view);
         let mut rest = &log[length..];
-        while let Some((Update { revision, changes }, after)) = read_update(rest) {
+        while let Some((Update { revision, changes }, after)) = read_update(rest, format) {
             replica.apply(revision, &changes);
             rest = after;
         }
         // Files of an older format are written anew with the next update.
-        if is_current {
+        if format.is_current() {
             store.append_after((log.len() - rest.len()) as u64, snapshot_bytes);
         }
         (replica.into_view(), store)

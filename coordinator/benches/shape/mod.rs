@@ -45,6 +45,8 @@ impl Shape {
             block_v4: 24,
             block_v6: 64,
             mtu: 1420,
+            service_blocks: vec![],
+            resolver: vec![],
         })];
         records.extend((0..self.nodes()).map(|at| Record::Node(node_record(at, key))));
         for tenant in 0..self.tenants {
@@ -81,6 +83,8 @@ impl Shape {
                 label_override: None,
                 measurement: None,
                 identity: id,
+                owns_name: true,
+                unhealthy: false,
             }));
         }
         let files = vec![PolicyFile { name: "policy.yaml".into(), text: self.policy(0) }];
@@ -195,6 +199,8 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
         label_override: None,
         measurement: None,
         identity: identity(tenant, app),
+        owns_name: tenant == 0,
+        unhealthy: false,
     }
 }
 
@@ -212,5 +218,6 @@ pub(crate) fn report(node: u32, tag: &str, host: u32, labels: Labels) -> Workloa
         measurement: None,
         signatures: vec![],
         objection: None,
+        health: meshward_types::Health::Healthy,
     }
 }

@@ -15,7 +15,7 @@ use meshward_control_proto::{
 };
 use meshward_control_state::{
     records::WorkloadRef,
-    world::{QuarantineState, World},
+    world::{WorkloadState, World},
 };
 use meshward_runtime::{dial::Dial, frames, random, tls::clock};
 use meshward_types::{NodeName, Revision, WorkloadId};
@@ -478,7 +478,7 @@ impl Node {
         let ResourceKey::Workload(network, id) = key else { return None };
         let record = self.shared.world.networks.get(network)?.workloads.get(id)?;
         let resource =
-            meshward_control_state::world::workload_resource(record, QuarantineState::default());
+            meshward_control_state::world::workload_resource(record, WorkloadState::default());
         Some(Hash128::of(&resource.0, &resource.1))
     }
 }

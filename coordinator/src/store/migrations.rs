@@ -13,8 +13,11 @@ struct Migration {
 }
 
 /// The migrations, in their order.
-const MIGRATIONS: [Migration; 2] =
-    [Migration { format: 2, statements: RECORDS }, Migration { format: 3, statements: FLOORS }];
+const MIGRATIONS: [Migration; 3] = [
+    Migration { format: 2, statements: RECORDS },
+    Migration { format: 3, statements: FLOORS },
+    Migration { format: 4, statements: SERVICES },
+];
 
 const NEWEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].format;
 
@@ -41,6 +44,10 @@ const FLOORS: &str = "
     CREATE TABLE floors (name TEXT PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX history_by_revision ON history (revision);
 ";
+
+/// Services are records of a new kind, and networks without service blocks lack the field. Nothing
+/// that is stored changes.
+const SERVICES: &str = "";
 
 /// Applies the migrations that are missing, in one transaction.
 ///

@@ -7,7 +7,7 @@ use crate::{
     report::Row,
 };
 use anyhow::{Context, Result, ensure};
-use meshward_control_proto::{FromCoordinator, FromNode, WorkloadReport};
+use meshward_control_proto::{Channel, FromCoordinator, FromNode, WorkloadReport};
 use meshward_lab::{CraftedSession, HandshakeFlood, Mesh, Node, idle_connections};
 use std::{
     fs,
@@ -54,7 +54,7 @@ fn under_flood(tools: &Tools, quick: bool) -> Result<Vec<Row>> {
         joining.push((mesh.token(&[])?, mesh.internet.site(&format!("new-{at}"))?));
     }
     let to = SocketAddrV4::new(mesh.site.v4, PORT);
-    let flood = HandshakeFlood::start(&stranger.netns, to, FORGED, b"meshward-session/2")?;
+    let flood = HandshakeFlood::start(&stranger.netns, to, FORGED, &Channel::Session.alpn()[0])?;
     let idle = idle_connections(&stranger.netns, to.into(), IDLE)?;
     let begun = (Instant::now(), flood.sent());
     let (mut joined, mut downs, mut looks) = (Vec::new(), 0, 0);

@@ -250,9 +250,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
     let spec = NetworkSpec {
         prefixes: vec!["10.0.0.0/8".parse()?],
         blocks: vec!["10.0.0.0/16".parse()?],
-        mtu: 1420,
-        admission: false,
-        conduct: Conduct::default(),
+        ..NetworkSpec::with_mtu(1420)
     };
     let mut view = View { revision: Revision(1), ..View::default() };
     let mut put = |key: ResourceKey, resource: Resource| drop(view.resources.insert(key, resource));
@@ -277,6 +275,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             public_key: member.public_key(),
             candidates: vec![(member.underlay, PORT).into()],
             prefixes: vec![format!("{}/32", member.address).parse()?],
+            site: None,
         };
         put(ResourceKey::Peer(network.clone(), member.name.clone()), Resource::Peer(peer));
         let spec = WorkloadSpec {
@@ -286,6 +285,8 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             identity: IdentityId(2 + number as u32 % FAR_IDENTITIES),
             quarantined: false,
             reset: false,
+            name: None,
+            serving: Serving::Ready,
         };
         put(
             ResourceKey::Workload(network.clone(), member.workload.clone()),

@@ -40,7 +40,7 @@ impl Channel {
 
     /// Returns the versions that this release speaks, newest first.
     pub const fn versions(self) -> &'static [ChannelVersion] {
-        &[ChannelVersion(2)]
+        &[ChannelVersion(3)]
     }
 
     /// Returns the ALPN protocol names, in the order of preference.
@@ -80,7 +80,7 @@ mod tests {
                 assert_eq!(Channel::negotiated(protocol), Some((channel, *version)));
             }
         }
-        for other in ["meshward-session/1", "meshward-session", "h2", "meshward-sessions/2", "/2"] {
+        for other in ["meshward-session/1", "meshward-session", "h2", "meshward-sessions/3", "/3"] {
             assert_eq!(Channel::negotiated(other.as_bytes()), None, "{other}");
         }
     }

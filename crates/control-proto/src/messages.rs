@@ -9,7 +9,8 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_types::{
-    Acl, IdentityId, Labels, NetworkName, NodeName, PublicKey, Revision, WorkloadId, WorkloadName,
+    Acl, Health, IdentityId, Labels, NetworkName, NodeName, PublicKey, Revision, WorkloadId,
+    WorkloadName,
     bounded::{as_printable, as_printable_if_any, at_most},
 };
 use serde::{Deserialize, Serialize};
@@ -83,6 +84,13 @@ pub enum FromNode {
     /// The node leaves the mesh. The coordinator removes it, then closes the connection with
     /// [`CLOSE_REMOVED`](crate::CLOSE_REMOVED).
     Leave,
+    /// The health check of a workload of the node has another finding.
+    Health {
+        /// The workload.
+        workload: WorkloadId,
+        /// The finding.
+        health: Health,
+    },
 }
 
 impl FromNode {
@@ -201,6 +209,13 @@ pub enum Question {
     AddDevice(DeviceOrder),
     /// Removes a device.
     RemoveDevice(WorkloadId),
+    /// The open flows that others have begun to these workloads of the node.
+    OpenFlows {
+        /// The network.
+        network: NetworkName,
+        /// The workloads.
+        workloads: Vec<WorkloadId>,
+    },
 }
 
 /// A link with its ACL.
@@ -218,6 +233,15 @@ pub struct LinkAcl {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadCuts {
     /// The workload that began the flows.
+    pub workload: WorkloadId,
+    /// The number of flows.
+    pub flows: u64,
+}
+
+/// The live flows that others have begun to a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadFlows {
+    /// The workload.
     pub workload: WorkloadId,
     /// The number of flows.
     pub flows: u64,
@@ -266,6 +290,8 @@ pub enum Answer {
     Device(Result<DeviceAnswer, String>),
     /// The answer to [`Question::RemoveDevice`], or the reason for refusing it.
     Removed(Result<(), String>),
+    /// The answer to [`Question::OpenFlows`]: the workloads that have any, with their number.
+    OpenFlows(#[serde(deserialize_with = "at_most::<_, _, MAX_ANSWER>")] Vec<WorkloadFlows>),
 }
 
 impl Answer {
@@ -275,6 +301,7 @@ impl Answer {
             Self::Links(all) => in_parts(all).into_iter().map(Self::Links).collect(),
             Self::Cuts(all) => in_parts(all).into_iter().map(Self::Cuts).collect(),
             Self::Flows(all) => in_parts(all).into_iter().map(Self::Flows).collect(),
+            Self::OpenFlows(all) => in_parts(all).into_iter().map(Self::OpenFlows).collect(),
             other => vec![other],
         }
     }
@@ -293,6 +320,7 @@ impl Answer {
             (Self::Links(all), Self::Links(part)) => join(all, part),
             (Self::Cuts(all), Self::Cuts(part)) => join(all, part),
             (Self::Flows(all), Self::Flows(part)) => join(all, part),
+            (Self::OpenFlows(all), Self::OpenFlows(part)) => join(all, part),
             _ => false,
         }
     }

@@ -3,7 +3,7 @@
 use crate::{codec::PART_BYTES, encoded_size};
 use ipnet::IpNet;
 use meshward_types::{
-    AcceptFrom, Count, IdentityId, Labels, NetworkName, Protocol, PublicKey, WorkloadId,
+    AcceptFrom, Count, Health, IdentityId, Labels, NetworkName, Protocol, PublicKey, WorkloadId,
     WorkloadName,
     bounded::{as_printable, as_printable_if_any, at_most},
     measurement::{ImageSignature, Measurement, Sha256},
@@ -87,6 +87,9 @@ pub struct WorkloadReport {
     /// understand.
     #[serde(default, deserialize_with = "as_printable_if_any")]
     pub objection: Option<String>,
+    /// The finding of its health check.
+    #[serde(default)]
+    pub health: Health,
 }
 
 impl WorkloadReport {
@@ -111,6 +114,7 @@ impl WorkloadReport {
             measurement: None,
             signatures: vec![],
             objection: None,
+            health: Health::Healthy,
         }
     }
 }

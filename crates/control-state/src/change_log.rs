@@ -20,6 +20,8 @@ pub enum ListKind {
     Credentials,
     /// `/v1/devices`, by network and name.
     Devices,
+    /// `/v1/drains`, by kind and name.
+    Drains,
     /// `/v1/links`.
     Links,
     /// `/v1/networks`, by name.
@@ -34,6 +36,8 @@ pub enum ListKind {
     Relays,
     /// `/v1/routes`, by network, node and prefix.
     Routes,
+    /// `/v1/services`, by network and name.
+    Services,
     /// `/v1/tokens`, by id.
     Tokens,
     /// `/v1/workloads`, by id.
@@ -158,20 +162,30 @@ pub fn touched(before: &World, mutations: &[Mutation]) -> BTreeSet<Touched> {
                     }
                 }
             }
+            RecordKey::Drain(_) => {
+                entry(ListKind::Drains, key.stored().name);
+                touched.insert(Touched::Any(ListKind::Workloads));
+            }
+            RecordKey::Service(..) => entry(ListKind::Services, key.stored().name),
             RecordKey::Identity(_) | RecordKey::Image(_) => {}
         }
-        let linked = matches!(
-            key,
-            RecordKey::Workload(_)
-                | RecordKey::Identity(_)
-                | RecordKey::Policy(_)
-                | RecordKey::Quarantine(_)
-        );
-        if linked || matches!(mutation, Mutation::Put(Record::Network(_))) {
-            touched.insert(Touched::Any(ListKind::Links));
-        }
+        touched.extend(lists_of(&key, mutation));
     }
     touched
+}
+
+/// Returns the lists of which a mutation may have changed any entries.
+fn lists_of(key: &RecordKey, mutation: &Mutation) -> impl Iterator<Item = Touched> {
+    let is_workload = matches!(key, RecordKey::Workload(_));
+    let is_rule = matches!(key, RecordKey::Policy(_) | RecordKey::Quarantine(_));
+    let is_network = matches!(mutation, Mutation::Put(Record::Network(_)));
+    let is_identity = matches!(key, RecordKey::Identity(_));
+    let is_drain = matches!(key, RecordKey::Drain(_));
+    let linked = is_workload || is_rule || is_network || is_identity;
+    let serves = is_workload || is_rule || is_drain;
+    let lists =
+        [(linked, ListKind::Links), (serves, ListKind::Services), (serves, ListKind::Drains)];
+    lists.into_iter().filter(|(is_touched, _)| *is_touched).map(|(_, list)| Touched::Any(list))
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! IP address management: each node gets a block of each network's prefixes.
 
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
 /// Returns the prefix length of a node's block if the operator sets none: /24 and /64 where the
 /// prefix is wide enough, otherwise blocks for 16 (IPv4) or 256 (IPv6) nodes.
@@ -62,6 +66,67 @@ pub fn free_block(prefix: IpNet, length: u8, assigned: &BTreeSet<IpNet>) -> Opti
     blocks.find(|block| !assigned.contains(block))
 }
 
+/// Returns the highest block of `prefix` that is not assigned; `None` if all are, or if it is the
+/// only one left for nodes.
+pub fn service_block(prefix: IpNet, length: u8, assigned: &BTreeSet<IpNet>) -> Option<IpNet> {
+    let count = 1u128.checked_shl(u32::from(length.checked_sub(prefix.prefix_len())?))?;
+    // Assigned blocks are skipped one by one, and there are no more of them than this.
+    let most = assigned.len() as u128 + 2;
+    let mut free = (0..count)
+        .rev()
+        .take(usize::try_from(most).unwrap_or(usize::MAX))
+        .filter_map(|number| nth_block(prefix, length, number))
+        .filter(|block| !assigned.contains(block));
+    let block = free.next()?;
+    let has_nodes = assigned.iter().any(|own| prefix.contains(own));
+    (has_nodes || free.next().is_some()).then_some(block)
+}
+
+/// Returns a block of a prefix by its number, counted from 0.
+fn nth_block(prefix: IpNet, length: u8, number: u128) -> Option<IpNet> {
+    let shift = u32::from(prefix.max_prefix_len() - length);
+    let address = match prefix {
+        IpNet::V4(net) => {
+            let offset = u32::try_from(number.checked_shl(shift)?).ok()?;
+            Ipv4Addr::from_bits(net.network().to_bits() | offset).into()
+        }
+        IpNet::V6(net) => {
+            Ipv6Addr::from_bits(net.network().to_bits() | number.checked_shl(shift)?).into()
+        }
+    };
+    IpNet::new(address, length).ok()
+}
+
+/// Returns the address at which nodes answer DNS, in the first service block of an address family:
+/// host number 53, written in the family's way, or the first usable address of a small block.
+pub fn resolver_address(block: IpNet) -> IpAddr {
+    let number = match block {
+        IpNet::V4(_) if block.prefix_len() <= 26 => 53,
+        IpNet::V6(_) if block.prefix_len() <= 120 => 0x53,
+        _ => 1,
+    };
+    nth_address(block, number)
+}
+
+/// Returns the numbers of the usable addresses of a block, the first 4 billion of them: not 0, which
+/// names the block (RFC 950 §2.1) or a router (RFC 4291 §2.6.1), nor IPv4's broadcast address.
+pub fn host_numbers(block: IpNet) -> RangeInclusive<u32> {
+    let bits = u32::from(block.max_prefix_len() - block.prefix_len());
+    let last = 1u32.checked_shl(bits).map_or(u32::MAX, |count| count - 1);
+    match block {
+        IpNet::V4(_) => 1..=last.saturating_sub(1),
+        IpNet::V6(_) => 1..=last,
+    }
+}
+
+/// Returns an address of a block by its number.
+pub fn nth_address(block: IpNet, number: u32) -> IpAddr {
+    match block {
+        IpNet::V4(net) => Ipv4Addr::from_bits(net.network().to_bits() | number).into(),
+        IpNet::V6(net) => Ipv6Addr::from_bits(net.network().to_bits() | u128::from(number)).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +144,38 @@ mod tests {
             assigned.insert(block);
         }
         assert_eq!(free_block(net("10.42.0.0/24"), 25, &assigned), None);
+    }
+
+    #[test]
+    fn services_get_the_highest_free_block_and_leave_one_to_nodes() {
+        let mut assigned = BTreeSet::new();
+        for expected in [Some("10.42.0.192/26"), Some("10.42.0.128/26"), Some("10.42.0.64/26")] {
+            let block = service_block(net("10.42.0.0/24"), 26, &assigned);
+            assert_eq!(block, expected.map(net));
+            assigned.extend(block);
+        }
+        assert_eq!(service_block(net("10.42.0.0/24"), 24, &BTreeSet::new()), None);
+        for (prefix, length, block) in [
+            ("fd00::/8", 64, "fdff:ffff:ffff:ffff::/64"),
+            ("::/0", 124, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff0/124"),
+            ("10.0.0.0/8", 30, "10.255.255.252/30"),
+        ] {
+            let found = service_block(net(prefix), length, &BTreeSet::new());
+            assert_eq!(found, Some(net(block)), "{prefix}");
+        }
+    }
+
+    #[test]
+    fn the_resolver_has_number_53_where_the_block_is_wide_enough() {
+        for (block, address) in [
+            ("10.42.255.0/24", "10.42.255.53"),
+            ("10.42.255.192/26", "10.42.255.245"),
+            ("10.42.0.240/28", "10.42.0.241"),
+            ("fd42:0:0:ffff::/64", "fd42:0:0:ffff::53"),
+            ("fd42::ff00/124", "fd42::ff01"),
+        ] {
+            assert_eq!(resolver_address(net(block)).to_string(), address, "{block}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
     matching::Deciding,
     selecting::Selecting,
 };
+use meshward_types::{PortRange, PortSpec};
 use std::collections::HashSet;
 
 /// A policy test that failed.
@@ -49,7 +50,8 @@ pub fn run_tests(policy: &Policy, budget: &Budget) -> Result<Vec<TestFailure>, E
     let mut failures = Vec::new();
     for (at, test) in policy.tests.iter().enumerate() {
         let begins = beginning.select_within(&test.from, budget)?;
-        let ends: HashSet<usize> = ending.select_within(&test.to, budget)?.into_iter().collect();
+        let ends: HashSet<usize> =
+            ending.select_within(test.to.labels(), budget)?.into_iter().collect();
         let matching: Vec<_> =
             begins.iter().filter(|at| ends.contains(*at)).map(|at| rules[*at]).collect();
         let ports: usize = matching.iter().map(|(_, rule)| rule.ports().len()).sum();
@@ -66,20 +68,27 @@ fn run_test(
     matching: Vec<(Tier, &Rule)>,
 ) -> Option<TestFailure> {
     let acl = compile_matching(policy, matching.clone(), None);
-    let passed = match test.expect {
-        Expect::Allow => acl.allows_all(test.port),
-        Expect::Deny => !acl.allows_some(test.port),
-        Expect::Reject => !acl.allows_some(test.port) && acl.rejects_all(test.port, policy.on_deny),
-    };
+    let ports = test.ports();
+    let passed = ports.iter().all(|port| match test.expect {
+        Expect::Allow => acl.allows_all(*port),
+        Expect::Deny => !acl.allows_some(*port),
+        Expect::Reject => !acl.allows_some(*port) && acl.rejects_all(*port, policy.on_deny),
+    });
     if passed {
         return None;
     }
-    let found = match test.port.protocol {
-        Some(protocol)
-            if test.port.ports.first == test.port.ports.last || !protocol.has_ports() =>
+    let single = match ports {
+        [PortSpec { protocol: Some(protocol), ports: PortRange { first, last } }]
+            if first == last || !protocol.has_ports() =>
         {
+            Some((*protocol, *first))
+        }
+        _ => None,
+    };
+    let found = match single {
+        Some((protocol, port)) => {
             let deciding = Deciding { mode: policy.mode, rules: matching, opened: Vec::new() };
-            decide(&deciding, protocol, test.port.ports.first, |_, _| true).to_string()
+            decide(&deciding, protocol, port, |_, _| true).to_string()
         }
         _ if acl.is_closed() => "nothing is allowed between them".to_owned(),
         _ => format!("what is allowed between them is: {acl}"),

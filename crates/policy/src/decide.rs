@@ -133,13 +133,11 @@ impl fmt::Display for Reason<'_> {
             Action::Deny => "deny",
         };
         let ports: Vec<String> = rule.ports().iter().map(ToString::to_string).collect();
-        write!(
-            f,
-            "{tier} `{}`: {action} {} from {} to {}",
-            rule.name,
-            ports.join(", "),
-            rule.from,
-            rule.to
-        )
+        let Rule { name, from, to, .. } = rule;
+        write!(f, "{tier} `{name}`: {action} {} from {from} to {to}", ports.join(", "))?;
+        match rule.target.service() {
+            Some(service) => write!(f, " (service {service})"),
+            None => Ok(()),
+        }
     }
 }

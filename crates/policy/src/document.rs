@@ -3,12 +3,14 @@
 use crate::{
     admission_rules::{AdmissionRule, Keys},
     routes::RouteRule,
+    services::{Destination, Service, Target, write_target},
+    written::write_dns,
 };
 use meshward_types::{
-    Condition, Conduct, FlowTimeouts, Labels, Lasting, NetworkName, OnDeny, OnRevoke, PortSpec,
-    Selector,
+    Condition, Conduct, DnsSettings, FlowTimeouts, Labels, Lasting, NetworkName, OnDeny, OnRevoke,
+    PortSpec, Selector, ServiceName,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The policy of one network, with named sets filled in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +35,12 @@ pub struct Policy {
     /// The timeouts of idle flows.
     #[serde(skip_serializing_if = "is_usual")]
     pub timeouts: FlowTimeouts,
+    /// The settings of name resolution.
+    #[serde(skip_serializing_if = "is_usual", serialize_with = "write_dns")]
+    pub dns: DnsSettings,
+    /// Names and virtual addresses in front of workloads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
     /// Rules that allow or deny packets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Rule>,
@@ -110,27 +118,32 @@ pub enum Declarations {
 }
 
 /// One rule or guardrail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// The name, unique in the policy.
     pub name: String,
     /// The workloads that begin flows.
     pub from: Selector,
-    /// The workloads at the other end.
+    /// The workloads at the other end: for a rule about a service, its instances.
     pub to: Selector,
-    /// The ports that it allows; a rule has either this or `deny`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// The way in which the rule names the workloads at the other end.
+    pub target: Target,
+    /// The ports that it allows; a rule has either this or `deny`. For a rule about a service,
+    /// those of its instances.
     pub allow: Vec<PortSpec>,
     /// The ports that it denies.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<PortSpec>,
     /// `true` if the packets that it denies pass, and are counted.
-    #[serde(skip_serializing_if = "is_usual")]
     pub observe: bool,
     /// The answer to packets that it denies or, if it allows, to everything between the two that
     /// nothing allows.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_deny: Option<OnDeny>,
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        WrittenRule::from(self).serialize(serializer)
+    }
 }
 
 /// The effect of a rule on packets that it matches.
@@ -142,7 +155,69 @@ pub enum Action {
     Deny,
 }
 
+/// A rule as it is written.
+#[derive(Serialize)]
+struct WrittenRule<'a> {
+    name: &'a str,
+    from: &'a Selector,
+    to: WrittenTarget<'a>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    allow: &'a [PortSpec],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    deny: &'a [PortSpec],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    observe: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_deny: Option<OnDeny>,
+}
+
+struct WrittenTarget<'a> {
+    target: &'a Target,
+    to: &'a Selector,
+}
+
+impl Serialize for WrittenTarget<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        write_target(self.target, self.to, serializer)
+    }
+}
+
+impl<'a> From<&'a Rule> for WrittenRule<'a> {
+    fn from(rule: &'a Rule) -> Self {
+        let Rule { name, from, to, target, allow, deny, observe, on_deny } = rule;
+        // A rule about a service names the service's ports, not those of the instances.
+        let (allow, deny): (&[PortSpec], &[PortSpec]) = match target {
+            Target::Labels => (allow, deny),
+            Target::Service(target) if deny.is_empty() => (&target.ports, &[]),
+            Target::Service(target) => (&[], &target.ports),
+        };
+        Self {
+            name,
+            from,
+            to: WrittenTarget { target, to },
+            allow,
+            deny,
+            observe: *observe,
+            on_deny: *on_deny,
+        }
+    }
+}
+
 impl Rule {
+    /// Creates a rule that allows ports between workloads.
+    pub fn allowing(name: String, from: Selector, to: Selector, allow: Vec<PortSpec>) -> Self {
+        Self {
+            name,
+            from,
+            to,
+            target: Target::Labels,
+            allow,
+            deny: vec![],
+            observe: false,
+            on_deny: None,
+        }
+    }
+
     /// Returns the effect of the rule.
     pub fn action(&self) -> Action {
         if self.deny.is_empty() { Action::Allow } else { Action::Deny }
@@ -155,17 +230,26 @@ impl Rule {
 }
 
 /// A policy test: one expectation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TestCase {
     /// The labels of the workload that begins the flow.
     pub from: Labels,
-    /// The labels of the workload at the other end.
-    pub to: Labels,
+    /// The workload at the other end.
+    pub to: Destination,
     /// The protocol and ports.
     pub port: PortSpec,
     /// The expected verdict for all of `port`.
     pub expect: Expect,
+}
+
+impl TestCase {
+    /// Returns the ports of the workload at the other end.
+    pub(crate) fn ports(&self) -> &[PortSpec] {
+        match &self.to {
+            Destination::Labels(_) => std::slice::from_ref(&self.port),
+            Destination::Service { targets, .. } => targets,
+        }
+    }
 }
 
 /// An expected verdict.
@@ -242,6 +326,8 @@ impl Policy {
             on_quarantine: OnDeny::default(),
             on_revoke: OnRevoke::default(),
             timeouts: FlowTimeouts::default(),
+            dns: DnsSettings::default(),
+            services: Vec::new(),
             rules: Vec::new(),
             guardrails: Vec::new(),
             tests: Vec::new(),
@@ -252,6 +338,11 @@ impl Policy {
             forensics: Vec::new(),
             let_in: Vec::new(),
         }
+    }
+
+    /// Returns a service.
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == *name)
     }
 
     /// Returns the treatment of conversations for nodes. `resets`: see [`Conduct`].

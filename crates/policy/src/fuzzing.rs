@@ -116,5 +116,19 @@ routes:
         lab\n---\nnetwork: shop\n";
     let anchors = "network: shop\nrules:\n  - &a { name: a, from: &s { app: web }, to: *s, allow: \
         [tcp/1] }\n  - { <<: *a, name: b }\n";
-    [whole, two, anchors, "network: [", ""].map(|text| text.as_bytes().to_vec()).to_vec()
+    let served = r#"network: shop
+dns: { zone: internal, zones: { corp.example: [10.8.0.53] }, upstreams: ["tls://9.9.9.9#a.b"], intercept: true }
+services:
+  - { name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }, { port: 443, protocol: udp }], prefer: [node, site],
+      health: { http: /healthz, every: 2s, failures: 5 }, fan_out: 20, affinity: { client: 10m } }
+  - { name: db, for: { env: { in: [prod, test] } }, ports: [{ port: 1 }], health: { exec: [check, "a b"] }, fan_out: all }
+rules:
+  - { name: a, from: { app: web }, to: { service: api } }
+  - { name: b, from: {}, to: { service: { in: [api] } }, allow: [tcp] }
+guardrails:
+  - { name: c, from: {}, to: { service: db }, deny: [any] }
+tests:
+  - { from: { app: web }, to: { service: api }, port: tcp/80, expect: allow }
+"#;
+    [whole, two, anchors, served, "network: [", ""].map(|text| text.as_bytes().to_vec()).to_vec()
 }

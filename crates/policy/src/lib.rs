@@ -23,7 +23,9 @@ mod reading;
 mod review;
 mod routes;
 mod selecting;
+mod services;
 mod suggest;
+mod written;
 
 pub use admission::{AdmissionDecision, Candidate};
 pub use admission_rules::{AdmissionRule, ImagePattern, Keys, Shared, SigningKey};
@@ -42,4 +44,5 @@ pub use reading::{
 };
 pub use review::{review, review_live};
 pub use routes::RouteRule;
+pub use services::{Destination, MAX_SERVICES, Service, ServiceIndex, ServiceTarget, Target};
 pub use suggest::suggest;

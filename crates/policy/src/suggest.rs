@@ -49,15 +49,7 @@ pub fn suggest(
                 true => numbered.find(|name| !names.contains(name)).unwrap_or_default(),
             };
             names.insert(name.clone());
-            policy.rules.push(Rule {
-                name,
-                from,
-                to: to.clone(),
-                allow: allow.clone(),
-                deny: vec![],
-                observe: false,
-                on_deny: None,
-            });
+            policy.rules.push(Rule::allowing(name, from, to.clone(), allow.clone()));
         }
     }
     policy

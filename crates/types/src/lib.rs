@@ -10,6 +10,7 @@ pub mod acl;
 pub mod bounded;
 pub mod conduct;
 mod count;
+pub mod dns;
 pub mod environment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -31,6 +32,7 @@ pub use accept::AcceptFrom;
 pub use acl::{Acl, AclEntry, Verdict};
 pub use conduct::{Conduct, FlowTimeouts, OnDeny, OnRevoke};
 pub use count::Count;
+pub use dns::{DnsSettings, DomainName, Upstream};
 pub use keys::PublicKey;
 pub use labels::{LabelKey, Labels};
 pub use names::{
@@ -39,7 +41,9 @@ pub use names::{
 pub use policy_file::PolicyFile;
 pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;
-pub use service::{Affinity, FanOut, HealthCheck, HealthProbe, Nearness, ServicePort, Serving};
+pub use service::{
+    Affinity, FanOut, Health, HealthCheck, HealthProbe, Nearness, ServicePort, Serving,
+};
 pub use trigger::{Condition, Lasting};
 
 /// The default port of the coordinator: QUIC over UDP, HTTPS over TCP.

@@ -162,6 +162,30 @@ impl fmt::Display for Selector {
     }
 }
 
+/// The encoding of selectors as text, for `#[serde(with = "as_text")]`: the wire format is not
+/// self-describing, as YAML and JSON are.
+pub mod as_text {
+    use super::Selector;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// Writes a selector.
+    ///
+    /// # Errors
+    /// Fails as the serializer does.
+    pub fn serialize<S: Serializer>(selector: &Selector, to: S) -> Result<S::Ok, S::Error> {
+        let text = if selector.is_empty() { String::new() } else { selector.to_string() };
+        text.serialize(to)
+    }
+
+    /// Reads a selector.
+    ///
+    /// # Errors
+    /// Fails if the text is not a selector.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Selector, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// A requirement as it is written in YAML and JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,6 +1,6 @@
 //! Conditions of triggers, which nodes count.
 
-use crate::selector::Selector;
+use crate::selector::{self, Selector};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl From<Lasting> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriggerSpec {
     /// The workloads whose flows are counted.
-    #[serde(with = "as_text")]
+    #[serde(with = "selector::as_text")]
     pub watch: Selector,
     /// The number of denied flows.
     pub denied_flows: Option<u32>,
@@ -98,20 +98,5 @@ impl TriggerSpec {
             alone,
             seconds: lasts.map(|span| span.0.as_secs()),
         }
-    }
-}
-
-mod as_text {
-    //! Selectors as text: the wire format is not self-describing, as YAML and JSON are.
-    use crate::selector::Selector;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(selector: &Selector, to: S) -> Result<S::Ok, S::Error> {
-        let text = if selector.is_empty() { String::new() } else { selector.to_string() };
-        text.serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Selector, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
     }
 }

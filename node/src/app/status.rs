@@ -7,11 +7,13 @@ use crate::{
     workers::ServedEndpoint,
 };
 use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LostWay};
-use meshward_control_proto::{LinkAcl, LinkCount, LoggedFlow, WorkloadCuts, view::NetworkSpec};
+use meshward_control_proto::{
+    LinkAcl, LinkCount, LoggedFlow, WorkloadCuts, WorkloadFlows, view::NetworkSpec,
+};
 use meshward_datapath::{
     EndpointStats, FlowKind, Link, LinkFlow, LinkStats, PathLossReason, Timeouts,
 };
-use meshward_types::NetworkName;
+use meshward_types::{NetworkName, WorkloadId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 impl Node {
@@ -21,6 +23,18 @@ impl Node {
         let links = links.into_iter().map(|LinkAcl { from, to, acl }| (Link { from, to }, acl));
         let cut = served.endpoint.count_cut_flows(clock::now(), &links.collect()).into_iter();
         cut.map(|(workload, flows)| WorkloadCuts { workload, flows }).collect()
+    }
+
+    /// Returns the number of open flows that others have begun to workloads of this node.
+    pub fn open_flows(
+        &self,
+        network: &NetworkName,
+        workloads: Vec<WorkloadId>,
+    ) -> Vec<WorkloadFlows> {
+        let Some(served) = self.enforcement.endpoint(network) else { return vec![] };
+        let workloads = workloads.into_iter().collect();
+        let counts = served.endpoint.count_flows_to(clock::now(), &workloads).into_iter();
+        counts.map(|(workload, flows)| WorkloadFlows { workload, flows }).collect()
     }
 
     /// Returns the kinds of flows that were begun or tried in the last so many seconds.

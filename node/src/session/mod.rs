@@ -334,6 +334,9 @@ async fn answer_questions(node: Arc<Node>, connection: Connection) {
                 Ok(Question::Cuts { network, links }) => {
                     Answer::Cuts(node.count_cuts(&network, links))
                 }
+                Ok(Question::OpenFlows { network, workloads }) => {
+                    Answer::OpenFlows(node.open_flows(&network, workloads))
+                }
                 Ok(Question::Flows { network, seconds }) => {
                     Answer::Flows(node.flows(&network, seconds))
                 }

@@ -5,13 +5,14 @@ use crate::attachment::{Attachment, Origin, Owner};
 use meshward_control_proto::{
     Change, ImageSignatures, Resource, ResourceKey, View, WorkloadReport,
     relay::RelaySpec,
-    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
+    view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
 };
 use meshward_datapath::{Endpoint, Now, SecretKey};
 use meshward_netns::NetnsId;
 use meshward_runtime::state_files::{StateFile, decode, encode};
 use meshward_types::{
-    Acl, AclEntry, Conduct, IdentityId, OnDeny, OnRevoke, PortRange, Protocol, PublicKey, Revision,
+    Acl, AclEntry, Affinity, Conduct, DnsSettings, HealthCheck, HealthProbe, IdentityId, Nearness,
+    OnDeny, OnRevoke, PortRange, Protocol, PublicKey, Revision, ServicePort, Serving,
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
     relay::RelayNumber,
     trigger::TriggerSpec,
@@ -100,39 +101,45 @@ const VIEW_1: &[u8] = include_bytes!("testdata/format-1/view");
 const LOG_1: &[u8] = include_bytes!("testdata/format-1/view.log");
 const VIEW_2: &[u8] = include_bytes!("testdata/format-2/view");
 const LOG_2: &[u8] = include_bytes!("testdata/format-2/view.log");
+const VIEW_3: &[u8] = include_bytes!("testdata/format-3/view");
+const LOG_3: &[u8] = include_bytes!("testdata/format-3/view.log");
 
 #[test]
 fn views_and_their_logs() {
-    for (snapshot, log, is_current) in [(VIEW_1, LOG_1, false), (VIEW_2, LOG_2, true)] {
+    for (snapshot, log, is_current) in
+        [(VIEW_1, LOG_1, false), (VIEW_2, LOG_2, false), (VIEW_3, LOG_3, true)]
+    {
+        let expected = if is_current { view() } else { view_without_services() };
         let (read, hash) = read_view(snapshot, log).unwrap();
-        assert_eq!(read, view());
+        assert_eq!(read, expected);
         let header = read_log_header(log).unwrap();
-        assert_eq!((header.snapshot, header.is_current), (hash, is_current));
+        assert_eq!((header.snapshot, header.format.is_current()), (hash, is_current));
         let mut rest = &log[header.length..];
         for expected in updates() {
-            let (update, after) = read_update(rest).unwrap();
+            let (update, after) = read_update(rest, header.format).unwrap();
             assert_eq!(update, expected);
             rest = after;
         }
         assert!(rest.is_empty());
     }
     let (snapshot, hash) = encode_view(&view());
-    assert!(snapshot == VIEW_2, "the view is written in a new format");
+    assert!(snapshot == VIEW_3, "the view is written in a new format");
     let mut log = encode_log_header(hash);
     for update in &updates() {
         encode_update(&mut log, update);
     }
-    assert!(log == LOG_2, "the log of the view is written in a new format");
+    assert!(log == LOG_3, "the log of the view is written in a new format");
     let newer = |file: &[u8]| [&file[..4], &[4], &file[5..]].concat();
     for said in [
-        read_view(&newer(VIEW_2), LOG_2).unwrap_err().to_string(),
-        read_log_header(&newer(LOG_2)).unwrap_err().to_string(),
+        read_view(&newer(VIEW_3), LOG_3).unwrap_err().to_string(),
+        read_log_header(&newer(LOG_3)).unwrap_err().to_string(),
     ] {
-        assert!(said.contains("format 4, this one reads up to 2; upgrade"), "{said}");
+        assert!(said.contains("format 4, this one reads up to 3; upgrade"), "{said}");
     }
 }
 
 /// Resources of every kind, with all fields set.
+#[expect(clippy::too_many_lines, reason = "one resource of each kind")]
 fn view() -> View {
     let resource = |number| -> Resource {
         match number {
@@ -148,11 +155,21 @@ fn view() -> View {
                     timeouts: [Some(600), None, Some(30), None],
                     resets: 9,
                 },
+                site: Some("eu".into()),
+                service_blocks: vec![of("10.42.255.0/24")],
+                resolver: vec![of("10.42.255.53")],
+                dns: DnsSettings {
+                    zone: of("internal"),
+                    zones: [(of("corp.example"), vec![of("10.8.0.53")])].into(),
+                    upstreams: vec![of("tls://9.9.9.9#dns.quad9.net")],
+                    intercept: true,
+                },
             }),
             1 => Resource::Peer(PeerSpec {
                 public_key: PublicKey([7; 32]),
                 candidates: vec![of("192.0.2.7:51820"), of("[2001:db8::7]:51820")],
                 prefixes: vec![of("10.42.7.0/24")],
+                site: Some("us".into()),
             }),
             2 => Resource::Identity(IdentitySpec {
                 labels: of("app=web,env=prod"),
@@ -167,6 +184,8 @@ fn view() -> View {
                 identity: IdentityId(12),
                 quarantined: false,
                 reset: true,
+                name: Some(of("web")),
+                serving: Serving::Unhealthy,
             }),
             4 => Resource::Link(acl()),
             5 => Resource::Trigger(TriggerSpec {
@@ -178,7 +197,8 @@ fn view() -> View {
                 alone: true,
                 seconds: Some(600),
             }),
-            _ => Resource::Refused("the image has no signature".into()),
+            6 => Resource::Refused("the image has no signature".into()),
+            _ => Resource::Service(service()),
         }
     };
     let keys = [
@@ -189,9 +209,45 @@ fn view() -> View {
         ResourceKey::Link(of("shop"), IdentityId(12), IdentityId(300)),
         ResourceKey::Trigger(of("shop"), "scan".into()),
         ResourceKey::Refused(of("shop"), of("w-ba9876543210")),
+        ResourceKey::Service(of("shop"), of("api")),
     ];
     let resources = keys.into_iter().enumerate().map(|(number, key)| (key, resource(number)));
     View { revision: Revision(77), resources: resources.collect() }
+}
+
+fn service() -> ServiceSpec {
+    ServiceSpec {
+        addresses: vec![of("10.42.255.1")],
+        instances: of("app=api"),
+        ports: vec![ServicePort { protocol: Protocol::Udp, port: 443, target: 8443 }],
+        prefer: vec![Nearness::Site, Nearness::Node],
+        health: Some(HealthCheck {
+            probe: HealthProbe::Http("/healthz".into()),
+            port: Some(8080),
+            every: Duration::from_millis(2500),
+            timeout: Duration::from_secs(1),
+            failures: 3,
+        }),
+        affinity: Affinity::Client(Duration::from_mins(10)),
+    }
+}
+
+/// The view of formats 1 and 2.
+fn view_without_services() -> View {
+    let mut view = view();
+    view.resources.retain(|key, _| !matches!(key, ResourceKey::Service(..)));
+    for resource in view.resources.values_mut() {
+        match resource {
+            Resource::Network(spec) => {
+                (spec.site, spec.dns) = (None, DnsSettings::default());
+                (spec.service_blocks, spec.resolver) = (vec![], vec![]);
+            }
+            Resource::Peer(spec) => spec.site = None,
+            Resource::Workload(spec) => (spec.name, spec.serving) = (None, Serving::Ready),
+            _ => {}
+        }
+    }
+    view
 }
 
 fn acl() -> Acl {

@@ -10,7 +10,7 @@ use meshward_control_proto::{ImageSignatures, WorkloadReport};
 use meshward_netns::NetnsId;
 use meshward_runtime::state_files::StateFile;
 use meshward_types::{
-    AcceptFrom, Labels, NetworkName, PublicKey, WorkloadId, WorkloadName,
+    AcceptFrom, Health, Labels, NetworkName, PublicKey, WorkloadId, WorkloadName,
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
 };
 use serde::{Deserialize, Serialize};
@@ -246,6 +246,8 @@ impl From<WorkloadReport> for ReportEntry {
             measurement,
             signatures,
             objection,
+            // It is found anew.
+            health: _,
         } = report;
         let measurement = measurement.map(|own| Arc::unwrap_or_clone(own).into());
         let signatures =
@@ -298,6 +300,7 @@ impl From<ReportEntry> for WorkloadReport {
             measurement,
             signatures,
             objection,
+            health: Health::Healthy,
         }
     }
 }

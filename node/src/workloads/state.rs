@@ -192,6 +192,7 @@ pub(crate) fn plain_report(
         measurement: None,
         signatures: vec![],
         objection: None,
+        health: meshward_types::Health::Healthy,
     }
 }
 

@@ -6,7 +6,7 @@ use meshward_control_proto::{
     Change, DeviceOrder, Resource, ResourceKey,
     view::{IdentitySpec, NetworkSpec, WorkloadSpec},
 };
-use meshward_types::{IdentityId, NetworkName, PublicKey, Revision, WorkloadId};
+use meshward_types::{IdentityId, NetworkName, PublicKey, Revision, Serving, WorkloadId};
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 const WORKLOADS: u8 = 24;
@@ -20,9 +20,7 @@ fn put_network() -> Change {
     let spec = NetworkSpec {
         prefixes: vec!["10.42.0.0/16".parse().unwrap()],
         blocks: vec!["10.42.3.0/24".parse().unwrap()],
-        mtu: 1420,
-        admission: false,
-        conduct: meshward_types::Conduct::default(),
+        ..NetworkSpec::with_mtu(1420)
     };
     Change::Put(ResourceKey::Network(network()), Resource::Network(spec))
 }
@@ -45,6 +43,8 @@ fn admit(id: &WorkloadId, addresses: Vec<IpAddr>) -> Change {
         identity: IDENTITY,
         quarantined: false,
         reset: false,
+        name: None,
+        serving: Serving::Ready,
     };
     Change::Put(ResourceKey::Workload(network(), id.clone()), Resource::Workload(spec))
 }

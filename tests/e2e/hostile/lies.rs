@@ -3,12 +3,13 @@
 use crate::support::Shop;
 use meshward_control_proto::{
     Answer, EndpointReport, Fired, FromNode, InstanceId, LinkCount, LoggedFlow, Question,
-    ResourceKey, WorkloadCuts, WorkloadReport,
+    ResourceKey, WorkloadCuts, WorkloadFlows, WorkloadReport,
     view::{Digest, Hash128, ResourceHashes},
 };
 use meshward_lab::Workload;
 use meshward_types::{
-    Count, IdentityId, NetworkName, Protocol, PublicKey, Revision, WorkloadId, relay::RelayNumber,
+    Count, Health, IdentityId, NetworkName, Protocol, PublicKey, Revision, WorkloadId,
+    relay::RelayNumber,
 };
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -325,6 +326,14 @@ impl Others {
                     "trouble without end",
                     (0..300).map(|at| text(at * 10)).chain([text(1 << 19)]).collect(),
                 )];
+                (lies, Some(FromNode::Health { workload: web, health: Health::Healthy }))
+            }
+            FromNode::Health { .. } => {
+                let health = |workload| FromNode::Health { workload, health: Health::Unhealthy };
+                let lies = vec![
+                    lie("another's illness", vec![health(api), health(web)]),
+                    lie("illnesses of nobody", vec![health("nobody".parse().unwrap()); 300]),
+                ];
                 (lies, Some(FromNode::Leave))
             }
             // Taken as the first word of a connection alone, and then of whoever has the
@@ -360,6 +369,10 @@ pub(super) fn false_answers(question: &Question, web: &WorkloadId) -> Vec<Answer
                 passed: true,
             };
             vec![Answer::Flows(pairs.map(flow).collect())]
+        }
+        Question::OpenFlows { .. } => {
+            let flows = WorkloadFlows { workload: web.clone(), flows: u64::MAX };
+            vec![Answer::OpenFlows(vec![flows; 2]); 3]
         }
         // Not asked here of a liar; whoever asks believes nothing of it but its form.
         Question::AddDevice(_) | Question::RemoveDevice(_) => {

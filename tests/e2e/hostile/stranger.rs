@@ -2,6 +2,7 @@
 
 use crate::support::{PATIENCE, mesh, mesh_with};
 use meshward_api_types::Context;
+use meshward_control_proto::Channel;
 use meshward_lab::{HandshakeFlood, Mesh, idle_connections};
 use meshward_netns::Netns;
 use std::{
@@ -23,7 +24,8 @@ fn a_member_keeps_its_session_and_another_joins_under_forged_handshakes_and_idle
     let (token, joining) = (mesh.token(&[]).unwrap(), mesh.internet.site("rack").unwrap());
     let stranger = mesh.internet.site("stranger").unwrap();
     let flood =
-        HandshakeFlood::start(&stranger.netns, quic(&mesh), 5000, b"meshward-session/2").unwrap();
+        HandshakeFlood::start(&stranger.netns, quic(&mesh), 5000, &Channel::Session.alpn()[0])
+            .unwrap();
     let _idle = idle_connections(&stranger.netns, quic(&mesh).into(), 600).unwrap();
     std::thread::sleep(Duration::from_secs(3));
     assert!(flood.sent() > 3000, "{}", flood.sent());

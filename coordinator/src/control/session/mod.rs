@@ -193,6 +193,9 @@ impl NodeSession {
                 return self.apply_reports(Report::Started(Box::new(report)), session).await;
             }
             FromNode::Stopped(id) => return self.apply_reports(Report::Stopped(id), session).await,
+            FromNode::Health { workload, health } => {
+                return self.apply_reports(Report::Health(workload, health), session).await;
+            }
             FromNode::Endpoint(report) => {
                 if self.link.mesh.look(|world| world.networks.contains_key(&report.network)) {
                     self.endpoints.queue(report);
@@ -247,6 +250,9 @@ impl NodeSession {
             match self.inbox.next_at_once()? {
                 Some(FromNode::Started(report)) => reports.push(Report::Started(Box::new(report))),
                 Some(FromNode::Stopped(id)) => reports.push(Report::Stopped(id)),
+                Some(FromNode::Health { workload, health }) => {
+                    reports.push(Report::Health(workload, health));
+                }
                 Some(message) => other = Some(message),
                 None => break,
             }

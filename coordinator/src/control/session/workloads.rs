@@ -83,6 +83,6 @@ pub(super) fn count(report: Report, budget: &mut BudgetMeter) -> Result<Report, 
             budget.remove(&id);
             Ok(Report::Stopped(id))
         }
-        all @ Report::All(_) => Ok(all),
+        other @ (Report::All(_) | Report::Health(..)) => Ok(other),
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     relay::{RelaySpec, ServedNode},
-    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
+    view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
     *,
 };
 use meshward_types::{
@@ -45,6 +45,7 @@ fn workload() -> WorkloadReport {
             signatures: vec![signature],
         }],
         objection: Some("no".into()),
+        health: Health::Healthy,
     }
 }
 
@@ -64,6 +65,7 @@ fn endpoint() -> EndpointReport {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one change of each kind")]
 fn changes() -> Vec<Change> {
     let network: NetworkName = name("shop");
     let node: NodeName = name("rack");
@@ -77,10 +79,9 @@ fn changes() -> Vec<Change> {
             ResourceKey::Network(network.clone()),
             Resource::Network(NetworkSpec {
                 prefixes: vec![name("10.42.0.0/16")],
-                blocks: vec![],
-                mtu: 1420,
                 admission: true,
-                conduct: Conduct::default(),
+                resolver: vec![name("10.42.255.53")],
+                ..NetworkSpec::with_mtu(1420)
             }),
         ),
         put(
@@ -89,6 +90,7 @@ fn changes() -> Vec<Change> {
                 public_key: PublicKey([9; 32]),
                 candidates: vec![name("192.0.2.1:51820")],
                 prefixes: vec![name("10.42.1.0/24")],
+                site: Some("eu".into()),
             }),
         ),
         put(
@@ -109,6 +111,19 @@ fn changes() -> Vec<Change> {
                 identity: IdentityId(3),
                 quarantined: false,
                 reset: false,
+                name: Some(name("web")),
+                serving: Serving::Ready,
+            }),
+        ),
+        put(
+            ResourceKey::Service(network.clone(), name("api")),
+            Resource::Service(ServiceSpec {
+                addresses: vec![name("10.42.255.1")],
+                instances: name("app=web"),
+                ports: vec![ServicePort { protocol: Protocol::Tcp, port: 80, target: 8080 }],
+                prefer: vec![Nearness::Site],
+                health: None,
+                affinity: Affinity::None,
             }),
         ),
         put(ResourceKey::Link(network.clone(), IdentityId(3), IdentityId(3)), Resource::Link(acl)),
@@ -155,6 +170,7 @@ fn from_node() -> Vec<Vec<u8>> {
         tagged(0, &FromNode::Fired(fired)),
         tagged(0, &FromNode::Renew { csr: vec![1, 2, 3] }),
         tagged(0, &FromNode::Leave),
+        tagged(0, &FromNode::Health { workload: name("w1"), health: Health::Unhealthy }),
     ]
 }
 

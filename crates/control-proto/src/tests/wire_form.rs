@@ -2,7 +2,10 @@
 
 use crate::{
     relay::{FromRelay, MessageBatch, NodeInstance, RelaySpec, ServedNode, ToRelay},
-    view::{Digest, Hash128, IdentitySpec, NetworkSpec, PeerSpec, ResourceHashes, WorkloadSpec},
+    view::{
+        Digest, Hash128, IdentitySpec, NetworkSpec, PeerSpec, ResourceHashes, ServiceSpec,
+        WorkloadSpec,
+    },
     *,
 };
 use meshward_types::{
@@ -22,12 +25,12 @@ use std::{
 };
 
 /// The messages that [`all`] makes, in their wire form: a name and hexadecimal digits a line.
-const WIRE: &str = include_str!("../testdata/version-2.txt");
+const WIRE: &str = include_str!("../testdata/version-3.txt");
 
 #[test]
 fn every_message_is_encoded_as_the_version_says_byte_for_byte() {
     for channel in Channel::ALL {
-        assert_eq!(channel.versions()[0].0, 2, "{channel}: compare with the file of the version");
+        assert_eq!(channel.versions()[0].0, 3, "{channel}: compare with the file of the version");
     }
     let written = all();
     for (line, known) in written.lines().zip(WIRE.lines()) {
@@ -65,6 +68,7 @@ fn the_messages_of_sessions_are_of_every_kind() {
         FromNode::Renew { .. } => 9,
         FromNode::Degraded(_) => 10,
         FromNode::Leave => 11,
+        FromNode::Health { .. } => 12,
     });
     check(&from_coordinator(), |message| match message {
         FromCoordinator::Compare => 0,
@@ -89,6 +93,7 @@ fn the_questions_and_answers_are_of_every_kind() {
         Question::Flows { .. } => 3,
         Question::AddDevice(_) => 4,
         Question::RemoveDevice(_) => 5,
+        Question::OpenFlows { .. } => 6,
     });
     check(&answers(), |answer| match answer {
         Answer::Alive => 0,
@@ -97,6 +102,7 @@ fn the_questions_and_answers_are_of_every_kind() {
         Answer::Flows(_) => 3,
         Answer::Device(_) => 4,
         Answer::Removed(_) => 5,
+        Answer::OpenFlows(_) => 6,
     });
 }
 
@@ -140,6 +146,7 @@ fn the_changes_and_resources_are_of_every_kind() {
         ResourceKey::Link(..) => 4,
         ResourceKey::Trigger(..) => 5,
         ResourceKey::Refused(..) => 6,
+        ResourceKey::Service(..) => 7,
     });
     check(&resources, |resource| match resource {
         Resource::Network(_) => 0,
@@ -149,6 +156,7 @@ fn the_changes_and_resources_are_of_every_kind() {
         Resource::Link(_) => 4,
         Resource::Trigger(_) => 5,
         Resource::Refused(_) => 6,
+        Resource::Service(_) => 7,
     });
 }
 
@@ -261,6 +269,7 @@ fn workload() -> WorkloadReport {
             signatures: vec![signature],
         }],
         objection: Some("unknown field".into()),
+        health: Health::Unhealthy,
     }
 }
 
@@ -304,6 +313,7 @@ fn from_node() -> Vec<FromNode> {
         FromNode::Degraded(Some("the disk is full".into())),
         FromNode::Degraded(None),
         FromNode::Leave,
+        FromNode::Health { workload: of("w1"), health: Health::Unhealthy },
     ]
 }
 
@@ -343,6 +353,7 @@ fn questions() -> Vec<Question> {
         Question::Flows { network: shop(), seconds: 600 },
         Question::AddDevice(order),
         Question::RemoveDevice(of("w1")),
+        Question::OpenFlows { network: shop(), workloads: vec![of("w1"), of("w2")] },
     ]
 }
 
@@ -372,6 +383,7 @@ fn answers() -> Vec<Answer> {
         Answer::Device(Err("no address is free".into())),
         Answer::Removed(Ok(())),
         Answer::Removed(Err("no such device".into())),
+        Answer::OpenFlows(vec![WorkloadFlows { workload: of("w1"), flows: 300 }]),
     ]
 }
 
@@ -416,6 +428,7 @@ fn to_relay() -> Vec<ToRelay> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "one change of each kind")]
 fn changes() -> Vec<Change> {
     let network = NetworkSpec {
         prefixes: vec![of("10.42.0.0/16")],
@@ -423,11 +436,21 @@ fn changes() -> Vec<Change> {
         mtu: 1420,
         admission: true,
         conduct: Conduct::default(),
+        site: Some("eu".into()),
+        service_blocks: vec![of("10.42.255.0/24")],
+        resolver: vec![of("10.42.255.53")],
+        dns: DnsSettings {
+            zone: of("mesh"),
+            zones: [(of("corp.example"), vec![of("10.8.0.53")])].into(),
+            upstreams: vec![of("tls://9.9.9.9#dns.quad9.net")],
+            intercept: true,
+        },
     };
     let peer = PeerSpec {
         public_key: key(),
         candidates: vec![of("192.0.2.1:51820"), of("[2001:db8::1]:51820")],
         prefixes: vec![of("10.42.1.0/24")],
+        site: Some("us".into()),
     };
     let identity = IdentitySpec {
         labels: of("app=web"),
@@ -442,6 +465,8 @@ fn changes() -> Vec<Change> {
         identity: IdentityId(300),
         quarantined: false,
         reset: true,
+        name: Some(of("web")),
+        serving: Serving::Draining,
     };
     let trigger = TriggerSpec {
         watch: of("app=web"),
@@ -461,9 +486,32 @@ fn changes() -> Vec<Change> {
         Change::Put(ResourceKey::Link(shop(), web, IdentityId(2)), Resource::Link(acl())),
         Change::Put(ResourceKey::Trigger(shop(), "scan".into()), Resource::Trigger(trigger)),
         Change::Put(ResourceKey::Refused(shop(), id.clone()), Resource::Refused("no".into())),
+        put_service("api", HealthProbe::Http("/healthz".into()), Affinity::None),
+        put_service("db", HealthProbe::Tcp, Affinity::Client(Duration::from_mins(10))),
+        put_service("rpc", HealthProbe::Grpc("shop.Api".into()), Affinity::None),
+        put_service("job", HealthProbe::Exec(vec!["check".into()]), Affinity::None),
         Change::Drop(ResourceKey::Workload(shop(), id)),
         Change::Forget(shop(), web),
     ]
+}
+
+fn put_service(name: &str, probe: HealthProbe, affinity: Affinity) -> Change {
+    let port = |protocol, port, target| ServicePort { protocol, port, target };
+    let spec = ServiceSpec {
+        addresses: vec![of("10.42.255.1"), of("fd42:0:0:ffff::1")],
+        instances: of("app=api,tier in (a,b)"),
+        ports: vec![port(Protocol::Tcp, 80, 8080), port(Protocol::Udp, 443, 443)],
+        prefer: vec![Nearness::Node, Nearness::Site],
+        health: Some(HealthCheck {
+            probe,
+            port: Some(8081),
+            every: Duration::from_millis(2500),
+            timeout: Duration::from_secs(1),
+            failures: 300,
+        }),
+        affinity,
+    };
+    Change::Put(ResourceKey::Service(shop(), of(name)), Resource::Service(spec))
 }
 
 fn relay_frames() -> Vec<Vec<u8>> {

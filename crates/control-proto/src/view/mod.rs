@@ -14,5 +14,5 @@ mod tests;
 pub use replica::ViewReplica;
 pub use resources::{
     Change, Digest, Hash128, IdentitySpec, NetworkSpec, PeerSpec, Resource, ResourceHashes,
-    ResourceKey, View, WorkloadSpec,
+    ResourceKey, ServiceSpec, View, WorkloadSpec,
 };

@@ -2,8 +2,9 @@
 
 use ipnet::IpNet;
 use meshward_types::{
-    AcceptFrom, Acl, Conduct, IdentityId, Labels, NetworkName, NodeName, PublicKey, Revision,
-    WorkloadId, trigger::TriggerSpec,
+    AcceptFrom, Acl, Affinity, Conduct, DnsSettings, HealthCheck, IdentityId, Labels, Nearness,
+    NetworkName, NodeName, PublicKey, Revision, Selector, ServiceName, ServicePort, Serving,
+    WorkloadId, WorkloadName, selector, trigger::TriggerSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -24,10 +25,19 @@ pub struct NetworkSpec {
     pub admission: bool,
     /// The treatment of conversations.
     pub conduct: Conduct,
+    /// The site of this node.
+    pub site: Option<String>,
+    /// The blocks from which services get virtual addresses. No workload has an address in them.
+    pub service_blocks: Vec<IpNet>,
+    /// The addresses at which this node answers DNS: at most one of each address family.
+    pub resolver: Vec<IpAddr>,
+    /// The settings of name resolution.
+    pub dns: DnsSettings,
 }
 
 impl NetworkSpec {
-    /// A network with this MTU in bytes, without prefixes and admission, of the usual conduct.
+    /// A network with this MTU in bytes, without prefixes and admission, of the usual conduct and
+    /// settings.
     pub fn with_mtu(mtu: u16) -> Self {
         Self {
             prefixes: vec![],
@@ -35,6 +45,10 @@ impl NetworkSpec {
             mtu,
             admission: false,
             conduct: Conduct::default(),
+            site: None,
+            service_blocks: vec![],
+            resolver: vec![],
+            dns: DnsSettings::default(),
         }
     }
 }
@@ -48,6 +62,8 @@ pub struct PeerSpec {
     pub candidates: Vec<SocketAddr>,
     /// The prefixes that it may send from: its blocks.
     pub prefixes: Vec<IpNet>,
+    /// The site of its node.
+    pub site: Option<String>,
 }
 
 /// An identity: a label set and what belongs to it.
@@ -78,6 +94,28 @@ pub struct WorkloadSpec {
     pub quarantined: bool,
     /// `true` if the quarantine resets the TCP connections that it cuts.
     pub reset: bool,
+    /// The workload's name, if its identity owns the name in the network.
+    pub name: Option<WorkloadName>,
+    /// The workload's state as an instance of services.
+    pub serving: Serving,
+}
+
+/// A service that the node's workloads use or are instances of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// The virtual addresses: at most one of each address family.
+    pub addresses: Vec<IpAddr>,
+    /// The instances, by the labels of their identities.
+    #[serde(with = "selector::as_text")]
+    pub instances: Selector,
+    /// The ports.
+    pub ports: Vec<ServicePort>,
+    /// The kinds of nearness by which instances are preferred, the first one first.
+    pub prefer: Vec<Nearness>,
+    /// The check that the node makes of its own instances.
+    pub health: Option<HealthCheck>,
+    /// The choice of instances for the later connections of a client.
+    pub affinity: Affinity,
 }
 
 /// A resource in a view.
@@ -97,6 +135,8 @@ pub enum Resource {
     Trigger(TriggerSpec),
     /// The reason why a workload of the node is refused.
     Refused(String),
+    /// A service.
+    Service(ServiceSpec),
 }
 
 /// The key of a resource. Changes apply in the order of keys.
@@ -116,6 +156,8 @@ pub enum ResourceKey {
     Trigger(NetworkName, String),
     /// [`Resource::Refused`].
     Refused(NetworkName, WorkloadId),
+    /// [`Resource::Service`].
+    Service(NetworkName, ServiceName),
 }
 
 impl ResourceKey {
@@ -128,7 +170,8 @@ impl ResourceKey {
             | Self::Workload(network, _)
             | Self::Link(network, _, _)
             | Self::Trigger(network, _)
-            | Self::Refused(network, _) => network,
+            | Self::Refused(network, _)
+            | Self::Service(network, _) => network,
         }
     }
 
@@ -143,11 +186,13 @@ impl ResourceKey {
                 | (Self::Link(..), Resource::Link(_))
                 | (Self::Trigger(..), Resource::Trigger(_))
                 | (Self::Refused(..), Resource::Refused(_))
+                | (Self::Service(..), Resource::Service(_))
         )
     }
 }
 
 /// A difference between two views.
+#[expect(clippy::large_enum_variant, reason = "nearly all changes put a resource")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
     /// The resource exists, with this value.
@@ -310,6 +355,23 @@ impl View {
         self.resources.range(first..).map_while(move |(key, resource)| match (key, resource) {
             (ResourceKey::Trigger(own, name), Resource::Trigger(spec)) if own == network => {
                 Some((name.as_str(), spec))
+            }
+            _ => None,
+        })
+    }
+
+    /// Returns the services of a network, by name.
+    pub fn services(
+        &self,
+        network: &NetworkName,
+    ) -> impl Iterator<Item = (&ServiceName, &ServiceSpec)> {
+        // Services are the last of the keys, those of a network side by side.
+        let others = self.resources.iter().rev().take_while(|(key, _)| {
+            matches!(key, ResourceKey::Service(..)) && key.network() >= network
+        });
+        others.filter_map(move |(key, resource)| match (key, resource) {
+            (ResourceKey::Service(own, name), Resource::Service(spec)) if own == network => {
+                Some((name, spec))
             }
             _ => None,
         })

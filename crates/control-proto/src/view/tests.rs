@@ -1,7 +1,7 @@
 use super::*;
 use meshward_types::{
-    Acl, AclEntry, IdentityId, NetworkName, NodeName, PortRange, Protocol, PublicKey, Revision,
-    trigger::TriggerSpec,
+    Acl, AclEntry, Affinity, HealthCheck, HealthProbe, IdentityId, Nearness, NetworkName, NodeName,
+    PortRange, Protocol, PublicKey, Revision, Selector, ServicePort, Serving, trigger::TriggerSpec,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +14,21 @@ fn node(at: u32) -> NodeName {
     format!("node-{at}").parse().unwrap()
 }
 
+fn service(instances: Selector) -> ServiceSpec {
+    ServiceSpec {
+        addresses: vec!["10.0.255.1".parse().unwrap()],
+        instances,
+        ports: vec![ServicePort { protocol: Protocol::Tcp, port: 80, target: 8080 }],
+        prefer: vec![Nearness::Node, Nearness::Site],
+        health: None,
+        affinity: Affinity::None,
+    }
+}
+
 /// Generates resources with small numbers, so that keys collide, and workloads run on nodes that
 /// may be peers.
 fn resource() -> impl Strategy<Value = (ResourceKey, Resource)> {
-    (0u32..4, 0u32..4, 0u32..3, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
+    (0u32..4, 0u32..4, 0u32..4, any::<bool>()).prop_map(|(a, b, kind, flag)| match kind {
         0 => {
             let labels = format!("app=a{b}").parse().unwrap();
             let spec = IdentitySpec { labels, accepts: vec![], quarantined: flag, reset: false };
@@ -28,8 +39,14 @@ fn resource() -> impl Strategy<Value = (ResourceKey, Resource)> {
                 public_key: PublicKey([b as u8; 32]),
                 candidates: vec![],
                 prefixes: vec![],
+                site: flag.then(|| "eu".into()),
             };
             (ResourceKey::Peer(network(), node(a)), Resource::Peer(spec))
+        }
+        2 => {
+            let name = format!("s{a}").parse().unwrap();
+            let spec = service(format!("app=a{b}").parse().unwrap());
+            (ResourceKey::Service(network(), name), Resource::Service(spec))
         }
         _ => {
             let spec = WorkloadSpec {
@@ -39,6 +56,8 @@ fn resource() -> impl Strategy<Value = (ResourceKey, Resource)> {
                 identity: IdentityId(b % 3),
                 quarantined: flag,
                 reset: false,
+                name: flag.then(|| "web".parse().unwrap()),
+                serving: if flag { Serving::Draining } else { Serving::Ready },
             };
             let id = format!("w{a}").parse().unwrap();
             (ResourceKey::Workload(network(), id), Resource::Workload(spec))
@@ -147,11 +166,24 @@ fn every_resource_survives_the_wire() {
         identity: IdentityId(1),
         quarantined: true,
         reset: false,
+        name: Some("web".parse().unwrap()),
+        serving: Serving::Unhealthy,
     };
     let peer = PeerSpec {
         public_key: PublicKey([1; 32]),
         candidates: vec!["192.0.2.1:1".parse().unwrap()],
         prefixes: vec!["10.0.0.0/24".parse().unwrap()],
+        site: Some("eu".into()),
+    };
+    let checked = ServiceSpec {
+        health: Some(HealthCheck {
+            probe: HealthProbe::Exec(vec!["true".into()]),
+            port: None,
+            every: HealthCheck::EVERY,
+            timeout: HealthCheck::TIMEOUT,
+            failures: HealthCheck::FAILURES,
+        }),
+        ..service("app in (a,b),!old".parse().unwrap())
     };
     let labels = "app=web".parse().unwrap();
     let resources = [
@@ -163,6 +195,8 @@ fn every_resource_survives_the_wire() {
         Resource::Trigger(trigger),
         Resource::Trigger(everyone),
         Resource::Refused("unsigned".into()),
+        Resource::Service(checked),
+        Resource::Service(service(Selector::default())),
     ];
     for resource in resources {
         let bytes = postcard::to_stdvec(&resource).unwrap();
@@ -176,4 +210,20 @@ fn a_key_with_another_keys_resource_is_not_kept() {
     let key = ResourceKey::Network(network());
     view.apply(Revision(1), &[Change::Put(key, Resource::Link(Acl::default()))]);
     assert!(view.resources.is_empty());
+}
+
+#[test]
+fn the_services_of_a_network_are_those_of_no_other() {
+    let put = |network: &str, name: &str| {
+        let key = ResourceKey::Service(network.parse().unwrap(), name.parse().unwrap());
+        Change::Put(key, Resource::Service(service(Selector::default())))
+    };
+    let mut view = ViewReplica::default();
+    let all = [put("lab", "api"), put("shop", "db"), put("shop", "api"), put("zoo", "api")];
+    view.apply(Revision(1), &all);
+    let names = |network: &str| -> BTreeSet<String> {
+        view.services(&network.parse().unwrap()).map(|(name, _)| name.to_string()).collect()
+    };
+    assert_eq!(names("shop"), ["api".to_owned(), "db".to_owned()].into());
+    assert_eq!(names("none"), BTreeSet::new());
 }

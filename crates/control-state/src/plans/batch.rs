@@ -1,6 +1,9 @@
 //! A batch: workloads that are planned together, by what admission makes of each.
 
-use super::admission::{AdmissionCheck, AdmissionContext, AdmissionVerdict, ApprovalChange};
+use super::{
+    admission::{AdmissionCheck, AdmissionContext, AdmissionVerdict, ApprovalChange},
+    name_claims::NameClaims,
+};
 use crate::{
     records::{
         IdentityRecord, ImageRecord, LabelOverride, Mutation, NodeRecord, Record, RecordKey,
@@ -9,7 +12,9 @@ use crate::{
     world::{NetworkState, Subject, World},
 };
 use ipnet::IpNet;
-use meshward_types::{IdentityId, NetworkName, PublicKey, WorkloadId, measurement::Sha256};
+use meshward_types::{
+    IdentityId, NetworkName, PublicKey, WorkloadId, WorkloadName, measurement::Sha256,
+};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
@@ -52,6 +57,10 @@ pub(super) struct Batch<'a> {
     /// The admission of each network.
     pub(super) contexts: HashMap<NetworkName, AdmissionContext>,
     approval: Option<ApprovalChange<'a>>,
+    /// The claims to names that the changes concern.
+    pub(super) names: HashMap<(NetworkName, WorkloadName), NameClaims>,
+    /// Names of workloads whose health checks have another finding.
+    pub(super) checked: Vec<String>,
 }
 
 impl<'a> Batch<'a> {
@@ -72,6 +81,8 @@ impl<'a> Batch<'a> {
             images: HashMap::new(),
             contexts: HashMap::new(),
             approval: None,
+            names: HashMap::new(),
+            checked: vec![],
         }
     }
 
@@ -163,7 +174,7 @@ impl<'a> Batch<'a> {
         let record = if reasons.is_empty() {
             let subject = Subject { labels, accepts: report.accepts.clone() };
             let identity = self.identity(&report.network, subject);
-            Record::Workload(WorkloadRecord {
+            let mut record = WorkloadRecord {
                 id: report.id,
                 network: report.network,
                 node,
@@ -176,8 +187,14 @@ impl<'a> Batch<'a> {
                 label_override,
                 measurement: report.measurement,
                 identity,
-            })
+                owns_name: false,
+                unhealthy: report.unhealthy,
+            };
+            record.owns_name = self.claim_name(&record);
+            self.free_name(&record.id, Some(&record.name));
+            Record::Workload(record)
         } else {
+            self.free_name(&report.id, None);
             Record::Refused(Box::new(RefusedRecord { node, report, label_override, reasons }))
         };
         self.put(record);
@@ -275,6 +292,7 @@ impl<'a> Batch<'a> {
             list("started", &self.started),
             list("stopped", &self.stopped),
             list("refused", &self.refused),
+            list("found", &self.checked),
         ];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     Plan, Refusal,
-    ipam::{check, default_block, free_block, overlap},
+    ipam::{check, default_block, free_block, overlap, resolver_address, service_block},
     records::{Mutation, NetworkRecord, NodeRecord, Record, RecordKey},
     world::World,
 };
@@ -33,15 +33,18 @@ pub fn create(world: &World, wanted: &CreateNetwork) -> Result<Plan<Network>, Re
         check(prefix, *block).map_err(|text| Refusal::Invalid(text).about(field))?;
         check_overlap(world, prefix)?;
     }
-    let network = NetworkRecord {
+    let mut network = NetworkRecord {
         name: wanted.name.clone(),
         prefixes: wanted.prefixes.clone(),
         block_v4,
         block_v6,
         mtu: wanted.mtu,
+        service_blocks: vec![],
+        resolver: vec![],
     };
-    let mut mutations = vec![Mutation::Put(Record::Network(network.clone()))];
     let mut assigned = BTreeSet::new();
+    reserve_service_blocks(&mut network, &mut assigned);
+    let mut mutations = vec![Mutation::Put(Record::Network(network.clone()))];
     for node in world.nodes.values().filter(|node| node.may_serve(&network.name)) {
         let mut node = node.clone();
         assign_blocks(&mut node, &network, &mut assigned);
@@ -91,6 +94,41 @@ fn check_overlap(world: &World, prefix: IpNet) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Reserves service blocks and resolver addresses for networks that an earlier release created.
+pub fn reserve_blocks(world: &World) -> Plan<()> {
+    let mut mutations = Vec::new();
+    for network in world.networks.values() {
+        let mut record = network.record.clone();
+        if record.service_blocks.is_empty() {
+            let mut assigned = world.assigned_blocks(&record.name);
+            reserve_service_blocks(&mut record, &mut assigned);
+        }
+        if record != network.record {
+            mutations.push(Mutation::Put(Record::Network(record)));
+        }
+    }
+    let action = match mutations.len() {
+        0 => String::new(),
+        _ => "reserved addresses for services and name resolution".into(),
+    };
+    Plan::new(action, mutations, ())
+}
+
+/// Reserves a service block in each prefix that has none, and a resolver address in it. A prefix
+/// whose blocks are all assigned gets neither.
+pub(super) fn reserve_service_blocks(network: &mut NetworkRecord, assigned: &mut BTreeSet<IpNet>) {
+    for prefix in network.prefixes.clone() {
+        if network.service_blocks.iter().any(|block| prefix.contains(block)) {
+            continue;
+        }
+        if let Some(block) = service_block(prefix, network.block_length(prefix), assigned) {
+            assigned.insert(block);
+            network.service_blocks.push(block);
+            network.resolver.push(resolver_address(block));
+        }
+    }
+}
+
 /// Assigns a node its blocks of a network, or the problem because of which it has none.
 pub(super) fn assign_blocks(
     node: &mut NodeRecord,
@@ -99,8 +137,7 @@ pub(super) fn assign_blocks(
 ) {
     let mut blocks = Vec::new();
     for &prefix in &network.prefixes {
-        let length =
-            if matches!(prefix, IpNet::V4(_)) { network.block_v4 } else { network.block_v6 };
+        let length = network.block_length(prefix);
         let Some(block) = free_block(prefix, length, assigned) else {
             let problem = format!(
                 "network {} is exhausted: every /{length} of {prefix} belongs to a node; remove a \
@@ -132,6 +169,8 @@ pub fn delete(world: &World, name: &NetworkName) -> Result<Plan<()>, Refusal> {
     let mut mutations: Vec<Mutation> =
         network.identities.keys().map(|id| Mutation::Delete(RecordKey::Identity(*id))).collect();
     mutations.push(Mutation::Delete(RecordKey::Policy(name.clone())));
+    let services = network.services.records();
+    mutations.extend(services.map(|own| Mutation::Delete(Record::Service(own.clone()).key())));
     for node in world.nodes.values() {
         let mut node = node.clone();
         let had = [

@@ -1,12 +1,13 @@
 //! Nodes: joining, approval and removal.
 
 use super::{
+    batch::Batch,
     networks::assign_blocks,
     tokens::{self, Joining},
 };
 use crate::{
     Plan, Refusal,
-    records::{ApprovedNodeRecord, Mutation, NodeRecord, Record, RecordKey},
+    records::{ApprovedNodeRecord, DrainTarget, Mutation, NodeRecord, Record, RecordKey},
     world::World,
 };
 use meshward_api_types::ApproveNode;
@@ -127,15 +128,25 @@ pub fn is_known(world: &World, name: &NodeName) -> bool {
 /// [`Refusal::Missing`] if there is no such node.
 pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if !is_known(world, name) {
-        return Err(Refusal::Missing(format!(
-            "there is no node `{name}`; `meshctl nodes` shows them"
-        )));
+        return Err(missing(name));
     }
-    let mut mutations: Vec<Mutation> = world
-        .workload_ids_on(name)
-        .into_iter()
-        .map(|id| Mutation::Delete(RecordKey::Workload(id)))
-        .collect();
+    let mut batch = Batch::new(world);
+    remove_within(&mut batch, name);
+    Ok(Plan::new(format!("removed node {name}"), batch.mutations, ()))
+}
+
+/// Returns the refusal for a node that does not exist.
+pub(super) fn missing(name: &NodeName) -> Refusal {
+    Refusal::Missing(format!("there is no node `{name}`; `meshctl nodes` shows them"))
+}
+
+/// Removes a node, its workloads, its drain and its approval.
+fn remove_within(batch: &mut Batch, name: &NodeName) {
+    let world = batch.world;
+    for id in world.workload_ids_on(name) {
+        batch.remove(name, &id);
+    }
+    let mutations = &mut batch.mutations;
     let approvals = world.approvals.iter().filter(|approval| approval.node == *name);
     mutations
         .extend(approvals.map(|approval| Mutation::Delete(RecordKey::Approval(approval.clone()))));
@@ -145,32 +156,29 @@ pub fn remove(world: &World, name: &NodeName) -> Result<Plan<()>, Refusal> {
     if world.nodes.contains_key(name) {
         mutations.push(Mutation::Delete(RecordKey::Node(name.clone())));
     }
-    Ok(Plan::new(format!("removed node {name}"), mutations, ()))
+    let drain = DrainTarget::Node(name.clone());
+    if world.drains.get(&drain).is_some() {
+        mutations.push(Mutation::Delete(RecordKey::Drain(drain)));
+    }
 }
 
 /// Removes ephemeral nodes that had no session for their time. `unseen` returns the seconds since a
 /// node's last session.
-///
-/// # Errors
-/// Fails as [`remove`] does.
-pub fn forget(
-    world: &World,
-    unseen: impl Fn(&NodeName) -> u64,
-) -> Result<Plan<Vec<NodeName>>, Refusal> {
+pub fn forget(world: &World, unseen: impl Fn(&NodeName) -> u64) -> Plan<Vec<NodeName>> {
     let is_due =
         |node: &&NodeRecord| node.forget_after.is_some_and(|after| unseen(&node.name) >= after);
     let due: Vec<NodeName> =
         world.nodes.values().filter(is_due).map(|node| node.name.clone()).collect();
-    let mut mutations = Vec::new();
+    let mut batch = Batch::new(world);
     for name in &due {
-        mutations.extend(remove(world, name)?.mutations);
+        remove_within(&mut batch, name);
     }
     let names: Vec<&str> = due.iter().map(NodeName::as_str).collect();
     let action = match names.is_empty() {
         true => String::new(),
         false => format!("removed {}, ephemeral and not seen any more", names.join(", ")),
     };
-    Ok(Plan::new(action, mutations, due))
+    Plan::new(action, batch.mutations, due)
 }
 
 /// Refuses a certificate's key that another member has.

@@ -3,11 +3,14 @@
 use super::batch::Batch;
 use crate::{
     Plan, Refusal,
-    records::{Mutation, NodeRecord, RecordKey, ReportRecord},
+    records::{
+        DrainTarget, Mutation, NodeRecord, Record, RecordKey, ReportRecord, WorkloadRecord,
+        WorkloadRef,
+    },
     world::World,
 };
 use meshward_control_proto::WorkloadReport;
-use meshward_types::{NodeName, WorkloadId};
+use meshward_types::{Health, NodeName, WorkloadId};
 use std::collections::BTreeSet;
 
 /// A workload of a report that was rejected: nothing is stored of it. A workload that admission
@@ -29,6 +32,8 @@ pub enum Report {
     Started(Box<WorkloadReport>),
     /// A workload has stopped.
     Stopped(WorkloadId),
+    /// The health check of a workload has another finding.
+    Health(WorkloadId, Health),
 }
 
 /// Plans the reports of nodes, each node's in their order. The outcome has the rejected workloads
@@ -58,6 +63,7 @@ impl Batch<'_> {
             match report {
                 Report::Started(report) => rejected.extend(self.start(node, report).err()),
                 Report::Stopped(id) => self.stop(node, id),
+                Report::Health(id, health) => self.set_health(node, id, *health),
                 Report::All(reports) => {
                     let named: BTreeSet<&WorkloadId> =
                         reports.iter().map(|report| &report.id).collect();
@@ -75,8 +81,31 @@ impl Batch<'_> {
         Ok(rejected)
     }
 
-    fn stop(&mut self, node: &NodeRecord, id: &WorkloadId) {
-        let Some(known) = self.current(id).filter(|known| *known.node() == node.name) else {
+    /// Removes a workload of a node.
+    pub(super) fn stop(&mut self, node: &NodeRecord, id: &WorkloadId) {
+        self.remove(&node.name, id);
+    }
+
+    /// Stores the finding of a health check.
+    fn set_health(&mut self, node: &NodeRecord, id: &WorkloadId, health: Health) {
+        let unhealthy = health == Health::Unhealthy;
+        let record = match self.current(id) {
+            Some(WorkloadRef::Admitted(record))
+                if record.node == node.name && record.unhealthy != unhealthy =>
+            {
+                WorkloadRecord { unhealthy, ..record.clone() }
+            }
+            _ => return,
+        };
+        let finding = if unhealthy { "unhealthy" } else { "healthy" };
+        self.checked.push(format!("{} ({id}) {finding}", record.name));
+        self.new.insert(id.clone(), Record::Workload(record.clone()));
+        self.mutations.push(Mutation::Put(Record::Workload(record)));
+    }
+
+    /// Removes a workload of a node, with its drain, and frees its name.
+    pub(super) fn remove(&mut self, node: &NodeName, id: &WorkloadId) {
+        let Some(known) = self.current(id).filter(|known| known.node() == node) else {
             return;
         };
         let (network, name, addresses) =
@@ -85,10 +114,15 @@ impl Batch<'_> {
             self.addresses.remove(&(network.clone(), address));
         }
         self.devices.retain(|_, device| device != id);
-        self.new.remove(id);
-        self.gone.insert(id.clone());
         self.stopped.push(format!("{name} ({id})"));
         self.mutations.push(Mutation::Delete(RecordKey::Workload(id.clone())));
+        let drain = DrainTarget::Workload(id.clone());
+        if self.world.drains.get(&drain).is_some() {
+            self.mutations.push(Mutation::Delete(RecordKey::Drain(drain)));
+        }
+        self.free_name(id, None);
+        self.new.remove(id);
+        self.gone.insert(id.clone());
     }
 
     fn start(&mut self, node: &NodeRecord, report: &WorkloadReport) -> Result<(), RejectedReport> {

@@ -3,10 +3,11 @@
 use super::{NetworkRecord, QuarantineRecord, ReportRecord, TargetRecord, forms::NoSignatures};
 use meshward_api_types::{Network, Quarantine, QuarantineTarget};
 use meshward_control_proto::WorkloadReport;
+use meshward_types::Health;
 
 impl From<&NetworkRecord> for Network {
     fn from(record: &NetworkRecord) -> Self {
-        let NetworkRecord { name, prefixes, block_v4, block_v6, mtu } = record.clone();
+        let NetworkRecord { name, prefixes, block_v4, block_v6, mtu, .. } = record.clone();
         Self { name, prefixes, block_v4, block_v6, mtu }
     }
 }
@@ -43,6 +44,7 @@ impl From<&WorkloadReport> for ReportRecord {
             measurement: report.measurement.clone(),
             signatures: NoSignatures,
             objection: report.objection.clone(),
+            unhealthy: report.health == Health::Unhealthy,
         }
     }
 }
@@ -62,6 +64,7 @@ impl From<ReportRecord> for WorkloadReport {
             measurement: report.measurement,
             signatures: vec![],
             objection: report.objection,
+            health: if report.unhealthy { Health::Unhealthy } else { Health::Healthy },
         }
     }
 }

@@ -9,11 +9,12 @@
 //! and timestamps (RFC 3339). Structures have a stored form of their own in [`forms`].
 //!
 //! [`FORMAT`] numbers the form of all records. A change of what is stored is a new format: a
-//! migration in the coordinator's store, and a file beside `testdata/format-3.jsonl`, with which a
+//! migration in the coordinator's store, and a file beside `testdata/format-4.jsonl`, with which a
 //! test compares every kind of record byte for byte.
 
 mod access;
 mod conversions;
+mod drain;
 mod form;
 mod forms;
 mod network;
@@ -28,7 +29,8 @@ mod workload_ref;
 mod tests;
 
 pub use access::{CredentialRecord, TokenRecord};
-pub use network::NetworkRecord;
+pub use drain::{DrainRecord, DrainTarget};
+pub use network::{NetworkRecord, ServiceRecord};
 pub use node::{ApprovalRecord, ApprovedNodeRecord, EndpointRecord, NodeRecord, RelayRecord};
 pub use policy::PolicyRecord;
 pub use quarantine::{QuarantineRecord, TargetRecord};
@@ -39,4 +41,4 @@ pub use workload::{
 pub use workload_ref::WorkloadRef;
 
 /// The format in which records are stored: the number of the migration that leads to it.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;

@@ -2,13 +2,16 @@
 
 use super::{
     access::{CredentialRecord, TokenRecord},
-    network::NetworkRecord,
+    drain::{DrainRecord, DrainTarget},
+    network::{NetworkRecord, ServiceRecord},
     node::{ApprovalRecord, ApprovedNodeRecord, NodeRecord, RelayRecord},
     policy::PolicyRecord,
     quarantine::QuarantineRecord,
     workload::{IdentityRecord, ImageRecord, RefusedRecord, WorkloadRecord},
 };
-use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId, measurement::Sha256};
+use meshward_types::{
+    IdentityId, NetworkName, NodeName, ServiceName, WorkloadId, measurement::Sha256,
+};
 use serde::{Deserialize, Serialize};
 
 /// One entry of the database.
@@ -40,6 +43,10 @@ pub enum Record {
     Policy(PolicyRecord),
     /// A quarantine in force.
     Quarantine(QuarantineRecord),
+    /// The virtual addresses of a service.
+    Service(ServiceRecord),
+    /// A drain.
+    Drain(DrainRecord),
 }
 
 /// The key of a record, which is unique in the mesh.
@@ -69,6 +76,10 @@ pub enum RecordKey {
     Policy(NetworkName),
     /// [`Record::Quarantine`].
     Quarantine(String),
+    /// [`Record::Service`].
+    Service(NetworkName, ServiceName),
+    /// [`Record::Drain`].
+    Drain(DrainTarget),
 }
 
 /// A record's key as the database has it.
@@ -84,8 +95,12 @@ impl Record {
     /// Returns the position in the order of loading: a record comes after all that it refers to.
     pub fn load_order(&self) -> u8 {
         match self {
-            Self::Network(_) | Self::Quarantine(_) | Self::Image(_) => 0,
-            Self::Node(_) | Self::ApprovedNode(_) | Self::Relay(_) | Self::Approval(_) => 1,
+            Self::Network(_) | Self::Quarantine(_) | Self::Image(_) | Self::Drain(_) => 0,
+            Self::Node(_)
+            | Self::ApprovedNode(_)
+            | Self::Relay(_)
+            | Self::Approval(_)
+            | Self::Service(_) => 1,
             Self::Identity(_) | Self::Policy(_) => 2,
             Self::Token(_) | Self::Credential(_) | Self::Workload(_) | Self::Refused(_) => 3,
         }
@@ -107,6 +122,10 @@ impl Record {
             Self::Image(record) => RecordKey::Image(record.digest),
             Self::Policy(record) => RecordKey::Policy(record.network.clone()),
             Self::Quarantine(record) => RecordKey::Quarantine(record.id.clone()),
+            Self::Service(record) => {
+                RecordKey::Service(record.network.clone(), record.name.clone())
+            }
+            Self::Drain(record) => RecordKey::Drain(record.target.clone()),
         }
     }
 }
@@ -135,6 +154,9 @@ impl RecordKey {
             Self::Image(digest) => ("image", digest.to_string()),
             Self::Policy(network) => ("policy", network.to_string()),
             Self::Quarantine(id) => ("quarantine", id.clone()),
+            Self::Service(network, name) => ("service", format!("{network}/{name}")),
+            Self::Drain(DrainTarget::Workload(id)) => ("drain", format!("workload/{id}")),
+            Self::Drain(DrainTarget::Node(name)) => ("drain", format!("node/{name}")),
         };
         StoredKey { kind, name }
     }

@@ -9,11 +9,11 @@ use meshward_types::{
 use std::{collections::BTreeSet, fmt::Debug, str::FromStr, sync::Arc};
 
 /// The records that [`records`] makes, as they are stored: one a line.
-const STORED: &str = include_str!("testdata/format-3.jsonl");
+const STORED: &str = include_str!("testdata/format-4.jsonl");
 
 #[test]
 fn every_record_is_stored_in_the_form_of_the_format_byte_for_byte() {
-    assert_eq!(FORMAT, 3, "compare with the file of the format");
+    assert_eq!(FORMAT, 4, "compare with the file of the format");
     let stored: String =
         records().iter().map(|record| serde_json::to_string(record).unwrap() + "\n").collect();
     assert_eq!(
@@ -47,9 +47,11 @@ fn the_records_of_the_file_are_of_every_kind() {
         Record::Image(_) => 10,
         Record::Policy(_) => 11,
         Record::Quarantine(_) => 12,
+        Record::Service(_) => 13,
+        Record::Drain(_) => 14,
     };
     let kinds: BTreeSet<i32> = records().iter().map(kind).collect();
-    assert_eq!(kinds, (0..13).collect());
+    assert_eq!(kinds, (0..15).collect());
 }
 
 #[test]
@@ -128,14 +130,22 @@ fn members() -> Vec<Record> {
         stun_port: 3478,
     };
     let approval = ApprovalRecord { network: shop(), node: rack(), prefix: of("192.168.7.0/24") };
+    let network = NetworkRecord {
+        name: shop(),
+        prefixes: vec![of("10.42.0.0/16"), of("fd42::/48")],
+        block_v4: 24,
+        block_v6: 64,
+        mtu: 1420,
+        service_blocks: vec![of("10.42.255.0/24"), of("fd42:0:0:ffff::/64")],
+        resolver: vec![of("10.42.255.53"), of("fd42:0:0:ffff::53")],
+    };
     vec![
         Record::Network(NetworkRecord {
-            name: shop(),
-            prefixes: vec![of("10.42.0.0/16"), of("fd42::/48")],
-            block_v4: 24,
-            block_v6: 64,
-            mtu: 1420,
+            service_blocks: vec![],
+            resolver: vec![],
+            ..network.clone()
         }),
+        Record::Network(network),
         Record::Node(node),
         Record::Node(bare),
         Record::ApprovedNode(ApprovedNodeRecord { name: of("rack-3"), labels: of("zone=b") }),
@@ -203,6 +213,7 @@ fn measurement() -> Arc<Measurement> {
     })
 }
 
+#[expect(clippy::too_many_lines, reason = "every field of each kind")]
 fn workloads() -> Vec<Record> {
     let label_override = LabelOverride { labels: of("suspect=yes"), until: Some(2_000_000_000) };
     let workload = WorkloadRecord {
@@ -218,8 +229,12 @@ fn workloads() -> Vec<Record> {
         label_override: Some(label_override.clone()),
         measurement: Some(measurement()),
         identity: meshward_types::IdentityId(1),
+        owns_name: true,
+        unhealthy: true,
     };
     let bare = WorkloadRecord {
+        owns_name: false,
+        unhealthy: false,
         prefixes: vec![],
         device: None,
         accepts: vec![],
@@ -239,8 +254,10 @@ fn workloads() -> Vec<Record> {
         measurement: Some(measurement()),
         signatures: forms::NoSignatures,
         objection: Some("unknown field".into()),
+        unhealthy: true,
     };
     let bare_report = ReportRecord {
+        unhealthy: false,
         prefixes: vec![],
         device: None,
         accepts: vec![],
@@ -284,6 +301,11 @@ fn image() -> Record {
     })
 }
 
+fn drain(target: DrainTarget, why: Option<String>) -> Record {
+    let (since, by) = ("2026-01-01T00:00:00Z".into(), "user:admin".into());
+    Record::Drain(DrainRecord { target, since, by, why })
+}
+
 fn rules() -> Vec<Record> {
     let file = PolicyFile { name: "shop.yaml".into(), text: "network: shop\nrules: []\n".into() };
     let policy =
@@ -318,5 +340,12 @@ fn rules() -> Vec<Record> {
         Record::Policy(policy(7)),
         Record::Quarantine(quarantine),
         Record::Quarantine(bare),
+        Record::Service(ServiceRecord {
+            network: shop(),
+            name: of("api"),
+            addresses: vec![of("10.42.255.1"), of("fd42:0:0:ffff::1")],
+        }),
+        drain(DrainTarget::Workload(of("w-1")), Some("upgrade".into())),
+        drain(DrainTarget::Node(rack()), None),
     ]
 }

@@ -41,6 +41,21 @@ pub struct WorkloadRecord {
     pub measurement: Option<Arc<Measurement>>,
     /// The identity of its labels, verified ones and the trigger's included.
     pub identity: IdentityId,
+    /// `true` if its identity owns its name in the network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owns_name: bool,
+    /// `true` if its health check fails.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unhealthy: bool,
+}
+
+impl WorkloadRecord {
+    /// Returns `true` if another record of the workload differs in what services and names have of
+    /// it alone.
+    pub fn is_same_flow_end(&self, other: &Self) -> bool {
+        let Self { owns_name, unhealthy, .. } = *other;
+        Self { owns_name, unhealthy, ..self.clone() } == *other
+    }
 }
 
 /// A workload that admission refuses. It has no identity, and so no link.
@@ -96,6 +111,9 @@ pub struct ReportRecord {
     /// understand.
     #[serde(default)]
     pub objection: Option<String>,
+    /// `true` if its health check fails.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unhealthy: bool,
 }
 
 /// The signatures of an image that a workload was started from.

@@ -135,6 +135,7 @@ impl<'a> WorkloadRef<'a> {
                 measurement: record.measurement.clone(),
                 signatures: NoSignatures,
                 objection: None,
+                unhealthy: record.unhealthy,
             },
         }
     }

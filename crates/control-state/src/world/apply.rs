@@ -61,6 +61,7 @@ impl World {
             world.put(record, &policies, &mut deltas);
         }
         world.update_forensics(&mut deltas);
+        world.networks.values_mut().for_each(NetworkState::find_concerned);
         Ok(world)
     }
 
@@ -75,6 +76,7 @@ impl World {
                 &record.network
             }
             Record::Identity(identity) => &identity.network,
+            Record::Service(service) => &service.network,
             _ => match WorkloadRef::of(record) {
                 Some(workload) if !self.nodes.contains_key(workload.node()) => {
                     return Err(format!("{:?} runs on a node that is not stored", record.key()));
@@ -130,6 +132,11 @@ impl World {
             Record::Image(record) => self.images.put(record),
             Record::Policy(record) => self.put_policy(record, policies, deltas),
             Record::Quarantine(record) => self.put_quarantine(record, deltas),
+            Record::Drain(record) => self.put_drain(record, deltas),
+            Record::Service(record) => {
+                let network = record.network.clone();
+                self.with_builder(&network, deltas, |builder| builder.put_service(record));
+            }
         }
     }
 
@@ -157,8 +164,12 @@ impl World {
         }
         let index = self.nodes.index(&name);
         let before = |network: &NetworkState| {
-            let resources =
-                NetworkResources { network, nodes: &self.nodes, quarantines: &self.quarantines };
+            let resources = NetworkResources {
+                network,
+                nodes: &self.nodes,
+                quarantines: &self.quarantines,
+                drains: &self.drains,
+            };
             NodeBefore {
                 network: index.and_then(|index| resources.own_network(index)),
                 peer: index.and_then(|index| resources.peer(index)),
@@ -197,6 +208,10 @@ impl World {
             (record.network, record.node) = (name.clone(), node.clone());
         }
         let (id, name) = (record.id.clone(), record.network.clone());
+        let known = self.networks.get(&name).and_then(|network| network.workloads.get(&id));
+        if known.is_some_and(|known| known.is_same_flow_end(&record)) {
+            return self.with_builder(&name, deltas, |builder| builder.update(record));
+        }
         let is_known = self.workload_networks.insert(id.clone(), name.clone()).is_some();
         self.index_override(&id, record.label_override.is_some());
         if is_known {
@@ -296,6 +311,10 @@ impl World {
                 let update = policies.get(name).cloned().unwrap_or_else(deny_all);
                 self.set_policy(name, update, Written::default(), deltas);
             }
+            RecordKey::Drain(target) => self.remove_drain(target, deltas),
+            RecordKey::Service(network, name) => {
+                self.with_builder(network, deltas, |builder| builder.remove_service(name));
+            }
             RecordKey::Quarantine(id) => {
                 if let Some(removed) = self.quarantines.remove(id) {
                     self.update_quarantined(&removed.target, deltas);
@@ -375,7 +394,7 @@ impl World {
         if let Some(id) = &target.workload
             && let Some(name) = self.workload_networks.get(id).cloned()
         {
-            self.with_builder(&name, deltas, |builder| builder.workload_quarantine_changed(id));
+            self.with_builder(&name, deltas, |builder| builder.workload_state_changed(id));
         }
         let Some(selector) = &target.selector else { return };
         let names: Vec<NetworkName> = match &target.network {
@@ -391,7 +410,7 @@ impl World {
         }
     }
 
-    fn with_builder(
+    pub(super) fn with_builder(
         &mut self,
         name: &NetworkName,
         deltas: &mut Deltas,
@@ -402,6 +421,7 @@ impl World {
             network,
             nodes: &self.nodes,
             quarantines: &self.quarantines,
+            drains: &self.drains,
             deltas,
         });
     }

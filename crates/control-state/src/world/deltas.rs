@@ -7,6 +7,7 @@
 //! them.
 
 use super::{
+    drains::Drains,
     network::NetworkState,
     node_set::{NodeIndex, NodeSet},
     nodes::Nodes,
@@ -77,7 +78,7 @@ impl Deltas {
         }
     }
 
-    fn push(&mut self, nodes: NodeSet, changes: Vec<Change>) {
+    pub(super) fn push(&mut self, nodes: NodeSet, changes: Vec<Change>) {
         if !self.muted && !nodes.is_empty() && !changes.is_empty() {
             let urgent = self.urgency == Urgency::Urgent;
             self.all.push(Delta { nodes, changes: changes.into(), urgent });
@@ -127,19 +128,21 @@ pub(super) struct DeltaBuilder<'a> {
     pub(super) network: &'a mut NetworkState,
     pub(super) nodes: &'a Nodes,
     pub(super) quarantines: &'a Quarantines,
+    pub(super) drains: &'a Drains,
     pub(super) deltas: &'a mut Deltas,
 }
 
 impl DeltaBuilder<'_> {
-    fn resources(&self) -> NetworkResources<'_> {
-        NetworkResources { network: self.network, nodes: self.nodes, quarantines: self.quarantines }
+    pub(super) fn resources(&self) -> NetworkResources<'_> {
+        let Self { network, nodes, quarantines, drains, .. } = self;
+        NetworkResources { network, nodes, quarantines, drains }
     }
 
     fn name(&self) -> NetworkName {
         self.network.record.name.clone()
     }
 
-    fn is_muted(&self) -> bool {
+    pub(super) fn is_muted(&self) -> bool {
         self.deltas.muted
     }
 
@@ -159,7 +162,7 @@ impl DeltaBuilder<'_> {
             let (labels, accepts) = (known.labels.clone(), known.accepts.clone().into());
             self.network.links.insert(identity, labels, accepts);
         }
-        let state = self.quarantines.state_of(&id);
+        let state = self.resources().state_of(&record);
         if self.is_muted() {
             return self.network.add(record, node, state);
         }
@@ -174,6 +177,9 @@ impl DeltaBuilder<'_> {
             Starting { identity, node, neighbours: &neighbours, unmet, is_new, is_first },
             workload,
         );
+        if is_first {
+            self.services_started(identity, node, is_new);
+        }
     }
 
     /// Appends the deltas of a workload that was added.
@@ -222,6 +228,7 @@ impl DeltaBuilder<'_> {
         let (neighbours, subscribers) =
             (self.network.links.neighbours(identity), self.network.subscribers(identity));
         let name = self.name();
+        let services = self.services_before(identity);
         self.network.remove(id, node);
         let mut all = subscribers.clone();
         all.insert(node);
@@ -252,6 +259,7 @@ impl DeltaBuilder<'_> {
         if !self.network.runs(node, identity) {
             let own = self.last_stopped(node, identity, &neighbours);
             self.deltas.push_to(node, own);
+            self.services_stopped(services, node, ended);
         }
     }
 
@@ -308,10 +316,11 @@ impl DeltaBuilder<'_> {
     ) {
         self.deltas.urgency = Urgency::Urgent;
         let triggers: Vec<_> = self.resources().triggers().collect();
-        let settings =
-            |policy: &Policy, resets: u64| (!policy.admission.is_empty(), policy.conduct(resets));
-        let before = settings(self.network.links.policy(), self.network.resets);
-        let settings_changed = before != settings(&policy, resets);
+        let settings = |policy: &Policy, resets: u64| {
+            (!policy.admission.is_empty(), policy.conduct(resets), policy.dns.clone())
+        };
+        let old = self.network.links.policy().clone();
+        let settings_changed = settings(&old, self.network.resets) != settings(&policy, resets);
         self.network.resets = resets;
         self.network.names_node = policy.speaks_of_nodes();
         let is_current = |step: &Arc<PolicyStep>| {
@@ -326,6 +335,9 @@ impl DeltaBuilder<'_> {
         let before: Vec<(IdentityId, NodeSet)> =
             ends.iter().map(|id| (*id, self.network.subscribers(*id))).collect();
         self.network.links.apply_step(&step);
+        if old.services != self.network.links.policy().services {
+            self.network.services.set_policy(&self.network.links.policy().services);
+        }
         if self.is_muted() {
             return;
         }
@@ -337,6 +349,7 @@ impl DeltaBuilder<'_> {
         for (identity, before) in before {
             self.push_subscribers(identity, &before);
         }
+        self.services_changed(&old, &step);
     }
 
     /// Appends the differences between the triggers and those of before.
@@ -445,11 +458,27 @@ impl DeltaBuilder<'_> {
         self.deltas.push(all, changes);
     }
 
-    /// Derives the deltas of a workload after a quarantine that names it was imposed or released.
-    pub(super) fn workload_quarantine_changed(&mut self, id: &WorkloadId) {
+    /// Derives the deltas of a workload after a quarantine or a drain that names it, or its node,
+    /// has begun or ended.
+    pub(super) fn workload_state_changed(&mut self, id: &WorkloadId) {
+        let Some(record) = self.network.workloads.get(id).cloned() else { return };
+        let state = self.resources().state_of(&record);
+        self.network.set_state(id, state);
+        self.push_workload(&record);
+    }
+
+    /// Replaces the record of a workload by one that differs in what services and names have of it
+    /// alone: its flows go on.
+    pub(super) fn update(&mut self, record: WorkloadRecord) {
+        let id = record.id.clone();
+        self.network.replace(record);
+        let Some(record) = self.network.workloads.get(&id).cloned() else { return };
+        self.push_workload(&record);
+    }
+
+    /// Appends a workload for all nodes that know it.
+    fn push_workload(&mut self, record: &WorkloadRecord) {
         self.deltas.urgency = Urgency::Urgent;
-        self.network.set_quarantine(id, self.quarantines.state_of(id));
-        let Some(record) = self.network.workloads.get(id) else { return };
         let mut all = self.network.subscribers(record.identity);
         all.extend(self.nodes.index(&record.node));
         let changes = vec![put(self.resources().workload(record))];

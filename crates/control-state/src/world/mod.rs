@@ -6,22 +6,31 @@
 
 mod addresses;
 mod apply;
+mod concerned;
 mod deltas;
+mod draining;
+mod drains;
 mod images;
 mod keys;
+mod names;
 mod network;
 mod node_set;
 mod nodes;
 mod quarantines;
 mod resources;
+mod service_deltas;
+mod services;
 mod state;
 mod view;
 
 pub use addresses::is_globally_unique;
 pub use deltas::{Delta, Deltas, RelayDelta};
+pub use drains::Drains;
 pub use keys::KeyOwner;
-pub use network::{NetworkState, SharedWorkload, Subject, workload_resource};
+pub use names::{NameOwner, Names};
+pub use network::{NetworkState, SharedWorkload, Subject, WorkloadState, workload_resource};
 pub use node_set::{NodeIndex, NodeSet};
 pub use quarantines::QuarantineState;
+pub use services::Services;
 pub use state::{AdmittedWorkload, World};
 pub use view::ViewParts;

@@ -1,8 +1,10 @@
 //! A network at one revision, with the indices from which deltas and views are derived.
 
 use super::{
+    names::Names,
     node_set::{NodeIndex, NodeSet},
     quarantines::QuarantineState,
+    services::Services,
 };
 use crate::records::{IdentityRecord, NetworkRecord, RefusedRecord, WorkloadRecord, WorkloadRef};
 use ipnet::IpNet;
@@ -11,7 +13,7 @@ use meshward_control_proto::{
     view::{Digest, Hash128, WorkloadSpec},
 };
 use meshward_policy::{Links, Policy};
-use meshward_types::{AcceptFrom, IdentityId, Labels, PolicyFile, Revision, WorkloadId};
+use meshward_types::{AcceptFrom, IdentityId, Labels, PolicyFile, Revision, Serving, WorkloadId};
 use roaring::RoaringBitmap;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
@@ -62,6 +64,8 @@ pub struct NetworkState {
     pub names_node: bool,
     /// The links between identities that have a workload.
     pub links: Links,
+    /// The services.
+    pub services: Services,
     /// The admitted workloads.
     pub workloads: HashMap<WorkloadId, Arc<WorkloadRecord>>,
     /// The identities, those without a workload included.
@@ -81,8 +85,10 @@ pub struct NetworkState {
     on_node: HashMap<NodeIndex, OnNode>,
     /// The identities of the workloads that each node has had since the coordinator started.
     hosted: HashMap<NodeIndex, RoaringBitmap>,
-    /// The workloads that quarantines name, as nodes know them.
-    quarantined: HashMap<WorkloadId, QuarantineState>,
+    /// The owners of workloads' names.
+    pub names: Names,
+    /// The workloads that quarantines name or that are drained, as nodes know them.
+    states: HashMap<WorkloadId, WorkloadState>,
     /// The nodes that serve the network.
     members: NodeSet,
     /// The hash of each node's resource as a peer.
@@ -119,6 +125,7 @@ impl NetworkState {
             policy_revision: None,
             resets: 0,
             names_node: false,
+            services: Services::default(),
             workloads: HashMap::new(),
             identities: BTreeMap::new(),
             by_subject: HashMap::new(),
@@ -129,7 +136,8 @@ impl NetworkState {
             running: HashMap::new(),
             on_node: HashMap::new(),
             hosted: HashMap::new(),
-            quarantined: HashMap::new(),
+            names: Names::default(),
+            states: HashMap::new(),
             members: NodeSet::default(),
             peers: HashMap::new(),
         }
@@ -232,10 +240,11 @@ impl NetworkState {
     }
 
     /// Adds an admitted workload. Its identity is among the links.
-    pub(super) fn add(&mut self, record: WorkloadRecord, node: NodeIndex, state: QuarantineState) {
-        if state.quarantined {
-            self.quarantined.insert(record.id.clone(), state);
+    pub(super) fn add(&mut self, record: WorkloadRecord, node: NodeIndex, state: WorkloadState) {
+        if state != WorkloadState::default() {
+            self.states.insert(record.id.clone(), state);
         }
+        self.names.add(&record);
         let record = Arc::new(record);
         let running = self.running.entry(record.identity).or_default();
         Arc::make_mut(&mut running.workloads).insert(record.id.clone(), record.clone());
@@ -260,7 +269,8 @@ impl NetworkState {
     /// Removes an admitted workload. The links keep its identity even if it was the last of it.
     pub(super) fn remove(&mut self, id: &WorkloadId, node: NodeIndex) {
         let Some(record) = self.workloads.remove(id) else { return };
-        let state = self.quarantined.remove(id).unwrap_or_default();
+        let state = self.states.remove(id).unwrap_or_default();
+        self.names.remove(&record);
         self.free_addresses(id, &record.addresses);
         self.remove_routes(id, &record.prefixes);
         let mut last_on_node = true;
@@ -373,9 +383,9 @@ impl NetworkState {
         }
     }
 
-    /// Changes the effect of quarantines on a workload that they name.
-    pub(super) fn set_quarantine(&mut self, id: &WorkloadId, state: QuarantineState) {
-        let before = self.quarantined.get(id).copied().unwrap_or_default();
+    /// Changes the state of a workload: the effect of quarantines and drains that name it.
+    pub(super) fn set_state(&mut self, id: &WorkloadId, state: WorkloadState) {
+        let before = self.states.get(id).copied().unwrap_or_default();
         let Some(record) = self.workloads.get(id).filter(|_| before != state) else {
             return;
         };
@@ -383,31 +393,66 @@ impl NetworkState {
             running.digest.remove(hash(record, before));
             running.digest.add(hash(record, state));
         }
-        if state.quarantined {
-            self.quarantined.insert(id.clone(), state)
+        if state == WorkloadState::default() {
+            self.states.remove(id)
         } else {
-            self.quarantined.remove(id)
+            self.states.insert(id.clone(), state)
         };
+    }
+
+    /// Replaces the record of a workload by one that differs in what services and names have of it
+    /// alone.
+    pub(super) fn replace(&mut self, record: WorkloadRecord) {
+        let Some(before) = self.workloads.get(&record.id).cloned() else { return };
+        let state = self.states.get(&record.id).copied().unwrap_or_default();
+        self.names.remove(&before);
+        self.names.add(&record);
+        let record = Arc::new(record);
+        if let Some(running) = self.running.get_mut(&record.identity) {
+            running.digest.remove(hash(&before, state));
+            running.digest.add(hash(&record, state));
+            Arc::make_mut(&mut running.workloads).insert(record.id.clone(), record.clone());
+        }
+        self.workloads.insert(record.id.clone(), record);
+    }
+}
+
+/// The state of a workload beside its record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkloadState {
+    /// The effect of the quarantines that name it.
+    pub quarantine: QuarantineState,
+    /// `true` if it or its node is drained.
+    pub draining: bool,
+}
+
+impl WorkloadState {
+    /// Returns the state as an instance of services.
+    pub fn serving(self, record: &WorkloadRecord) -> Serving {
+        match (self.draining, record.unhealthy) {
+            (true, _) => Serving::Draining,
+            (false, true) => Serving::Unhealthy,
+            (false, false) => Serving::Ready,
+        }
     }
 }
 
 /// Returns the resource of an admitted workload.
-pub fn workload_resource(
-    record: &WorkloadRecord,
-    state: QuarantineState,
-) -> (ResourceKey, Resource) {
+pub fn workload_resource(record: &WorkloadRecord, state: WorkloadState) -> (ResourceKey, Resource) {
     let spec = WorkloadSpec {
         node: record.node.clone(),
         addresses: record.addresses.clone(),
         prefixes: record.prefixes.clone(),
         identity: record.identity,
-        quarantined: state.quarantined,
-        reset: state.reset,
+        quarantined: state.quarantine.quarantined,
+        reset: state.quarantine.reset,
+        name: record.owns_name.then(|| record.name.clone()),
+        serving: state.serving(record),
     };
     (ResourceKey::Workload(record.network.clone(), record.id.clone()), Resource::Workload(spec))
 }
 
-fn hash(record: &WorkloadRecord, state: QuarantineState) -> Hash128 {
+fn hash(record: &WorkloadRecord, state: WorkloadState) -> Hash128 {
     let (key, resource) = workload_resource(record, state);
     Hash128::of(&key, &resource)
 }

@@ -1,7 +1,8 @@
 //! The resources of a network, as nodes get them.
 
 use super::{
-    network::{NetworkState, workload_resource},
+    drains::Drains,
+    network::{NetworkState, WorkloadState, workload_resource},
     node_set::{NodeIndex, NodeSet},
     nodes::Nodes,
     quarantines::Quarantines,
@@ -9,8 +10,9 @@ use super::{
 use crate::records::{RefusedRecord, ReportRecord, WorkloadRecord};
 use meshward_control_proto::{
     Change, Resource, ResourceKey,
-    view::{IdentitySpec, NetworkSpec, PeerSpec},
+    view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec},
 };
+use meshward_policy::Service;
 use meshward_types::{Acl, IdentityId, NetworkName, WorkloadId, trigger::TriggerSpec};
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ pub(super) struct NetworkResources<'a> {
     pub(super) nodes: &'a Nodes,
     /// The quarantines in force.
     pub(super) quarantines: &'a Quarantines,
+    /// The drains in force.
+    pub(super) drains: &'a Drains,
 }
 
 impl NetworkResources<'_> {
@@ -33,7 +37,8 @@ impl NetworkResources<'_> {
 
     /// Returns the network as a node gets it; `None` if the node does not serve it.
     pub(super) fn own_network(&self, node: NodeIndex) -> Option<(ResourceKey, Resource)> {
-        let blocks = self.nodes.record(node)?.blocks.get(self.name())?.clone();
+        let node = self.nodes.record(node)?;
+        let blocks = node.blocks.get(self.name())?.clone();
         let record = &self.network.record;
         let admission = !self.network.links.policy().admission.is_empty();
         let conduct = self.network.links.policy().conduct(self.network.resets);
@@ -43,6 +48,10 @@ impl NetworkResources<'_> {
             mtu: record.mtu,
             admission,
             conduct,
+            site: node.site.clone(),
+            service_blocks: record.service_blocks.clone(),
+            resolver: record.resolver.clone(),
+            dns: self.network.links.policy().dns.clone(),
         };
         Some((ResourceKey::Network(self.name().clone()), Resource::Network(spec)))
     }
@@ -77,6 +86,7 @@ impl NetworkResources<'_> {
             public_key: endpoint.public_key,
             candidates: endpoint.candidates.clone(),
             prefixes: prefixes.clone(),
+            site: record.site.clone(),
         };
         Some((ResourceKey::Peer(self.name().clone(), record.name.clone()), Resource::Peer(spec)))
     }
@@ -97,7 +107,22 @@ impl NetworkResources<'_> {
 
     /// Returns an admitted workload.
     pub(super) fn workload(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
-        workload_resource(record, self.quarantines.state_of(&record.id))
+        workload_resource(record, self.state_of(record))
+    }
+
+    /// Returns the state of a workload beside its record.
+    pub(super) fn state_of(&self, record: &WorkloadRecord) -> WorkloadState {
+        let quarantine = self.quarantines.state_of(&record.id);
+        WorkloadState { quarantine, draining: self.drains.of(record).is_some() }
+    }
+
+    /// Returns a service; `None` if it has no virtual address.
+    pub(super) fn service(&self, service: &Service) -> Option<(ResourceKey, Resource)> {
+        let record = self.network.services.record(&service.name)?;
+        let Service { name, instances, ports, prefer, health, affinity, .. } = service.clone();
+        let addresses = record.addresses.clone();
+        let spec = ServiceSpec { addresses, instances, ports, prefer, health, affinity };
+        Some((ResourceKey::Service(self.name().clone(), name), Resource::Service(spec)))
     }
 
     pub(super) fn refused_key(&self, id: &WorkloadId) -> ResourceKey {

@@ -1,8 +1,8 @@
 //! The mesh at one revision: the records, and the indices that follow from them.
 
 use super::{
-    addresses::Addresses, images::Images, keys::Keys, network::NetworkState, nodes::Nodes,
-    quarantines::Quarantines,
+    addresses::Addresses, drains::Drains, images::Images, keys::Keys, network::NetworkState,
+    nodes::Nodes, quarantines::Quarantines,
 };
 use crate::records::{
     ApprovalRecord, ApprovedNodeRecord, CredentialRecord, QuarantineRecord, RelayRecord,
@@ -52,6 +52,8 @@ pub struct World {
     pub credentials: BTreeMap<String, CredentialRecord>,
     /// The quarantines in force.
     pub quarantines: Quarantines,
+    /// The drains in force.
+    pub drains: Drains,
     /// The networks of all workloads, refused ones included.
     pub workload_networks: HashMap<WorkloadId, NetworkName>,
     /// The signatures of images.
@@ -164,9 +166,11 @@ impl World {
         reachable.map(spec).collect()
     }
 
-    /// Returns the blocks of a network that belong to nodes.
+    /// Returns the blocks of a network that belong to nodes or to services.
     pub fn assigned_blocks(&self, network: &NetworkName) -> BTreeSet<IpNet> {
-        self.nodes.values().filter_map(|node| node.blocks.get(network)).flatten().copied().collect()
+        let own = self.nodes.values().filter_map(|node| node.blocks.get(network)).flatten();
+        let services = self.networks.get(network).map(|own| &own.record.service_blocks);
+        own.chain(services.into_iter().flatten()).copied().collect()
     }
 
     /// Returns the smallest number that no identity has had.
@@ -200,15 +204,8 @@ impl World {
             (None, Some(id)) => self.exact_selector(name, id)?,
             (None, None) => return None,
         };
-        let rule = Rule {
-            name: format!("quarantine {}", quarantine.id),
-            from,
-            to,
-            allow: vec![PortSpec::ANY],
-            deny: vec![],
-            observe: false,
-            on_deny: None,
-        };
+        let name = format!("quarantine {}", quarantine.id);
+        let rule = Rule::allowing(name, from, to, vec![PortSpec::ANY]);
         Some(LetIn { rule, by_admin: quarantine.by_admin })
     }
 

@@ -1,7 +1,8 @@
 //! The whole view of a node: for nodes that cannot be sent a delta, and for tests of the deltas.
 
 use super::{
-    network::{Group, NetworkState, workload_resource},
+    drains::Drains,
+    network::{Group, NetworkState, WorkloadState, workload_resource},
     node_set::{NodeIndex, NodeSet},
     quarantines::QuarantineState,
     resources::{NetworkResources, refused_resource},
@@ -33,6 +34,7 @@ pub struct ViewParts {
     workloads: Vec<Arc<WorkloadRecord>>,
     /// The workloads that quarantines name.
     quarantined: HashMap<WorkloadId, QuarantineState>,
+    drains: Drains,
 }
 
 /// A link, whose ACL is shared with the world.
@@ -59,8 +61,9 @@ impl ViewParts {
         let refused = self.refused.iter().map(|record| refused_resource(record));
         let workloads = self.groups.iter().flat_map(|group| group.values()).chain(&self.workloads);
         let workloads = workloads.map(|record| {
-            let state = self.quarantined.get(&record.id).copied().unwrap_or_default();
-            workload_resource(record, state)
+            let quarantine = self.quarantined.get(&record.id).copied().unwrap_or_default();
+            let draining = self.drains.of(record).is_some();
+            workload_resource(record, WorkloadState { quarantine, draining })
         });
         let resources =
             self.resources.into_iter().chain(links).chain(refused).chain(workloads).collect();
@@ -78,11 +81,11 @@ impl World {
     pub fn view_parts(&self, node: &NodeName) -> ViewParts {
         let named = self.quarantines.workloads();
         let quarantined = named.map(|id| (id.clone(), self.quarantines.state_of(id))).collect();
-        let mut parts = ViewParts { revision: self.revision, quarantined, ..ViewParts::default() };
+        let (revision, drains) = (self.revision, self.drains.clone());
+        let mut parts = ViewParts { revision, quarantined, drains, ..ViewParts::default() };
         let Some(node) = self.nodes.index(node) else { return parts };
         for network in self.networks.values() {
-            let all =
-                NetworkResources { network, nodes: &self.nodes, quarantines: &self.quarantines };
+            let all = self.resources_of(network);
             if let Some(own) = all.own_network(node) {
                 parts.resources.push(own);
                 parts.resources.extend(all.triggers());
@@ -92,13 +95,17 @@ impl World {
         parts
     }
 
+    fn resources_of<'a>(&'a self, network: &'a NetworkState) -> NetworkResources<'a> {
+        let Self { nodes, quarantines, drains, .. } = self;
+        NetworkResources { network, nodes, quarantines, drains }
+    }
+
     /// Returns the digest of [`Self::view_of`], from those of its parts.
     pub fn digest_of(&self, node: &NodeName) -> Digest {
         let mut digest = Digest::default();
         let Some(node) = self.nodes.index(node) else { return digest };
         for network in self.networks.values() {
-            let all =
-                NetworkResources { network, nodes: &self.nodes, quarantines: &self.quarantines };
+            let all = self.resources_of(network);
             if let Some((key, resource)) = all.own_network(node) {
                 digest.add(Hash128::of(&key, &resource));
                 all.triggers().for_each(|(key, resource)| digest.add(Hash128::of(&key, &resource)));
@@ -137,6 +144,7 @@ fn add(all: &NetworkResources, node: NodeIndex, parts: &mut ViewParts) {
         Some(SharedLink { network: name.clone(), from, to, acl })
     }));
     parts.refused.extend(network.refused_on(node).cloned());
+    parts.resources.extend(network.services_on(node).filter_map(|own| all.service(own)));
     parts.resources.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
     parts.groups.extend(met.iter().filter_map(|identity| network.group(*identity).cloned()));
     let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
@@ -157,6 +165,8 @@ fn digest_in(all: &NetworkResources, node: NodeIndex) -> Digest {
     let refused = network.refused_on(node).map(|record| refused_resource(record));
     let resources =
         links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
+    let services = network.services_on(node).filter_map(|own| all.service(own));
+    let resources = resources.chain(services);
     let mut digest: Digest =
         resources.map(|(key, resource)| Hash128::of(&key, &resource)).collect();
     for identity in &met {

@@ -28,7 +28,7 @@ use meshward_types::{Acl, IdentityId, NodeName, PublicKey, Verdict, WorkloadId, 
 use meshward_wireguard::load_gate::Incoming;
 use parking_lot::Mutex;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     sync::atomic::AtomicU8,
     time::{Duration, Instant},
@@ -242,6 +242,24 @@ impl Endpoint {
             }
         });
         cuts
+    }
+
+    /// Returns the number of live flows that others have begun to local workloads, of those that
+    /// have any.
+    pub fn count_flows_to(
+        &self,
+        now: Instant,
+        workloads: &HashSet<WorkloadId>,
+    ) -> HashMap<WorkloadId, u64> {
+        let mut counts = HashMap::new();
+        let tables = self.state.tables.read();
+        self.state.filter.for_each_live(now, |flow| {
+            let Some((_, local)) = tables.local_at(flow.destination) else { return };
+            if workloads.contains(&local.workload.id) {
+                *counts.entry(local.workload.id.clone()).or_default() += 1;
+            }
+        });
+        counts
     }
 
     /// Begins a packet batch of a worker. Changes wait until it is finished, so it is to be short.

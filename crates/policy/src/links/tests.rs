@@ -5,6 +5,7 @@ use crate::{
     compile::compile,
     decide::NewFlow,
     document::{Action, Declarations, ForensicsRule, LetIn, Mode, Policy, Rule},
+    services::Target,
 };
 use meshward_types::{
     AcceptFrom, Acl, IdentityId, Labels, OnDeny, OnRevoke, PortRange, PortSpec, Protocol, Selector,
@@ -76,6 +77,7 @@ fn rules(prefix: &'static str) -> impl Strategy<Value = Vec<Rule>> {
                 name: format!("{prefix}{at}"),
                 from,
                 to,
+                target: Target::Labels,
                 allow,
                 deny,
                 observe: kind == 2,
@@ -102,14 +104,8 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 /// Generates the rules and exceptions for quarantined workloads.
 fn letting_in() -> impl Strategy<Value = (Vec<ForensicsRule>, Vec<LetIn>)> {
-    let rule = |prefix: &'static str, at: usize, from, to, allow| Rule {
-        name: format!("{prefix}{at}"),
-        from,
-        to,
-        allow,
-        deny: vec![],
-        observe: false,
-        on_deny: None,
+    let rule = |prefix: &'static str, at: usize, from, to, allow| {
+        Rule::allowing(format!("{prefix}{at}"), from, to, allow)
     };
     let named = (selector(), selector(), prop::collection::vec(spec(), 1..3), any::<bool>());
     let named = prop::collection::vec(named, 0..3).prop_map(move |all| {

@@ -5,11 +5,19 @@ use super::{
     parsed::ParsedPolicy,
     problems::span,
     reader::{Document, Parts, Reader, Sets},
+    services::Services,
     tree::At,
 };
 use crate::{admission_rules::SigningKey, document::Policy};
 use meshward_types::{FlowTimeouts, NetworkName, PortSpec, Selector};
 use std::collections::{BTreeMap, HashMap};
+
+/// The parts of a network's policy that other parts name.
+pub(super) struct Known {
+    pub(super) sets: Sets,
+    pub(super) keys: BTreeMap<String, SigningKey>,
+    pub(super) services: Services,
+}
 
 impl Reader {
     pub(super) fn merge(
@@ -19,10 +27,13 @@ impl Reader {
     ) -> ParsedPolicy {
         let sets = self.sets(documents);
         let keys = self.keys(documents);
+        let services = self.services(documents, &sets);
+        let known = Known { sets, keys, services };
         let begin = documents.first().map(|document| span(document.file, document.begin));
         let mut parsed = ParsedPolicy {
             policy: Policy::deny_all(network),
             named: HashMap::new(),
+            services: BTreeMap::new(),
             tests: Vec::new(),
             timeouts: None,
             begin: begin.unwrap_or_else(|| span("policy", At::START)),
@@ -30,7 +41,7 @@ impl Reader {
         };
         let (mut mode, mut declarations) = (None, None);
         let (mut on_deny, mut on_quarantine, mut on_revoke) = (None, None, None);
-        let mut timeouts = None;
+        let (mut timeouts, mut dns) = (None, None);
         for document in documents {
             let parts = document.parts();
             self.once(&parts, "mode", &mut mode);
@@ -39,10 +50,14 @@ impl Reader {
             self.once(&parts, "on_quarantine", &mut on_quarantine);
             self.once(&parts, "on_revoke", &mut on_revoke);
             self.once(&parts, "timeouts", &mut timeouts);
+            self.dns(&parts, &mut dns);
             self.check_timeouts(&parts, &mut parsed);
-            self.merge_parts(&parts, &sets, &keys, &mut parsed);
+            self.merge_parts(&parts, &known, &mut parsed);
         }
-        parsed.policy.keys = keys;
+        parsed.policy.keys = known.keys;
+        parsed.policy.services = known.services.all;
+        parsed.services = known.services.spans;
+        parsed.policy.dns = dns.unwrap_or_default();
         parsed.policy.mode = mode.unwrap_or_default();
         parsed.policy.declarations = declarations.unwrap_or_default();
         parsed.policy.on_deny = on_deny.unwrap_or_default();
@@ -52,22 +67,17 @@ impl Reader {
         parsed
     }
 
-    pub(super) fn merge_parts(
-        &mut self,
-        parts: &Parts,
-        sets: &Sets,
-        keys: &BTreeMap<String, SigningKey>,
-        parsed: &mut ParsedPolicy,
-    ) {
+    pub(super) fn merge_parts(&mut self, parts: &Parts, known: &Known, parsed: &mut ParsedPolicy) {
+        let Known { sets, keys, services } = known;
         let ParsedPolicy { policy, named, tests, .. } = parsed;
         for node in self.list(parts, "rules") {
-            policy.rules.extend(self.rule(parts.file, sets, node, named));
+            policy.rules.extend(self.rule(parts.file, known, node, named));
         }
         for node in self.list(parts, "guardrails") {
-            policy.guardrails.extend(self.rule(parts.file, sets, node, named));
+            policy.guardrails.extend(self.rule(parts.file, known, node, named));
         }
         for node in self.list(parts, "tests") {
-            if let Some(test) = self.test(parts.file, node) {
+            if let Some(test) = self.test(parts.file, services, node) {
                 tests.push(span(parts.file, node.at));
                 policy.tests.push(test);
             }

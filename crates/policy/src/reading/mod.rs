@@ -8,6 +8,7 @@ mod parsed;
 mod problems;
 mod reader;
 mod rules;
+mod services;
 mod tree;
 mod value;
 

@@ -2,8 +2,8 @@
 
 use super::problems::SourceSpan;
 use crate::document::Policy;
-use meshward_types::NetworkName;
-use std::collections::{BTreeSet, HashMap};
+use meshward_types::{NetworkName, ServiceName};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A policy with the positions of its parts.
 #[derive(Debug, Clone)]
@@ -12,6 +12,8 @@ pub struct ParsedPolicy {
     pub policy: Policy,
     /// The positions of rules, guardrails and triggers by name.
     pub named: HashMap<String, SourceSpan>,
+    /// The positions of services by name.
+    pub services: BTreeMap<ServiceName, SourceSpan>,
     /// The positions of the tests, in their order.
     pub tests: Vec<SourceSpan>,
     /// The position where the network's name stands first.

@@ -1,14 +1,17 @@
 //! The named parts of a policy, each read as far as possible.
 
 use super::{
+    merge::Known,
     problems::{SourceSpan, did_you_mean, span},
     reader::{Parts, Reader, Sets},
+    services::{Naming, Services},
     tree::{Kind, Node},
 };
 use crate::{
     admission_rules::{AdmissionRule, ImagePattern, SigningKey},
     document::{ForensicsRule, Rule, TestCase, Trigger},
     routes::RouteRule,
+    services::{Service, ServiceTarget, Target},
 };
 use ipnet::IpNet;
 use meshward_types::{OnDeny, PortSpec, Selector, measurement::Sha256};
@@ -43,10 +46,11 @@ impl Reader {
     pub(super) fn rule(
         &mut self,
         file: &str,
-        sets: &Sets,
+        known: &Known,
         node: &Node,
         named: &mut HashMap<String, SourceSpan>,
     ) -> Option<Rule> {
+        let sets = &known.sets;
         let parts = self.parts(
             file,
             "a rule",
@@ -61,7 +65,10 @@ impl Reader {
                 .is_some_and(|node| !matches!(&node.kind, Kind::List(items) if items.is_empty()))
         };
         let (allows, denies) = (is_written("allow"), is_written("deny"));
-        if allows == denies {
+        let to = self.rule_target(&parts, known);
+        let is_of_service =
+            parts.get("to").is_some_and(|node| known.services.named_by(node).is_some());
+        if allows == denies && (allows || !is_of_service) {
             let text = format!(
                 "rule `{called}` must have either `allow` or `deny`, with at least one port; write \
                 for instance `allow: [tcp/8080]`"
@@ -77,15 +84,63 @@ impl Reader {
             self.problem(file, node.at, text);
         }
         let on_deny = self.optional::<OnDeny>(&parts, "on_deny");
-        let (from, to) = (self.whom(&parts, sets, "from"), self.whom(&parts, sets, "to"));
+        let from = self.whom(&parts, sets, "from");
         let (allow, deny) = (self.ports(&parts, sets, "allow"), self.ports(&parts, sets, "deny"));
-        Some(Rule { name: name?, from: from?, to: to?, allow, deny, observe, on_deny })
+        let RuleTarget { to, service } = to?;
+        let rule = Rule {
+            name: name?,
+            from: from?,
+            to,
+            target: Target::Labels,
+            allow,
+            deny,
+            observe,
+            on_deny,
+        };
+        Some(match service {
+            None => rule,
+            Some(service) => self.about_service(&parts, service, rule),
+        })
     }
 
-    pub(super) fn test(&mut self, file: &str, node: &Node) -> Option<TestCase> {
+    /// Reads the workloads at the other end of a rule: labels, the name of a selector, or a
+    /// service.
+    fn rule_target<'a>(&mut self, parts: &Parts, known: &'a Known) -> Option<RuleTarget<'a>> {
+        let node = self.there(parts, "to")?;
+        match self.naming(parts.file, node, &known.services) {
+            Naming::Labels => {
+                let to = self.whom(parts, &known.sets, "to")?;
+                Some(RuleTarget { to, service: None })
+            }
+            Naming::Unknown => None,
+            Naming::Service(service) => {
+                let to = service.instances.clone();
+                let is_counted = self.count(parts.file, node.at, to.weight());
+                is_counted.then_some(RuleTarget { to, service: Some(service) })
+            }
+        }
+    }
+
+    /// Turns the ports of a service that a rule names into those of its instances.
+    fn about_service(&mut self, parts: &Parts, service: &Service, rule: Rule) -> Rule {
+        let denies = !rule.deny.is_empty();
+        let (key, ports) = if denies { ("deny", rule.deny) } else { ("allow", rule.allow) };
+        let targets = self.service_targets(parts, key, service, &ports);
+        let (allow, deny) = if denies { (vec![], targets) } else { (targets, vec![]) };
+        let target = Target::Service(ServiceTarget { name: service.name.clone(), ports });
+        Rule { target, allow, deny, ..rule }
+    }
+
+    pub(super) fn test(
+        &mut self,
+        file: &str,
+        services: &Services,
+        node: &Node,
+    ) -> Option<TestCase> {
         let parts = self.parts(file, "a test", node, &["from", "to", "port", "expect"])?;
-        let (from, to) = (self.required(&parts, "from"), self.required(&parts, "to"));
+        let from = self.required(&parts, "from");
         let (port, expect) = (self.required(&parts, "port"), self.required(&parts, "expect"));
+        let to = self.destination(&parts, services, port.unwrap_or(PortSpec::ANY));
         Some(TestCase { from: from?, to: to?, port: port?, expect: expect? })
     }
 
@@ -161,15 +216,7 @@ impl Reader {
             false => self.ports(&parts, sets, "allow"),
         };
         let over_guardrails = self.optional(&parts, "over_guardrails").unwrap_or_default();
-        let rule = Rule {
-            name: name?,
-            from: from?,
-            to: to?,
-            allow,
-            deny: vec![],
-            observe: false,
-            on_deny: None,
-        };
+        let rule = Rule::allowing(name?, from?, to?, allow);
         Some(ForensicsRule { rule, over_guardrails })
     }
 
@@ -205,7 +252,7 @@ impl Reader {
     }
 
     /// Reads labels or the name of a selector.
-    fn whom(&mut self, parts: &Parts, sets: &Sets, key: &str) -> Option<Selector> {
+    pub(super) fn whom(&mut self, parts: &Parts, sets: &Sets, key: &str) -> Option<Selector> {
         let node = self.there(parts, key)?;
         let selector = match &node.kind {
             Kind::Map(_) => self.fitting::<Selector>(parts.file, node)?,
@@ -262,6 +309,12 @@ impl Reader {
         }
         ports
     }
+}
+
+/// The workloads at the other end of a rule.
+struct RuleTarget<'a> {
+    to: Selector,
+    service: Option<&'a Service>,
 }
 
 fn check_trigger(trigger: &Trigger) -> Result<(), String> {

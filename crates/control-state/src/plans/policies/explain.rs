@@ -140,15 +140,9 @@ impl Explaining<'_> {
 
     /// Returns what a quarantine lets pass to workloads that it isolates.
     fn let_in(&self, quarantine: &QuarantineRecord, from: &Party, to: &Party) -> Option<Acl> {
-        let rule = Rule {
-            name: format!("quarantine {}", quarantine.id),
-            from: quarantine.allow_from.clone()?,
-            to: Selector::default(),
-            allow: vec![PortSpec::ANY],
-            deny: vec![],
-            observe: false,
-            on_deny: None,
-        };
+        let name = format!("quarantine {}", quarantine.id);
+        let let_in = quarantine.allow_from.clone()?;
+        let rule = Rule::allowing(name, let_in, Selector::default(), vec![PortSpec::ANY]);
         let let_in = vec![LetIn { rule, by_admin: quarantine.by_admin }];
         let policy = Policy { let_in, ..Policy::clone(&self.policy) };
         let acl = compile(&policy, &from.labels, &to.labels, &to.accepts);

@@ -21,7 +21,10 @@ use checks::{findings, test_failures};
 use difference::{Changes, changes};
 
 use super::{
-    credentials::covers, networks::find, reclassify::Reclassified, reclassify::reclassify_under,
+    credentials::covers,
+    networks::find,
+    reclassify::{Reclassified, reclassify_under},
+    services::{AddressChanges, plan_addresses},
 };
 use crate::{
     Plan, Refusal,
@@ -314,10 +317,13 @@ pub fn plan(
         if !network.links.are_inputs_of(&part.step) {
             return Err(Refusal::Stale);
         }
+        let AddressChanges { assigned, freed } = plan_addresses(world, network, &part.policy)?;
+        plan.mutations.extend(assigned);
         if part.is_new || wanted.reset && !part.files.is_empty() {
             plan.mutations.push(part.mutation(world, network, wanted));
             plan.policies.insert(part.name.clone(), part.update());
         }
+        plan.mutations.extend(freed);
         let Reclassified { mutations, admitted, refused } =
             reclassify_under(world, network, &part.policy, precomputed.get(&part.name), touched);
         plan.mutations.extend(mutations);
@@ -352,6 +358,17 @@ impl PreparedNetwork {
 }
 
 impl Prepared {
+    /// Refuses services for which no virtual address is left.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] says in which network.
+    pub fn check_addresses(&self, world: &World) -> Result<(), Refusal> {
+        self.networks.iter().try_for_each(|part| {
+            let Some(network) = world.networks.get(&part.name) else { return Ok(()) };
+            plan_addresses(world, network, &part.policy).map(drop)
+        })
+    }
+
     /// Returns the effects of a dry run, with suspicious rules. `judged` has the previews of
     /// admission.
     pub fn foresee(

@@ -4,9 +4,10 @@
 
 mod owners;
 mod parts;
+mod services;
 
 use super::{
-    credentials,
+    credentials, drains,
     endpoints::{EndpointClaims, set_endpoints},
     networks, nodes,
     policies::{self, Submission},
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     Plan, Refusal,
     change_log::{self, ChangeLog, ListKind},
-    records::{Mutation, Record, RecordKey, WorkloadRef},
+    records::{DrainTarget, Mutation, Record, RecordKey, WorkloadRef},
     world::{Deltas, World},
 };
 use ::time::OffsetDateTime;
@@ -28,7 +29,7 @@ use meshward_control_proto::{
 };
 use meshward_policy::{Candidate, Policy};
 use meshward_types::{
-    NetworkName, NodeName, PolicyFile, PublicKey, Revision,
+    Health, NetworkName, NodeName, PolicyFile, PublicKey, Revision,
     measurement::{Image, Measurement, Repository, Sha256},
     token::{Fingerprint, SECRET},
 };
@@ -239,6 +240,7 @@ fn report(world: &World, node: &NodeName, id: u8, app: &str) -> Option<WorkloadR
         measurement: measured(node, id),
         signatures: vec![],
         objection: None,
+        health: Health::Healthy,
     })
 }
 
@@ -280,9 +282,13 @@ enum Step {
     Isolate(u8, u8),
     Fire(u8, u8),
     Expire,
+    Health(u8, u8, bool),
+    /// The drain of a workload, or of its node.
+    Drain(u8, u8, bool),
+    Undrain(u8, u8, bool),
 }
 
-const POLICIES: [&str; 10] = [
+const POLICIES: [&str; 13] = [
     "network: shop",
     "network: shop\nrules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]",
     "network: shop\nrules: [{ name: a, from: { app: { in: [web, api] } }, to: {}, allow: [any] }]",
@@ -306,6 +312,19 @@ const POLICIES: [&str; 10] = [
     rules: [{ name: a, from: { meshward/node: node-2 }, to: { meshward/image.repo: { exists: true \
     } }, allow: [tcp/80] }]\n\
     admission: [{ name: n, for: { meshward/node: node-3 }, images: ['*'] }]",
+    "network: shop\n\
+    services: [{ name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }] }, { name: all, \
+    for: {}, ports: [{ port: 1 }] }]\n\
+    rules: [{ name: a, from: { app: web }, to: { service: api } }]",
+    "network: shop\n\
+    services: [{ name: api, for: { app: { in: [api, db] } }, ports: [{ port: 80 }], prefer: \
+    [site] }]\n\
+    rules: [{ name: a, from: { app: { in: [web, db] } }, to: { service: api } }]",
+    "network: shop\ndns: intercept\n\
+    services: [{ name: db, for: { app: db }, ports: [{ port: 1 }] }]\n\
+    rules: [{ name: b, from: { app: api }, to: { app: db }, allow: [tcp/1] }, { name: c, from: { \
+    app: web }, to: { service: db } }]\n\
+    admission: [{ name: i, for: { app: web }, images: [a.example/*] }]",
 ];
 
 fn step() -> impl Strategy<Value = Step> {
@@ -328,9 +347,13 @@ fn step() -> impl Strategy<Value = Step> {
         (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Isolate(node, id)),
         (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Fire(node, id)),
         Just(Step::Expire),
+        (0..4u8, 0..3u8, any::<bool>()).prop_map(|(node, id, ill)| Step::Health(node, id, ill)),
+        (0..4u8, 0..3u8, any::<bool>()).prop_map(|(node, id, all)| Step::Drain(node, id, all)),
+        (0..4u8, 0..3u8, any::<bool>()).prop_map(|(node, id, all)| Step::Undrain(node, id, all)),
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for each step")]
 fn make(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
     let name = |node: &u8| -> NodeName { format!("node-{node}").parse().unwrap() };
     match step {
@@ -378,7 +401,27 @@ fn make(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
             Ok(())
         }
         Step::Move(node, port) => move_endpoint(mesh, *node, *port),
+        Step::Health(node, id, ill) => {
+            let id = format!("{}-{id}", name(node)).parse().unwrap();
+            let health = if *ill { Health::Unhealthy } else { Health::Healthy };
+            mesh.report(&[(name(node), vec![Report::Health(id, health)])]).remove(0).map(drop)
+        }
+        Step::Drain(node, id, all) => {
+            let plan = drains::drain(&mesh.world, &drained(*node, *id, *all), &services::author());
+            mesh.commit(plan).map(drop)
+        }
+        Step::Undrain(node, id, all) => {
+            let plan = drains::undrain(&mesh.world, &drained(*node, *id, *all), &[]);
+            mesh.commit(plan).map(drop)
+        }
         rules => change_rules(mesh, rules),
+    }
+}
+
+fn drained(node: u8, id: u8, all: bool) -> DrainTarget {
+    match all {
+        true => DrainTarget::Node(format!("node-{node}").parse().unwrap()),
+        false => DrainTarget::Workload(format!("node-{node}-{id}").parse().unwrap()),
     }
 }
 
@@ -474,6 +517,7 @@ fn check_need_to_know(world: &World, node: &NodeName, view: &View) -> Result<(),
                 prop_assert!(own.contains(from) || own.contains(to));
             }
             (ResourceKey::Identity(_, identity), _) => prop_assert!(linked(identity)),
+            (_, Resource::Service(spec)) => services::check_service(world, &own, spec)?,
             (_, Resource::Workload(spec)) => {
                 prop_assert!(spec.node == *node || linked(&spec.identity));
             }
@@ -587,6 +631,8 @@ proptest! {
                 check_need_to_know(&mesh.world, node, &view)?;
             }
             check_verdicts(&mesh.world)?;
+            services::check_addresses(&mesh.world)?;
+            services::check_names(&mesh.world)?;
             let again = World::load(mesh.world.revision, mesh.records.clone()).unwrap();
             for node in mesh.world.nodes.keys() {
                 prop_assert_eq!(again.view_of(node), mesh.world.view_of(node));

@@ -1,0 +1,107 @@
+//! The structures of formats 1 and 2, which are read alone: as in [`super::forms`], without
+//! services, names and sites.
+
+use super::forms::{AclConversion, ConductForm, IdentityForm, KeyForm, TriggerForm};
+use ipnet::IpNet;
+use meshward_control_proto::{
+    Change, Resource, ResourceKey, View,
+    view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
+};
+use meshward_types::{
+    Acl, Conduct, DnsSettings, IdentityId, NetworkName, NodeName, PublicKey, Revision, Serving,
+    WorkloadName, trigger::TriggerSpec,
+};
+use serde::Deserialize;
+use std::net::{IpAddr, SocketAddr};
+
+#[derive(Deserialize)]
+pub(super) struct ReadView {
+    revision: Revision,
+    resources: Vec<ReadEntry>,
+}
+
+#[derive(Deserialize)]
+struct ReadEntry(#[serde(with = "KeyForm")] ResourceKey, #[serde(with = "ResourceForm")] Resource);
+
+impl From<ReadView> for View {
+    fn from(read: ReadView) -> Self {
+        let entries = read.resources.into_iter().map(|ReadEntry(key, resource)| (key, resource));
+        Self { revision: read.revision, resources: entries.collect() }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ReadUpdate {
+    pub(super) revision: Revision,
+    pub(super) changes: Vec<ReadChange>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ReadChange(#[serde(with = "ChangeForm")] pub(super) Change);
+
+#[expect(clippy::large_enum_variant, reason = "it is the shape of what it stands for")]
+#[derive(Deserialize)]
+#[serde(remote = "Change")]
+enum ChangeForm {
+    Put(#[serde(with = "KeyForm")] ResourceKey, #[serde(with = "ResourceForm")] Resource),
+    Drop(#[serde(with = "KeyForm")] ResourceKey),
+    Forget(NetworkName, IdentityId),
+}
+
+#[derive(Deserialize)]
+#[serde(remote = "Resource")]
+enum ResourceForm {
+    Network(#[serde(with = "NetworkForm")] NetworkSpec),
+    Peer(#[serde(with = "PeerForm")] PeerSpec),
+    Identity(#[serde(with = "IdentityForm")] IdentitySpec),
+    Workload(#[serde(with = "WorkloadForm")] WorkloadSpec),
+    Link(#[serde(with = "AclConversion")] Acl),
+    Trigger(#[serde(with = "TriggerForm")] TriggerSpec),
+    Refused(String),
+    #[serde(skip)]
+    Service(ServiceSpec),
+}
+
+#[derive(Deserialize)]
+#[serde(remote = "NetworkSpec")]
+struct NetworkForm {
+    prefixes: Vec<IpNet>,
+    blocks: Vec<IpNet>,
+    mtu: u16,
+    admission: bool,
+    #[serde(with = "ConductForm")]
+    conduct: Conduct,
+    #[serde(skip)]
+    site: Option<String>,
+    #[serde(skip)]
+    service_blocks: Vec<IpNet>,
+    #[serde(skip)]
+    resolver: Vec<IpAddr>,
+    #[serde(skip)]
+    dns: DnsSettings,
+}
+
+#[derive(Deserialize)]
+#[serde(remote = "PeerSpec")]
+struct PeerForm {
+    public_key: PublicKey,
+    candidates: Vec<SocketAddr>,
+    prefixes: Vec<IpNet>,
+    #[serde(skip)]
+    site: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(remote = "WorkloadSpec")]
+struct WorkloadForm {
+    node: NodeName,
+    addresses: Vec<IpAddr>,
+    prefixes: Vec<IpNet>,
+    identity: IdentityId,
+    quarantined: bool,
+    reset: bool,
+    #[serde(skip)]
+    name: Option<WorkloadName>,
+    #[serde(skip)]
+    serving: Serving,
+}
