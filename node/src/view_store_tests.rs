@@ -1,7 +1,7 @@
 //! Tests of the view on disk.
 
 use super::*;
-use meshward_control_proto::{Change, Resource, ResourceKey, encode, view::NetworkSpec};
+use meshward_control_proto::{Change, Resource, ResourceKey, view::NetworkSpec};
 use meshward_types::Revision;
 use std::fs;
 
@@ -96,12 +96,13 @@ fn a_snapshot_cut_anywhere_or_with_any_byte_changed_is_set_aside() {
 fn a_snapshot_of_format_1_without_a_hash_is_read_if_its_log_names_it() {
     let folder_path = tempfile::tempdir().unwrap();
     let folder = Folder::open(folder_path.path()).unwrap();
-    let mut replica = ViewReplica::default();
-    replica.apply(Revision(1), &[network(1)]);
-    let snapshot = encode(replica.view());
-    folder.write(VIEW, &snapshot).unwrap();
-    folder.write(VIEW_LOG, &hash(&snapshot)).unwrap();
-    assert_eq!(ViewStore::open(&folder).0, *replica.view());
+    let whole = include_bytes!("state_files/testdata/format-1/view");
+    let length = u32::from_le_bytes(whole[..4].try_into().unwrap()) as usize;
+    let snapshot = &whole[..4 + length];
+    folder.write(VIEW, snapshot).unwrap();
+    folder.write(VIEW_LOG, &hash(snapshot)).unwrap();
+    let read = ViewStore::open(&folder).0;
+    assert_eq!((read.revision, read.resources.len()), (Revision(77), 7));
     folder.write(VIEW_LOG, &hash(b"another")).unwrap();
     assert_eq!(ViewStore::open(&folder).0, View::default());
 }
