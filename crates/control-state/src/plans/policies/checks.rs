@@ -2,8 +2,11 @@
 
 use super::basis::Basis;
 use crate::Refusal;
-use meshward_api_types::Finding;
-use meshward_policy::{Budget, ParsedPolicy, TestFailure, review, review_live, run_tests};
+use meshward_api_types::{Finding, PolicyScope};
+use meshward_policy::{
+    Budget, NetworkPolicy, ParsedPolicy, TestFailure, review, review_live, run_tests,
+};
+use meshward_types::PolicyFile;
 
 /// Runs the tests of a policy. Returns those that fail, each with its location.
 ///
@@ -42,4 +45,24 @@ pub(super) fn findings(basis: &Basis, all: &[ParsedPolicy]) -> Vec<Finding> {
         .into_iter()
         .map(|problem| Finding { location: problem.span.to_string(), text: problem.text })
         .collect()
+}
+
+/// Refuses files about other networks than that of the scope. Files that stay may be about others.
+///
+/// # Errors
+/// Fails with the location of the first that is.
+pub(super) fn check_scope(
+    own: &NetworkPolicy,
+    files: &[PolicyFile],
+    scope: &PolicyScope,
+) -> Result<(), Refusal> {
+    match own.others.iter().find(|(span, _)| files.iter().any(|file| file.name == span.file)) {
+        None => Ok(()),
+        Some((span, name)) => {
+            let scope = &scope.network;
+            let text =
+                format!("{span}: this is about network {name}, and the scope is network {scope}");
+            Err(Refusal::Invalid(text))
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub use difference::{Snapshot, difference};
 pub use explain::{Past, explain};
 
 use basis::NetworkBasis;
-use checks::{findings, test_failures};
+use checks::{check_scope, findings, test_failures};
 use difference::{Changes, changes};
 
 use super::{
@@ -35,8 +35,7 @@ use crate::{
 use meshward_api_types::{Finding, PolicyResult, PolicyScope};
 use meshward_control_proto::LinkAcl;
 use meshward_policy::{
-    BadPolicy, Bounds, Budget, LetIn, NetworkPolicy, ParsedPolicy, Policy, PolicyStep, TooMuch,
-    read, read_own,
+    BadPolicy, Bounds, Budget, LetIn, ParsedPolicy, Policy, PolicyStep, TooMuch, read, read_own,
 };
 use meshward_types::{NetworkName, PolicyFile};
 use std::{
@@ -430,23 +429,6 @@ fn beside_the_rest(
     let mut files: Vec<PolicyFile> = wanted.files.iter().chain(others).cloned().collect();
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
-}
-
-/// Refuses files about other networks than that of the scope. Files that stay may be about others.
-fn check_scope(
-    own: &NetworkPolicy,
-    files: &[PolicyFile],
-    scope: &PolicyScope,
-) -> Result<(), Refusal> {
-    match own.others.iter().find(|(span, _)| files.iter().any(|file| file.name == span.file)) {
-        None => Ok(()),
-        Some((span, name)) => {
-            let scope = &scope.network;
-            let text =
-                format!("{span}: this is about network {name}, and the scope is network {scope}");
-            Err(Refusal::Invalid(text))
-        }
-    }
 }
 
 fn at(location: &str, refusal: Refusal) -> Refusal {
