@@ -70,6 +70,15 @@ struct Sent {
     arrived: Vec<Ends>,
 }
 
+/// The sender of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A workload.
+    Workload,
+    /// The node itself: a reset in an instance's name.
+    Node,
+}
+
 struct World {
     endpoint: Endpoint,
     scratch: WorkerScratch,
@@ -265,13 +274,16 @@ impl World {
     fn request(&mut self, choices: &mut Bytes<'_>) {
         let (by, is_v6) = (choices.below(CLIENTS + INSTANCES), choices.below(4) == 0);
         let (protocol, port, target) = PORTS[choices.below(2)];
-        let to = match choices.below(4) {
+        let to: SocketAddr = match choices.below(4) {
             0 => (address(CLIENTS + choices.below(INSTANCES), is_v6), target).into(),
             _ => (service(is_v6), port).into(),
         };
-        let from = (address(by, is_v6), 4000 + choices.below(2) as u16).into();
+        let from: SocketAddr = (address(by, is_v6), 4000 + choices.below(2) as u16).into();
         let flags = [SYN, SYN, ACK, ACK, FIN | ACK, RST][choices.below(6)];
-        self.send(by, Ends { from, to, protocol }, flags);
+        // A kernel sends nothing to its own address by an interface.
+        if from.ip() != to.ip() {
+            self.send(by, Ends { from, to, protocol }, flags);
+        }
     }
 
     /// Has a workload answer something that it has received lately.
@@ -346,20 +358,23 @@ impl World {
                 self.check_error(at, &packet, &headers);
             } else {
                 strict(&packet);
-                self.check_packet(at, &packet, &headers);
+                if self.check_packet(at, &packet, &headers) == Origin::Node {
+                    // Nobody answers a reset.
+                    continue;
+                }
             }
             self.received.push((at, packet));
         }
     }
 
-    fn check_packet(&mut self, at: usize, packet: &[u8], headers: &Headers) {
+    fn check_packet(&mut self, at: usize, packet: &[u8], headers: &Headers) -> Origin {
         let ends = Ends::of(headers);
         let head = headers.payload + if headers.ip_protocol == 6 { 20 } else { 8 };
         let Some(number) = packet.get(head..head + 4) else {
             // This node's own: a reset, to somebody who has sent there.
             let known = |sent: &Sent| sent.by == at && sent.ends == ends.reversed();
             assert!(self.sent.iter().any(known), "{ends:?} answers nothing that {at} has sent");
-            return;
+            return Origin::Node;
         };
         let number = u32::from_be_bytes([number[0], number[1], number[2], number[3]]) as usize;
         let sent = self.sent[number].clone();
@@ -379,6 +394,7 @@ impl World {
             assert!(is_own || is_looped, "{sent:?} came to {at} as {ends:?}");
         }
         self.sent[number].arrived.push(ends);
+        Origin::Workload
     }
 
     /// Checks that an error quotes what its receiver has sent.
