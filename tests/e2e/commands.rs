@@ -58,6 +58,12 @@ route-withdraw    @ route withdraw 10.8.0.0/24 --network shop => would withdraw 
 route-list          route list
 route-approve       route approve 10.9.0.0/24 --node rack --network shop => approve 10.9.0.0/24
 route-disapprove    route disapprove 10.8.0.0/24 --node cloud => would disapprove 10.8.0.0/24
+egress              egress
+egress-list         egress list
+egress-start      @ egress start --network shop --ipv6 => would advertise ::/0
+egress-stop       @ egress stop --network shop => would end the egress gateway of network shop
+egress-approve      egress approve rack => would approve 0.0.0.0/0
+egress-disapprove   egress disapprove cloud => would disapprove 0.0.0.0/0
 device              device
 device-create       device create --name pad --network shop --gateway rack => create device pad
 device-list         device list
@@ -122,12 +128,17 @@ impl Everything {
         fs::create_dir_all(&home).unwrap();
         let policy = shop.mesh.folder().join("next.yaml").display().to_string();
         fs::write(&policy, allow("tcp/8080, tcp/9090")).unwrap();
-        let here = &shop.nodes[0].site.netns;
-        output(here, Command::new("sysctl").args(["-qw", "net.ipv4.ip_forward=1"])).unwrap();
+        for node in &shop.nodes {
+            let here = &node.site.netns;
+            let forwarding = ["-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"];
+            output(here, Command::new("sysctl").args(forwarding)).unwrap();
+            node.meshctl(&["egress", "start", "--network", "shop", "--ipv4"]).unwrap();
+        }
         shop.nodes[0].meshctl(&["route", "advertise", "10.8.0.0/24", "--network", "shop"]).unwrap();
         let mesh = &shop.mesh;
         for arguments in [
             &["route", "approve", "10.8.0.0/24", "--node", "cloud"][..],
+            &["egress", "approve", "cloud"],
             &["device", "create", "--name", "phone", "--network", "shop", "--gateway", "rack"],
             &["credential", "create", "guest", "--role", "viewer"],
             &["quarantine", "app=spare"],
