@@ -3,7 +3,7 @@
 use roaring::{MultiOps, RoaringBitmap};
 use std::ops::{BitAnd, BitOr, BitOrAssign, Sub};
 
-/// The index of a node in [`Nodes`](super::Nodes): small, so that sets of nodes are bitmaps.
+/// The index of a node in the world: small, so that sets of nodes are bitmaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeIndex(pub u32);
 
