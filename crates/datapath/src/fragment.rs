@@ -4,7 +4,7 @@
 use crate::{
     drop_reason::DropReason,
     fair_table::{
-        entry::{Evictable, EvictionClass},
+        entry::Evictable,
         table::{FairTable, hash_of},
     },
     headers::{Fragment, Headers},
@@ -98,14 +98,8 @@ impl PassedPacket {
 }
 
 impl Evictable for PassedPacket {
-    fn eviction_class(&self) -> EvictionClass {
-        EvictionClass::Fleeting
-    }
     fn expires_at(&self) -> u32 {
         self.deadline
-    }
-    fn reset_referenced(&mut self) -> bool {
-        false
     }
 }
 
@@ -125,14 +119,8 @@ impl Drop for WaitingPacket {
 }
 
 impl Evictable for WaitingPacket {
-    fn eviction_class(&self) -> EvictionClass {
-        EvictionClass::Fleeting
-    }
     fn expires_at(&self) -> u32 {
         self.deadline
-    }
-    fn reset_referenced(&mut self) -> bool {
-        false
     }
 }
 

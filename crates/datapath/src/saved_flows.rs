@@ -200,8 +200,9 @@ mod tests {
                 let records = HEADER + usize::from(count) * RECORD;
                 for number in 0..services {
                     // They belong to flows that are there.
-                    if let Some(place) = bytes.get_mut(records + number * SERVICE..).and_then(<[u8]>::first_chunk_mut::<4>) {
-                        *place = [0, 0, 0, number as u8 % count.max(1)];
+                    let record = bytes.get_mut(records + number * SERVICE..);
+                    if let Some(flow) = record.and_then(<[u8]>::first_chunk_mut::<4>) {
+                        *flow = [0, 0, 0, number as u8 % count.max(1)];
                     }
                 }
                 bytes.truncate(records + services * SERVICE);

@@ -3,7 +3,7 @@
 use crate::{
     ecn::Ecn, gather::GatherList, index::WorkloadIndex, offload::Offload, resolver::DatagramQuery,
 };
-use std::net::SocketAddr;
+use std::{net::SocketAddr, slice::from_ref};
 
 /// The output of an endpoint.
 pub trait Sink {
@@ -40,6 +40,18 @@ pub trait Sink {
     /// Notes that what has just come from an address is authentic: answers may leave from the
     /// address that it came to.
     fn authenticated(&mut self, _from: SocketAddr) {}
+}
+
+/// Writes a packet that is in one piece to a local workload's TUN. Returns false if it was dropped.
+#[inline]
+pub(crate) fn whole_to_workload(
+    sink: &mut impl Sink,
+    workload: WorkloadIndex,
+    offload: Offload,
+    packet: &[u8],
+) -> bool {
+    let whole = 0..packet.len();
+    sink.to_workload(workload, offload, GatherList::new(packet, from_ref(&whole)))
 }
 
 /// Sends messages of the protocol itself, whose outer header has no congestion mark.

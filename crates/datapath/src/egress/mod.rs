@@ -10,8 +10,8 @@
 //! 5. [`encrypt`]: each packet is sealed where it leaves from, or staged until there is a session.
 //! 6. [`send_batch`]: datagrams to one peer leave in one system call.
 //!
-//! [`query`] gives the node the DNS queries that it answers itself. [`rejection`] answers packets that are denied, and [`staged`] sends what has waited for a
-//! session.
+//! [`query`] gives the node the DNS queries that it answers itself. [`rejection`] answers packets
+//! that are denied, and [`staged`] sends what has waited for a session.
 
 pub(crate) mod authorize;
 pub(crate) mod encrypt;
@@ -27,7 +27,6 @@ pub(crate) mod staged;
 use crate::{
     drop_reason::{DropReason, Dropped},
     ecn::Ecn,
-    gather::GatherList,
     headers::Headers,
     icmp_error,
     index::{PeerIndex, WorkloadIndex},
@@ -36,14 +35,13 @@ use crate::{
     packet_batch::PacketBatch,
     paths::mtu::PathMtu,
     resolver::DNS_PORT,
-    sink::Sink,
+    sink::{Sink, whole_to_workload},
     tables::local_entry::{LocalEntry, NextHop},
 };
 use authorize::EgressInput;
 use packet_too_big::TooBig;
 use segment::Segments;
 use service::Leg;
-use std::slice::from_ref;
 
 /// A packet whose headers are parsed.
 pub(crate) struct EgressPacket<'a> {
@@ -161,9 +159,7 @@ impl PacketBatch<'_> {
         };
         match next_hop {
             NextHop::Workload(to) => {
-                let whole = 0..egress.packet.len();
-                let list = GatherList::new(egress.packet, from_ref(&whole));
-                let accepted = sink.to_workload(to, offload, list);
+                let accepted = whole_to_workload(sink, to, offload, egress.packet);
                 accepted.then_some(()).ok_or(Dropped { reason: DropReason::SendFailed, packets })
             }
             NextHop::Device(device) => self.send_to_device(device, egress, sink),

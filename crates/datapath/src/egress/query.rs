@@ -4,16 +4,15 @@
 use super::EgressPacket;
 use crate::{
     drop_reason::{DropReason, Dropped},
-    gather::GatherList,
     headers::{Fragment, Headers},
     index::WorkloadIndex,
     offload::Offload,
     packet_batch::PacketBatch,
     resolver::{DNS_PORT, DatagramQuery, Intercept, QueryAsker, QueryEnds, TCP, UDP, UDP_HEADER},
-    sink::Sink,
-    tables::local_entry::NextHop,
+    sink::{Sink, whole_to_workload},
+    tables::local_entry::{LocalEntry, NextHop},
 };
-use std::{net::IpAddr, slice::from_ref};
+use std::net::IpAddr;
 
 impl PacketBatch<'_> {
     /// Handles a packet from or to the resolver of the network; `None` if it is neither.
@@ -61,10 +60,22 @@ impl PacketBatch<'_> {
         if !self.tables.is_source_of(from, local, headers.source) {
             return Err(DropReason::SpoofedByWorkload);
         }
+        self.asker_of(from, local)
+    }
+
+    /// Returns a workload as an asker.
+    ///
+    /// # Errors
+    /// The reason not to answer it: it is not admitted, or quarantined.
+    fn asker_of(
+        &self,
+        workload: WorkloadIndex,
+        local: &LocalEntry,
+    ) -> Result<QueryAsker, DropReason> {
         let party = local.party().ok_or(DropReason::NotAdmitted)?;
         match self.tables.rules.is_quarantined(party) {
             true => Err(DropReason::Quarantined),
-            false => Ok(QueryAsker { workload: from, identity: party.identity }),
+            false => Ok(QueryAsker { workload, identity: party.identity }),
         }
     }
 
@@ -136,11 +147,7 @@ impl PacketBatch<'_> {
     /// The reason not to answer it.
     pub(crate) fn asker_at(&self, address: IpAddr) -> Result<QueryAsker, DropReason> {
         let (workload, local) = self.tables.local_at(address).ok_or(DropReason::UnknownAddress)?;
-        let party = local.party().ok_or(DropReason::NotAdmitted)?;
-        match self.tables.rules.is_quarantined(party) {
-            true => Err(DropReason::Quarantined),
-            false => Ok(QueryAsker { workload, identity: party.identity }),
-        }
+        self.asker_of(workload, local)
     }
 }
 
@@ -149,7 +156,6 @@ fn to_workload(
     egress: &EgressPacket<'_>,
     sink: &mut impl Sink,
 ) -> Result<(), DropReason> {
-    let whole = 0..egress.packet.len();
-    let list = GatherList::new(egress.packet, from_ref(&whole));
-    sink.to_workload(to, egress.offload, list).then_some(()).ok_or(DropReason::SendFailed)
+    let accepted = whole_to_workload(sink, to, egress.offload, egress.packet);
+    accepted.then_some(()).ok_or(DropReason::SendFailed)
 }

@@ -3,18 +3,17 @@
 
 use super::EgressPacket;
 use crate::{
-    gather::GatherList,
     headers::Headers,
     index::WorkloadIndex,
     offload::Offload,
     packet_batch::PacketBatch,
     reject,
     rules::{Party, Ports},
-    sink::Sink,
+    sink::{Sink, whole_to_workload},
     tables::local_entry::{LocalEntry, NextHop},
 };
 use meshward_types::OnDeny;
-use std::{net::IpAddr, slice::from_ref};
+use std::net::IpAddr;
 
 impl PacketBatch<'_> {
     /// Sends a workload a rejection of a packet of it that was denied, if the rules say so. Returns
@@ -60,10 +59,7 @@ impl PacketBatch<'_> {
                 let egress = EgressPacket { packet, headers, offload: Offload::None };
                 self.send_to_device(device, egress, sink).is_ok()
             }
-            _ => {
-                let whole = 0..packet.len();
-                sink.to_workload(to, Offload::None, GatherList::new(&packet, from_ref(&whole)))
-            }
+            _ => whole_to_workload(sink, to, Offload::None, &packet),
         }
     }
 

@@ -246,15 +246,11 @@ impl PacketBatch<'_> {
         let hash = hash_of(headers, service.affinity());
         let choice = Choice { hash, now: *now, usual, without: &opening.tried, reaches };
         let chosen = choice.choose(instances).or_else(|| {
-            let Choice { hash, now, usual, reaches, .. } = &choice;
-            Choice { hash: *hash, now: *now, usual: *usual, without: &[], reaches }
-                .choose(instances)
-                .or_else(|| {
-                    // The filter has the last word, and denies it by the real identities.
-                    let reaches = |_| true;
-                    Choice { hash: *hash, now: *now, usual: *usual, without: &[], reaches }
-                        .choose(instances)
-                })
+            let again = Choice { without: &[], ..choice };
+            again.choose(instances).or_else(|| {
+                // The filter has the last word, and denies it by the real identities.
+                Choice { hash, now: *now, usual, without: &[], reaches: |_| true }.choose(instances)
+            })
         });
         chosen.ok_or_else(|| {
             service.counters.note_without_instance();
@@ -327,16 +323,13 @@ impl PacketBatch<'_> {
     pub(super) fn note_connection(&mut self, from: WorkloadIndex, translation: &Arc<Translation>) {
         let Some(owner) = self.tables.local(from).map(|local| local.owner) else { return };
         let mapping = &translation.mapping;
-        let (key, state) = (ClientKey::of_request(mapping), &self.state.services);
-        if let Some(before) = state.connections.get(&key)
-            && !Arc::ptr_eq(&before, translation)
-        {
-            let is_same = translation.mapping.instance == before.mapping.instance;
+        let before = self.state.services.put(self.now, owner, translation);
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, translation)) {
+            let is_same = mapping.instance == before.mapping.instance;
             before.note_replaced(if is_same { Replacement::Same } else { Replacement::Elsewhere });
         }
         translation.begin();
-        state.put(self.now, owner, translation);
-        let translation = translation.clone();
+        let (key, translation) = (ClientKey::of_request(mapping), translation.clone());
         self.cached_translation = Some(CachedTranslation { key, translation });
     }
 

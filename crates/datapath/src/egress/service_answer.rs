@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     drop_reason::{DropReason, Dropped},
-    gather::GatherList,
     headers::{Fragment, Headers, Icmp},
     icmp_error::Quoted,
     index::WorkloadIndex,
@@ -23,11 +22,11 @@ use crate::{
         rewrite::{ErrorEnds, rewrite, rewrite_error},
         translation::{Replacement, Sign, Translation},
     },
-    sink::Sink,
+    sink::{Sink, whole_to_workload},
     tables::local_entry::{LocalEntry, NextHop},
 };
 use meshward_types::Serving;
-use std::{slice::from_ref, sync::Arc};
+use std::sync::Arc;
 
 /// Instances that are tried for one connect at the most.
 const MAX_TRIED: usize = 3;
@@ -330,8 +329,7 @@ impl PacketBatch<'_> {
     /// Gives a workload an ICMP error of this node about a packet of it.
     pub(super) fn hand_error(&self, to: WorkloadIndex, mut error: Vec<u8>, sink: &mut impl Sink) {
         self.translate_own(&mut error);
-        let whole = 0..error.len();
-        sink.to_workload(to, Offload::None, GatherList::new(&error, from_ref(&whole)));
+        whole_to_workload(sink, to, Offload::None, &error);
     }
 }
 

@@ -22,7 +22,7 @@ impl Endpoint {
         for change in changes {
             flow_changes |= self.apply_change(now, &mut tables, change);
         }
-        tables.refresh_places();
+        tables.refresh_localities();
         tables.rules.begin_generation();
         if !is_first {
             self.plan_resets(&tables, flow_changes);

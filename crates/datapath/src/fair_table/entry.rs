@@ -21,11 +21,16 @@ pub(crate) enum EvictionClass {
 /// A value that a table can evict.
 pub(crate) trait Evictable {
     /// Returns its class.
-    fn eviction_class(&self) -> EvictionClass;
+    fn eviction_class(&self) -> EvictionClass {
+        EvictionClass::Fleeting
+    }
     /// Returns the second in which it expires.
     fn expires_at(&self) -> u32;
-    /// Returns whether it was used since the last call.
-    fn reset_referenced(&mut self) -> bool;
+    /// Returns whether it was used since the last call. What does not note its uses is evicted in
+    /// the order in which it came.
+    fn reset_referenced(&mut self) -> bool {
+        false
+    }
 }
 
 /// An entry, in the list of its owner and class.
@@ -35,7 +40,7 @@ pub(super) struct Entry<K, V> {
     pub(super) key: K,
     pub(super) value: V,
     pub(super) hash: u32,
-    pub(super) place: Place,
+    pub(super) list: ListOfEntry,
     pub(super) before: u32,
     pub(super) after: u32,
 }
@@ -43,9 +48,9 @@ pub(super) struct Entry<K, V> {
 /// The list that an entry is in: its owner's number, and the class. Both are in one word, so that an
 /// entry of the flow table fits two lines of cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place(u32);
+pub(super) struct ListOfEntry(u32);
 
-impl Place {
+impl ListOfEntry {
     const CLASS_BITS: u32 = 2;
 
     pub(super) fn new(owned_id: u32, class: EvictionClass) -> Self {

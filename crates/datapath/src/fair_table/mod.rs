@@ -10,6 +10,7 @@
 
 pub(crate) mod entry;
 pub(crate) mod ledger;
+pub(crate) mod shards;
 pub(crate) mod table;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A table with a quota for each owner.
 
 use super::{
-    entry::{CLASSES, Entry, Evictable, EvictionClass, List, NONE, OwnedEntries, Place},
+    entry::{CLASSES, Entry, Evictable, EvictionClass, List, ListOfEntry, NONE, OwnedEntries},
     ledger::{Ledger, Reply},
 };
 use crate::owner::QuotaOwner;
@@ -137,10 +137,10 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     #[inline]
     pub(crate) fn reclassify(&mut self, id: u32) {
         let entry = self.entry(id);
-        if entry.place.class() != entry.value.eviction_class() {
+        if entry.list.class() != entry.value.eviction_class() {
             self.unlink(id);
             let entry = self.entry_mut(id);
-            entry.place = Place::new(entry.place.owned_id(), entry.value.eviction_class());
+            entry.list = ListOfEntry::new(entry.list.owned_id(), entry.value.eviction_class());
             self.link(id);
         }
     }
@@ -155,13 +155,13 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
 
     fn add(&mut self, hash: u32, key: K, owned_id: u32, value: V) -> u32 {
         let id = self.length as u32;
-        let place = Place::new(owned_id, value.eviction_class());
+        let list = ListOfEntry::new(owned_id, value.eviction_class());
         if self.length / CHUNK == self.chunks.len() {
             // The first grows, since most tables are small.
             let room = if self.chunks.is_empty() { 4 } else { CHUNK };
             self.chunks.push(Vec::with_capacity(room));
         }
-        let entry = Entry { key, value, hash, place, before: NONE, after: NONE };
+        let entry = Entry { key, value, hash, list, before: NONE, after: NONE };
         self.chunks[id as usize / CHUNK].push(entry);
         self.length += 1;
         let Self { index, chunks, .. } = self;
@@ -224,7 +224,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         if credit > 0 {
             self.ledger.return_room(owner, credit);
         }
-        if new != NONE && self.entry(new).place.owned_id() == owned_id {
+        if new != NONE && self.entry(new).list.owned_id() == owned_id {
             most = most.min(self.owned[owned_id as usize].count - 1);
         }
         for _ in 0..self.ledger.settle_debt(owner, most) {
@@ -271,7 +271,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     /// Removes an entry from the index, its list and its chunk. Returns the number of its owner.
     fn detach(&mut self, id: u32) -> u32 {
         self.unlink(id);
-        let (hash, owned_id) = (self.entry(id).hash, self.entry(id).place.owned_id());
+        let (hash, owned_id) = (self.entry(id).hash, self.entry(id).list.owned_id());
         if let Ok(found) = self.index.find_entry(spread(hash), |own| *own == id) {
             found.remove();
         }
@@ -342,8 +342,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     /// Replaces an entry in its list: its predecessor, or the list itself, points at `from_before`,
     /// its successor at `from_behind`.
     fn repoint(&mut self, id: u32, from_before: u32, from_behind: u32) {
-        let Entry { place, before, after, .. } = *self.entry(id);
-        let list = self.list_mut(place);
+        let Entry { list: own, before, after, .. } = *self.entry(id);
+        let list = self.list_mut(own);
         if list.first == id {
             list.first = from_before;
         }
@@ -390,13 +390,13 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     }
 
     #[inline]
-    fn list_mut(&mut self, place: Place) -> &mut List {
-        &mut self.owned[place.owned_id() as usize].lists[place.class() as usize]
+    fn list_mut(&mut self, list: ListOfEntry) -> &mut List {
+        &mut self.owned[list.owned_id() as usize].lists[list.class() as usize]
     }
 
     fn link(&mut self, id: u32) {
-        let place = self.entry(id).place;
-        let list = self.list_mut(place);
+        let own = self.entry(id).list;
+        let list = self.list_mut(own);
         let before = std::mem::replace(&mut list.last, id);
         if before == NONE {
             list.first = id;
@@ -406,13 +406,13 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         if before != NONE {
             self.entry_mut(before).after = id;
         }
-        self.of_class[place.class() as usize] += 1;
+        self.of_class[own.class() as usize] += 1;
     }
 
     fn unlink(&mut self, id: u32) {
-        let Entry { before, after, place, .. } = *self.entry(id);
+        let Entry { before, after, list, .. } = *self.entry(id);
         self.repoint(id, after, before);
-        self.of_class[place.class() as usize] -= 1;
+        self.of_class[list.class() as usize] -= 1;
     }
 
     /// Returns the entry of an owner that is evicted first, but for one.

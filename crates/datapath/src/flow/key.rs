@@ -141,8 +141,9 @@ pub(crate) struct FlowTuple {
     pub source_port: u16,
 }
 
+/// Returns an address as two words, of which an IPv4 address fills the last.
 #[inline]
-fn words(address: IpAddr) -> [u64; 2] {
+pub(crate) fn words(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(address) => [0, u64::from(address.to_bits())],
         IpAddr::V6(address) => [(address.to_bits() >> 64) as u64, address.to_bits() as u64],

@@ -8,19 +8,15 @@ use super::{
 use crate::{
     fair_table::{
         entry::{Evictable, EvictionClass},
-        ledger::Ledger,
-        table::{FairTable, hash_of},
+        shards::Shards,
+        table::FairTable,
     },
     link_counters::Counters,
     owner::QuotaOwner,
     services::translation::Translation,
 };
-use foldhash::fast::RandomState;
-use parking_lot::{Mutex, MutexGuard};
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use parking_lot::MutexGuard;
+use std::sync::Arc;
 
 /// Maximum number of flows of one endpoint.
 pub const MAX_FLOWS: usize = 1 << 20;
@@ -33,18 +29,13 @@ const GROUPS: usize = 128;
 /// each other.
 const PARTS: usize = 8;
 pub(super) const SHARDS: usize = GROUPS * PARTS;
-/// Shards that are searched for expired flows at once, and flows that are checked under one lock.
+/// Shards that are searched for expired flows at once.
 pub(super) const SHARDS_AT_ONCE: usize = SHARDS / 16;
-const CHECKED_UNDER_LOCK: usize = 256;
 
 /// The flows of one endpoint, at most [`MAX_FLOWS`].
 #[derive(Debug)]
 pub(crate) struct FlowTable {
-    shards: Vec<Mutex<FairTable<FlowKey, Flow>>>,
-    ledger: Arc<Ledger>,
-    /// Seeded, so that nobody who chooses ports can put all flows into one bucket.
-    hasher: RandomState,
-    next_shard: AtomicUsize,
+    shards: Shards<FlowKey, Flow, SHARDS>,
 }
 
 /// A chunk of the flow table: some hundreds of flows.
@@ -73,34 +64,21 @@ pub(crate) struct FlowEntry<'a> {
 
 impl FlowTable {
     pub(crate) fn new(limit: usize) -> Self {
-        let ledger = Arc::new(Ledger::new(limit));
-        Self {
-            shards: (0..SHARDS)
-                .map(|_| Mutex::new(FairTable::with_ledger(ledger.clone())))
-                .collect(),
-            ledger,
-            hasher: RandomState::default(),
-            next_shard: AtomicUsize::new(0),
-        }
+        Self { shards: Shards::new(limit) }
     }
 
     /// Returns how many flows there are that the rules allowed when they were last asked.
     pub(crate) fn len(&self) -> usize {
-        let passing = self.shards.iter().map(|shard| {
-            let shard = shard.lock();
-            shard.len() - shard.len_of(EvictionClass::Denied)
-        });
-        passing.sum()
+        self.shards.each().map(|shard| shard.len() - shard.len_of(EvictionClass::Denied)).sum()
     }
 
     /// Locks the entry of a flow.
     #[inline]
     pub(crate) fn entry(&self, key: FlowKey) -> FlowEntry<'_> {
-        let hash = hash_of(&self.hasher, &key);
-        let group = hash_of(&self.hasher, &key.probable_initiator()) as usize % GROUPS;
-        // The table itself uses the lowest bits.
+        let hash = self.shards.hash_of(&key);
+        let group = self.shards.hash_of(&key.probable_initiator()) as usize % GROUPS;
         let part = (hash >> 26) as usize % PARTS;
-        let shard = self.shards[group * PARTS + part].lock();
+        let shard = self.shards.lock(group * PARTS + part);
         let found = shard.find(hash, &key);
         FlowEntry { shard, hash, key, found }
     }
@@ -110,7 +88,7 @@ impl FlowTable {
     pub(crate) fn for_each_live(&self, now: u32, mut visit: impl FnMut(FlowTuple)) {
         for chunk in self.chunks() {
             let tuples: Vec<FlowTuple> = {
-                let shard = self.shards[chunk.shard].lock();
+                let shard = self.shards.lock(chunk.shard);
                 let Some(flows) = shard.chunk(chunk.number) else { continue };
                 let live = flows.filter(|(_, flow)| flow.expires_at() > now && !flow.is_denied());
                 live.map(|(key, flow)| key.tuple_from(flow.initiator())).collect()
@@ -122,16 +100,16 @@ impl FlowTable {
     /// Returns the chunks of the table, each some hundreds of flows. They change while nobody holds
     /// a lock.
     pub(crate) fn chunks(&self) -> impl Iterator<Item = FlowChunk> {
-        (0..self.shards.len()).flat_map(|shard| {
+        (0..SHARDS).flat_map(|shard| {
             (0..)
                 .map(move |number| FlowChunk { shard, number })
-                .take_while(|chunk| self.shards[chunk.shard].lock().has_chunk(chunk.number))
+                .take_while(|chunk| self.shards.lock(chunk.shard).has_chunk(chunk.number))
         })
     }
 
     /// Changes the flows of a chunk.
     pub(crate) fn change_chunk(&self, chunk: FlowChunk, change: impl FnMut(&FlowKey, &mut Flow)) {
-        self.shards[chunk.shard].lock().change_chunk(chunk.number, change);
+        self.shards.lock(chunk.shard).change_chunk(chunk.number, change);
     }
 
     /// Returns the flows that have not expired at `now`, in seconds: those first that are worth
@@ -140,7 +118,7 @@ impl FlowTable {
     pub(crate) fn save(&self, now: u32) -> Vec<SavedFlow> {
         let (mut saved, mut fleeting) = (Vec::new(), Vec::new());
         for chunk in self.chunks() {
-            let shard = self.shards[chunk.shard].lock();
+            let shard = self.shards.lock(chunk.shard);
             let Some(flows) = shard.chunk(chunk.number) else { continue };
             let lives = |flow: &Flow| flow.expires_at() > now && !flow.is_moved();
             for (key, flow) in flows.filter(|(_, flow)| lives(flow)) {
@@ -171,16 +149,9 @@ impl FlowTable {
     }
 
     /// Ends the flows of some shards that have expired at `now`, in seconds. Sixteen calls cover
-    /// all shards. No lock is kept for longer than a few flows need.
+    /// all shards.
     pub(crate) fn expire(&self, now: u32) {
-        let first = self.next_shard.fetch_add(SHARDS_AT_ONCE, Relaxed);
-        for number in first..first + SHARDS_AT_ONCE {
-            let shard = &self.shards[number % SHARDS];
-            while !shard.lock().expire(now, CHECKED_UNDER_LOCK) {}
-        }
-        if self.ledger.owes() {
-            self.shards.iter().for_each(|shard| while shard.lock().pay_debts() {});
-        }
+        self.shards.expire(now, SHARDS_AT_ONCE);
     }
 }
 

@@ -8,21 +8,17 @@ use super::{
 use crate::{
     fair_table::{
         entry::{Evictable, EvictionClass},
-        ledger::Ledger,
-        table::{FairTable, hash_of},
+        shards::Shards,
+        table::FairTable,
     },
+    flow::key::words,
     headers::Headers,
     owner::QuotaOwner,
 };
-use foldhash::fast::RandomState;
-use parking_lot::Mutex;
+use parking_lot::MutexGuard;
 use std::{
     hash::{Hash, Hasher},
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
 };
 
 /// Maximum number of connections through the services of one endpoint.
@@ -31,9 +27,8 @@ pub(crate) const MAX_CONNECTIONS: usize = 1 << 19;
 const GROUPS: usize = 64;
 const PARTS: usize = 8;
 const SHARDS: usize = GROUPS * PARTS;
-/// Shards that are searched for what has ended at once, and entries that are checked under one lock.
+/// Shards that are searched for what has ended at once.
 const SHARDS_AT_ONCE: usize = SHARDS / 16;
-const CHECKED_UNDER_LOCK: usize = 256;
 /// Seconds for which a connection is kept whose flow is gone.
 const KEPT_WITHOUT_FLOW: u32 = 2;
 
@@ -88,14 +83,6 @@ impl ClientKey {
     }
 }
 
-#[inline]
-fn words(address: IpAddr) -> [u64; 2] {
-    match address {
-        IpAddr::V4(address) => [0, u64::from(address.to_bits())],
-        IpAddr::V6(address) => [(address.to_bits() >> 64) as u64, address.to_bits() as u64],
-    }
-}
-
 /// An entry of the table. It lives as long as the flow of its connection.
 #[derive(Debug)]
 struct Connection {
@@ -120,72 +107,59 @@ impl Evictable for Connection {
             false => self.kept_until,
         }
     }
-
-    fn reset_referenced(&mut self) -> bool {
-        false
-    }
 }
 
 /// The connections through services, at most [`MAX_CONNECTIONS`].
 #[derive(Debug)]
 pub(crate) struct Connections {
-    shards: Vec<Mutex<FairTable<ClientKey, Connection>>>,
-    ledger: Arc<Ledger>,
-    hasher: RandomState,
-    next_shard: AtomicUsize,
+    shards: Shards<ClientKey, Connection, SHARDS>,
 }
 
 impl Connections {
     pub(crate) fn new(limit: usize) -> Self {
-        let ledger = Arc::new(Ledger::new(limit));
-        let shard = |_| Mutex::new(FairTable::with_ledger(ledger.clone()));
-        Self {
-            shards: (0..SHARDS).map(shard).collect(),
-            ledger,
-            hasher: RandomState::default(),
-            next_shard: AtomicUsize::new(0),
-        }
+        Self { shards: Shards::new(limit) }
     }
 
+    /// Locks the table of a key. Returns it with the key's hash.
     #[inline]
-    fn shard(&self, key: &ClientKey) -> (u32, &Mutex<FairTable<ClientKey, Connection>>) {
-        let hash = hash_of(&self.hasher, key);
-        let group = hash_of(&self.hasher, &key.client) as usize % GROUPS;
-        (hash, &self.shards[group * PARTS + (hash >> 26) as usize % PARTS])
+    fn shard(&self, key: &ClientKey) -> (u32, MutexGuard<'_, FairTable<ClientKey, Connection>>) {
+        let hash = self.shards.hash_of(key);
+        let group = self.shards.hash_of(&key.client) as usize % GROUPS;
+        (hash, self.shards.lock(group * PARTS + (hash >> 26) as usize % PARTS))
     }
 
     /// Returns the connection that a packet of a client belongs to.
     #[inline]
     pub(crate) fn get(&self, key: &ClientKey) -> Option<Arc<Translation>> {
-        let (hash, shard) = self.shard(key);
-        let mut shard = shard.lock();
+        let (hash, mut shard) = self.shard(key);
         let id = shard.find(hash, key)?;
         let found = shard.value(id).translation.clone();
         shard.reclassify(id);
         Some(found)
     }
 
-    /// Adds a connection, in place of the one that was there. `now` is in seconds.
+    /// Adds a connection. Returns the one that it replaces. `now` is in seconds.
     pub(crate) fn put(
         &self,
         key: ClientKey,
         owner: QuotaOwner,
         translation: Arc<Translation>,
         now: u32,
-    ) {
-        let (hash, shard) = self.shard(&key);
-        let mut shard = shard.lock();
-        if let Some(id) = shard.find(hash, &key) {
+    ) -> Option<Arc<Translation>> {
+        let (hash, mut shard) = self.shard(&key);
+        let before = shard.find(hash, &key).map(|id| {
+            let before = shard.value(id).translation.clone();
             shard.remove(id);
-        }
+            before
+        });
         let connection = Connection { translation, kept_until: now + KEPT_WITHOUT_FLOW };
         shard.insert(hash, key, owner, connection);
+        before
     }
 
     /// Removes a connection.
     pub(crate) fn remove(&self, key: &ClientKey) {
-        let (hash, shard) = self.shard(key);
-        let mut shard = shard.lock();
+        let (hash, mut shard) = self.shard(key);
         if let Some(id) = shard.find(hash, key) {
             shard.remove(id);
         }
@@ -194,19 +168,12 @@ impl Connections {
     /// Returns how many there are.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.shards.each().map(|shard| shard.len()).sum()
     }
 
     /// Forgets the connections of some shards whose flows are gone at `now`, in seconds. Sixteen
     /// calls cover all shards.
     pub(crate) fn expire(&self, now: u32) {
-        let first = self.next_shard.fetch_add(SHARDS_AT_ONCE, Relaxed);
-        for number in first..first + SHARDS_AT_ONCE {
-            let shard = &self.shards[number % SHARDS];
-            while !shard.lock().expire(now, CHECKED_UNDER_LOCK) {}
-        }
-        if self.ledger.owes() {
-            self.shards.iter().for_each(|shard| while shard.lock().pay_debts() {});
-        }
+        self.shards.expire(now, SHARDS_AT_ONCE);
     }
 }

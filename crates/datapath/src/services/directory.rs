@@ -16,9 +16,9 @@ use meshward_types::{
 };
 use std::{net::IpAddr, sync::Arc};
 
-/// The place of a node, as seen from this one.
+/// The locality of a node, as seen from this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Locality {
     /// This node itself.
     Here,
     /// Another node of this node's site.
@@ -32,7 +32,7 @@ pub(crate) enum Place {
 pub(crate) struct Described<'a> {
     pub(crate) id: &'a WorkloadId,
     pub(crate) config: &'a WorkloadConfig,
-    pub(crate) place: Place,
+    pub(crate) locality: Locality,
 }
 
 /// The addresses of service blocks, in a form in which one is compared at once.
@@ -290,8 +290,8 @@ impl Service {
     }
 
     fn add(&mut self, workload: Described<'_>, load: Arc<InstanceLoad>) {
-        let Described { id, config, place } = workload;
-        let distance = distance(&self.config.prefer, place);
+        let Described { id, config, locality } = workload;
+        let distance = distance(&self.config.prefer, locality);
         for &address in &config.addresses {
             self.instances[usize::from(address.is_ipv6())].push(Instance {
                 address,
@@ -308,11 +308,11 @@ impl Service {
     }
 }
 
-/// Returns the distance of an instance at a place, by what a service prefers.
-fn distance(prefer: &[Nearness], place: Place) -> Distance {
+/// Returns the distance of an instance at a locality, by what a service prefers.
+fn distance(prefer: &[Nearness], locality: Locality) -> Distance {
     let is_near = |nearness: &Nearness| match nearness {
-        Nearness::Node => place == Place::Here,
-        Nearness::Site => place != Place::Elsewhere,
+        Nearness::Node => locality == Locality::Here,
+        Nearness::Site => locality != Locality::Elsewhere,
     };
     prefer.iter().position(is_near).unwrap_or(prefer.len()) as Distance
 }

@@ -1,21 +1,14 @@
 //! A bounded table of what is known for some seconds. Every owner has its share of it.
 
 use crate::{
-    fair_table::{
-        entry::{Evictable, EvictionClass},
-        ledger::Ledger,
-        table::{FairTable, hash_of},
-    },
+    fair_table::{entry::Evictable, shards::Shards, table::FairTable},
     owner::QuotaOwner,
 };
-use foldhash::fast::RandomState;
-use parking_lot::Mutex;
-use std::{hash::Hash, sync::Arc};
+use parking_lot::MutexGuard;
+use std::hash::Hash;
 
 /// Shards of a table, each with a lock of its own.
 const SHARDS: usize = 16;
-/// Entries that are checked for their expiry under one lock.
-const CHECKED_UNDER_LOCK: usize = 256;
 
 #[derive(Debug)]
 struct Entry<V> {
@@ -24,37 +17,32 @@ struct Entry<V> {
 }
 
 impl<V> Evictable for Entry<V> {
-    fn eviction_class(&self) -> EvictionClass {
-        EvictionClass::Fleeting
-    }
     fn expires_at(&self) -> u32 {
         self.deadline
-    }
-    fn reset_referenced(&mut self) -> bool {
-        false
     }
 }
 
 /// A bounded table of what is known for some seconds.
 #[derive(Debug)]
 pub(crate) struct Expiring<K, V> {
-    shards: Vec<Mutex<FairTable<K, Entry<V>>>>,
-    ledger: Arc<Ledger>,
-    hasher: RandomState,
+    shards: Shards<K, Entry<V>, SHARDS>,
 }
 
 impl<K: Copy + Eq + Hash, V: Copy> Expiring<K, V> {
     /// An empty table for at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {
-        let ledger = Arc::new(Ledger::new(limit));
-        let shard = |_| Mutex::new(FairTable::with_ledger(ledger.clone()));
-        Self { shards: (0..SHARDS).map(shard).collect(), ledger, hasher: RandomState::default() }
+        Self { shards: Shards::new(limit) }
+    }
+
+    /// Locks the table of a key. Returns it with the key's hash.
+    fn shard(&self, key: &K) -> (u32, MutexGuard<'_, FairTable<K, Entry<V>>>) {
+        let hash = self.shards.hash_of(key);
+        (hash, self.shards.lock((hash >> 28) as usize % SHARDS))
     }
 
     /// Returns a value that has not expired at `now`, in seconds.
     pub(crate) fn get(&self, now: u32, key: &K) -> Option<V> {
-        let hash = hash_of(&self.hasher, key);
-        let mut shard = self.shards[(hash >> 28) as usize % SHARDS].lock();
+        let (hash, mut shard) = self.shard(key);
         let id = shard.find(hash, key)?;
         let entry = shard.value(id);
         (entry.deadline > now).then_some(entry.value)
@@ -62,8 +50,7 @@ impl<K: Copy + Eq + Hash, V: Copy> Expiring<K, V> {
 
     /// Keeps a value until `deadline`, in seconds.
     pub(crate) fn put(&self, key: K, owner: QuotaOwner, value: V, deadline: u32) {
-        let hash = hash_of(&self.hasher, &key);
-        let mut shard = self.shards[(hash >> 28) as usize % SHARDS].lock();
+        let (hash, mut shard) = self.shard(&key);
         let entry = Entry { value, deadline };
         match shard.find(hash, &key) {
             Some(id) => *shard.value(id) = entry,
@@ -73,11 +60,6 @@ impl<K: Copy + Eq + Hash, V: Copy> Expiring<K, V> {
 
     /// Removes what has expired at `now`, in seconds.
     pub(crate) fn expire(&self, now: u32) {
-        for shard in &self.shards {
-            while !shard.lock().expire(now, CHECKED_UNDER_LOCK) {}
-        }
-        if self.ledger.owes() {
-            self.shards.iter().for_each(|shard| while shard.lock().pay_debts() {});
-        }
+        self.shards.expire(now, SHARDS);
     }
 }

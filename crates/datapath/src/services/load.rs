@@ -1,5 +1,5 @@
-//! What this node knows of an instance: the connections that its own workloads have there, how fast
-//! it answers, and whether it has failed.
+//! The load of an instance as this node knows it: the connections that its own workloads have
+//! there, how fast it answers, and whether it has failed.
 
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
@@ -33,7 +33,7 @@ const WEIGHT: u64 = 4;
 /// count more.
 const BASE: u64 = 4;
 
-/// What this node knows of an instance.
+/// The load of an instance as this node knows it.
 #[derive(Debug, Default)]
 pub(crate) struct InstanceLoad {
     open: AtomicU32,

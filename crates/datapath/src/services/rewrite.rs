@@ -180,12 +180,12 @@ fn write_ports(packet: &mut [u8], transport: usize, ends: &Ends) -> Sum {
 }
 
 fn write(packet: &mut [u8], at: usize, bytes: &[u8]) -> Sum {
-    let place = &mut packet[at..at + bytes.len()];
-    if place == bytes {
+    let field = &mut packet[at..at + bytes.len()];
+    if field == bytes {
         return Sum::default();
     }
-    let change = Sum::default().replace(place, bytes);
-    place.copy_from_slice(bytes);
+    let change = Sum::default().replace(field, bytes);
+    field.copy_from_slice(bytes);
     change
 }
 

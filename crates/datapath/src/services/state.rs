@@ -141,14 +141,21 @@ impl ServiceState {
         translation
     }
 
-    /// Notes a connection, in place of the one that was there.
-    pub(crate) fn put(&self, now: Instant, owner: QuotaOwner, translation: &Arc<Translation>) {
+    /// Notes a connection. Returns the one of the same addresses and ports that it replaces.
+    pub(crate) fn put(
+        &self,
+        now: Instant,
+        owner: QuotaOwner,
+        translation: &Arc<Translation>,
+    ) -> Option<Arc<Translation>> {
         let (mapping, seconds) = (&translation.mapping, self.seconds(now));
-        self.connections.put(ClientKey::of_request(mapping), owner, translation.clone(), seconds);
+        let key = ClientKey::of_request(mapping);
+        let before = self.connections.put(key, owner, translation.clone(), seconds);
         if mapping.is_hairpin() {
             let key = ClientKey::of_looped_answer(mapping);
             self.connections.put(key, owner, translation.clone(), seconds);
         }
+        before
     }
 
     /// Forgets what is over.

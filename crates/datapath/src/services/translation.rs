@@ -78,7 +78,7 @@ pub(crate) enum Sign {
     Refused,
 }
 
-/// What takes the place of a connection.
+/// The successor of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Replacement {
     /// One with the same instance.
