@@ -66,8 +66,8 @@ impl fmt::Display for RuleSelector {
 }
 
 impl Links {
-    /// Adds a rule that makes the packets that it selects use a table first, or else the main one. Among such rules, the
-    /// lowest priority value comes first.
+    /// Adds a rule that makes the packets that it selects use a table first, or else the main one.
+    /// Among such rules, the lowest priority value comes first.
     ///
     /// # Errors
     /// Fails if the kernel refuses.

@@ -117,11 +117,14 @@ routes:
     let anchors = "network: shop\nrules:\n  - &a { name: a, from: &s { app: web }, to: *s, allow: \
         [tcp/1] }\n  - { <<: *a, name: b }\n";
     let served = r#"network: shop
-dns: { zone: internal, zones: { corp.example: [10.8.0.53] }, upstreams: ["tls://9.9.9.9#a.b"], intercept: true }
+dns: { zone: internal, zones: { corp.example: [10.8.0.53] }, upstreams: ["tls://9.9.9.9#a.b"],
+  intercept: true }
 services:
-  - { name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }, { port: 443, protocol: udp }], prefer: [node, site],
+  - { name: api, for: { app: api }, ports: [{ port: 80, to: 8080 },
+      { port: 443, protocol: udp }], prefer: [node, site],
       health: { http: /healthz, every: 2s, failures: 5 }, fan_out: 20, affinity: { client: 10m } }
-  - { name: db, for: { env: { in: [prod, test] } }, ports: [{ port: 1 }], health: { exec: [check, "a b"] }, fan_out: all }
+  - { name: db, for: { env: { in: [prod, test] } }, ports: [{ port: 1 }],
+      health: { exec: [check, "a b"] }, fan_out: all }
 rules:
   - { name: a, from: { app: web }, to: { service: api } }
   - { name: b, from: {}, to: { service: { in: [api] } }, allow: [tcp] }

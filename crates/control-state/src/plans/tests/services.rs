@@ -6,7 +6,12 @@ use ipnet::IpNet;
 use meshward_control_proto::view::ServiceSpec;
 use meshward_types::{IdentityId, ServiceName, Serving, WorkloadName};
 
-const SERVICES: &str = "network: shop\nservices:\n  - { name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }] }\n  - { name: db, for: { app: db }, ports: [{ port: 5432 }] }\nrules: [{ name: a, from: { app: web }, to: { service: api } }]\n";
+const SERVICES: &str = "network: shop
+services:
+  - { name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }] }
+  - { name: db, for: { app: db }, ports: [{ port: 5432 }] }
+rules: [{ name: a, from: { app: web }, to: { service: api } }]
+";
 
 fn node(number: u8) -> NodeName {
     format!("node-{number}").parse().unwrap()
