@@ -126,12 +126,20 @@ pub(crate) fn read_view(snapshot: &[u8], log: &[u8]) -> Result<(View, Hash), Vie
 
 /// Reads the view of a snapshot, and returns the bytes after it.
 fn view_block(bytes: &[u8], format: FileFormat) -> Option<(View, &[u8])> {
-    if format <= WITHOUT_SERVICES {
-        let (read, rest) = block::<older::ReadView>(bytes)?;
-        return Some((read.into(), rest));
+    match format <= WITHOUT_SERVICES {
+        true => view_of::<older::ReadEntry>(bytes),
+        false => view_of::<ReadEntry>(bytes),
     }
-    let (read, rest) = block::<ReadView>(bytes)?;
-    Some((read.into(), rest))
+}
+
+/// Reads a view whose entries have the form `E`.
+fn view_of<E>(bytes: &[u8]) -> Option<(View, &[u8])>
+where
+    E: DeserializeOwned + Into<(ResourceKey, Resource)>,
+{
+    let (ReadView { revision, resources }, rest) = block::<ReadView<E>>(bytes)?;
+    let resources = resources.into_iter().map(E::into).collect();
+    Some((View { revision, resources }, rest))
 }
 
 /// Reads the beginning of a log.
@@ -153,13 +161,17 @@ pub(crate) fn read_update(log: &[u8], format: FileFormat) -> Option<(Update, &[u
 }
 
 fn update_block(bytes: &[u8], format: FileFormat) -> Option<(Update, &[u8])> {
-    if format <= WITHOUT_SERVICES {
-        let (older::ReadUpdate { revision, changes }, rest) = block(bytes)?;
-        let changes = changes.into_iter().map(|older::ReadChange(change)| change).collect();
-        return Some((Update { revision, changes }, rest));
+    match format <= WITHOUT_SERVICES {
+        true => update_of::<older::ReadChange>(bytes),
+        false => update_of::<ReadChange>(bytes),
     }
-    let (read, rest) = block::<ReadUpdate>(bytes)?;
-    Some((read.into(), rest))
+}
+
+/// Reads an update whose changes have the form `C`.
+fn update_of<C: DeserializeOwned + Into<Change>>(bytes: &[u8]) -> Option<(Update, &[u8])> {
+    let (ReadUpdate { revision, changes }, rest) = block::<ReadUpdate<C>>(bytes)?;
+    let changes = changes.into_iter().map(C::into).collect();
+    Some((Update { revision, changes }, rest))
 }
 
 fn header(magic: [u8; 4]) -> Vec<u8> {
@@ -224,18 +236,17 @@ impl<'a> From<&'a View> for WrittenView<'a> {
 }
 
 #[derive(Deserialize)]
-struct ReadView {
+struct ReadView<E> {
     revision: Revision,
-    resources: Vec<ReadEntry>,
+    resources: Vec<E>,
 }
 
 #[derive(Deserialize)]
 struct ReadEntry(#[serde(with = "KeyForm")] ResourceKey, #[serde(with = "ResourceForm")] Resource);
 
-impl From<ReadView> for View {
-    fn from(read: ReadView) -> Self {
-        let entries = read.resources.into_iter().map(|ReadEntry(key, resource)| (key, resource));
-        Self { revision: read.revision, resources: entries.collect() }
+impl From<ReadEntry> for (ResourceKey, Resource) {
+    fn from(ReadEntry(key, resource): ReadEntry) -> Self {
+        (key, resource)
     }
 }
 
@@ -249,17 +260,16 @@ struct WrittenUpdate<'a> {
 struct WrittenChange<'a>(#[serde(with = "ChangeForm")] &'a Change);
 
 #[derive(Deserialize)]
-struct ReadUpdate {
+struct ReadUpdate<C> {
     revision: Revision,
-    changes: Vec<ReadChange>,
+    changes: Vec<C>,
 }
 
 #[derive(Deserialize)]
 struct ReadChange(#[serde(with = "ChangeForm")] Change);
 
-impl From<ReadUpdate> for Update {
-    fn from(read: ReadUpdate) -> Self {
-        let changes = read.changes.into_iter().map(|ReadChange(change)| change).collect();
-        Self { revision: read.revision, changes }
+impl From<ReadChange> for Change {
+    fn from(ReadChange(change): ReadChange) -> Self {
+        change
     }
 }

@@ -4,40 +4,36 @@
 use super::forms::{AclConversion, ConductForm, IdentityForm, KeyForm, TriggerForm};
 use ipnet::IpNet;
 use meshward_control_proto::{
-    Change, Resource, ResourceKey, View,
+    Change, Resource, ResourceKey,
     view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
 };
 use meshward_types::{
-    Acl, Conduct, DnsSettings, IdentityId, NetworkName, NodeName, PublicKey, Revision, Serving,
-    WorkloadName, trigger::TriggerSpec,
+    Acl, Conduct, DnsSettings, IdentityId, NetworkName, NodeName, PublicKey, Serving, WorkloadName,
+    trigger::TriggerSpec,
 };
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
 
 #[derive(Deserialize)]
-pub(super) struct ReadView {
-    revision: Revision,
-    resources: Vec<ReadEntry>,
-}
+pub(super) struct ReadEntry(
+    #[serde(with = "KeyForm")] ResourceKey,
+    #[serde(with = "ResourceForm")] Resource,
+);
 
-#[derive(Deserialize)]
-struct ReadEntry(#[serde(with = "KeyForm")] ResourceKey, #[serde(with = "ResourceForm")] Resource);
-
-impl From<ReadView> for View {
-    fn from(read: ReadView) -> Self {
-        let entries = read.resources.into_iter().map(|ReadEntry(key, resource)| (key, resource));
-        Self { revision: read.revision, resources: entries.collect() }
+impl From<ReadEntry> for (ResourceKey, Resource) {
+    fn from(ReadEntry(key, resource): ReadEntry) -> Self {
+        (key, resource)
     }
 }
 
 #[derive(Deserialize)]
-pub(super) struct ReadUpdate {
-    pub(super) revision: Revision,
-    pub(super) changes: Vec<ReadChange>,
-}
+pub(super) struct ReadChange(#[serde(with = "ChangeForm")] Change);
 
-#[derive(Deserialize)]
-pub(super) struct ReadChange(#[serde(with = "ChangeForm")] pub(super) Change);
+impl From<ReadChange> for Change {
+    fn from(ReadChange(change): ReadChange) -> Self {
+        change
+    }
+}
 
 #[expect(clippy::large_enum_variant, reason = "it is the shape of what it stands for")]
 #[derive(Deserialize)]
