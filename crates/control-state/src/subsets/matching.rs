@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BinaryHeap};
 
-/// The share by which an instance may have more clients than the mean: a twentieth. Less would move
-/// more pairs with every change, more would leave instances unequal.
-pub const SLACK: f64 = 0.05;
+/// The percentage by which an instance may have more clients than the mean. Less would move more
+/// pairs with every change, more would leave instances unequal.
+const SLACK_PERCENT: u32 = 5;
 
-/// The mean of an instance's clients is multiplied by this and divided by [`SLACK_OF`].
-const SLACKENED: u128 = 21;
-const SLACK_OF: u128 = 20;
+/// The share by which an instance may have more clients than the mean.
+pub const SLACK: f64 = SLACK_PERCENT as f64 / 100.0;
 
 /// A side of the matching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,15 +28,15 @@ pub(super) struct Pair {
 /// The matching.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
-    clients: Party,
-    instances: Party,
+    clients: SideMembers,
+    instances: SideMembers,
     /// The pairs that differ from those of the last settlement: `true` for new ones.
     changed: BTreeMap<Pair, bool>,
 }
 
 /// The members of one side by slot.
 #[derive(Debug, Default)]
-struct Party {
+struct SideMembers {
     members: Vec<Member>,
     /// The hashes of the members' names: apart, so that a pass over them is fast.
     hashes: Vec<u64>,
@@ -51,8 +50,8 @@ struct Party {
 struct Member {
     is_there: bool,
     /// The most links that it takes.
-    places: usize,
-    /// Its links, the lowest score first.
+    capacity: usize,
+    /// The links, the lowest score first.
     links: Vec<Link>,
 }
 
@@ -63,19 +62,19 @@ struct Link {
     other: u32,
 }
 
-impl Party {
+impl SideMembers {
     fn update_floor(&mut self, slot: u32) {
         let member = &self.members[slot as usize];
         self.floors[slot as usize] = match member.links.first() {
-            _ if member.places == 0 => u64::MAX,
-            Some(lowest) if member.links.len() >= member.places => lowest.score,
+            _ if member.capacity == 0 => u64::MAX,
+            Some(lowest) if member.links.len() >= member.capacity => lowest.score,
             _ => 0,
         };
     }
 
     fn is_full(&self, slot: u32) -> bool {
         let member = &self.members[slot as usize];
-        member.links.len() >= member.places
+        member.links.len() >= member.capacity
     }
 
     fn insert(&mut self, slot: u32, link: Link) {
@@ -106,35 +105,35 @@ impl Party {
 impl Matching {
     /// Adds a member in a free slot.
     pub(super) fn add(&mut self, side: Side, slot: u32, hash: u64) {
-        let party = self.party(side);
+        let own = self.side(side);
         let at = slot as usize;
-        if at == party.members.len() {
-            party.members.push(Member::default());
-            party.hashes.push(0);
-            party.floors.push(u64::MAX);
+        if at == own.members.len() {
+            own.members.push(Member::default());
+            own.hashes.push(0);
+            own.floors.push(u64::MAX);
         }
-        party.members[at].is_there = true;
-        party.hashes[at] = hash;
+        own.members[at].is_there = true;
+        own.hashes[at] = hash;
     }
 
     /// Sets the number of instances for a client.
     pub(super) fn set_fan_out(&mut self, slot: u32, fan_out: usize) {
-        self.set_places(Side::Clients, slot, fan_out);
+        self.set_capacity(Side::Clients, slot, fan_out);
     }
 
     /// Removes a member with its links.
     pub(super) fn remove(&mut self, side: Side, slot: u32) {
-        self.set_places(side, slot, 0);
-        self.party(side).members[slot as usize].is_there = false;
+        self.set_capacity(side, slot, 0);
+        self.side(side).members[slot as usize].is_there = false;
     }
 
     /// Returns the slots that a member is linked with.
     pub(super) fn linked(&self, side: Side, slot: u32) -> impl Iterator<Item = u32> {
-        let party = match side {
+        let own = match side {
             Side::Clients => &self.clients,
             Side::Instances => &self.instances,
         };
-        party.members[slot as usize].links.iter().map(|link| link.other)
+        own.members[slot as usize].links.iter().map(|link| link.other)
     }
 
     /// Makes the matching stable. Returns the pairs that it changed: `true` for new ones.
@@ -151,44 +150,45 @@ impl Matching {
         }
     }
 
-    fn party(&mut self, side: Side) -> &mut Party {
+    fn side(&mut self, side: Side) -> &mut SideMembers {
         match side {
             Side::Clients => &mut self.clients,
             Side::Instances => &mut self.instances,
         }
     }
 
-    /// Sets the places of instances: the mean and its slack, in all. They are whole numbers, so that
-    /// the fraction of instances that follows from the mean has one more than the others, by their
+    /// Sets the capacities of instances: the mean and its slack, in all. They are whole numbers, so
+    /// that the fraction of instances that follows from the mean has one more than the others, by their
     /// hashes: then a small change of the mean changes few of them.
     fn share_out(&mut self) {
-        let there = |party: &Party| party.members.iter().filter(|member| member.is_there).count();
+        let there = |side: &SideMembers| side.members.iter().filter(|one| one.is_there).count();
         let instances = there(&self.instances);
         if instances == 0 {
             return;
         }
         let clients = self.clients.members.iter().filter(|member| member.is_there);
-        let links: usize = clients.map(|member| member.places.min(instances)).sum();
-        let share = ((links as u128 * SLACKENED) << 16) / (instances as u128 * SLACK_OF);
+        let links: usize = clients.map(|member| member.capacity.min(instances)).sum();
+        let most_links = links as u128 * u128::from(100 + SLACK_PERCENT);
+        let share = (most_links << 16) / (instances as u128 * 100);
         for slot in 0..self.instances.members.len() as u32 {
             if self.instances.members[slot as usize].is_there {
                 let fraction = u128::from(self.instances.hashes[slot as usize] >> 48);
-                let places = ((share + fraction) >> 16).max(1) as usize;
-                self.set_places(Side::Instances, slot, places);
+                let capacity = ((share + fraction) >> 16).max(1) as usize;
+                self.set_capacity(Side::Instances, slot, capacity);
             }
         }
     }
 
-    fn set_places(&mut self, side: Side, slot: u32, places: usize) {
-        let party = self.party(side);
-        let before = party.members[slot as usize].places;
-        if places > before && party.is_full(slot) {
-            party.woken.push(slot);
+    fn set_capacity(&mut self, side: Side, slot: u32, capacity: usize) {
+        let own = self.side(side);
+        let before = own.members[slot as usize].capacity;
+        if capacity > before && own.is_full(slot) {
+            own.woken.push(slot);
         }
-        party.members[slot as usize].places = places;
-        party.update_floor(slot);
-        while self.party(side).members[slot as usize].links.len() > places {
-            let Some(lowest) = self.party(side).lowest(slot) else { return };
+        own.members[slot as usize].capacity = capacity;
+        own.update_floor(slot);
+        while self.side(side).members[slot as usize].links.len() > capacity {
+            let Some(lowest) = self.side(side).lowest(slot) else { return };
             self.unlink(side, slot, lowest);
         }
     }
@@ -206,7 +206,7 @@ impl Matching {
         let mut wanted: BinaryHeap<Link> =
             wanted.map(|((score, _), other)| Link { score, other }).collect();
         while let Some(link) = wanted.pop() {
-            let own = self.party(side);
+            let own = self.side(side);
             if own.members[slot as usize].links.binary_search(&link).is_ok() {
                 continue;
             }
@@ -221,25 +221,25 @@ impl Matching {
 
     /// Unlinks the lowest link of a member without room.
     fn make_room(&mut self, side: Side, slot: u32) {
-        if self.party(side).is_full(slot)
-            && let Some(lowest) = self.party(side).lowest(slot)
+        if self.side(side).is_full(slot)
+            && let Some(lowest) = self.side(side).lowest(slot)
         {
             self.unlink(side, slot, lowest);
         }
     }
 
     fn link(&mut self, side: Side, slot: u32, link: Link) {
-        self.party(side).insert(slot, link);
-        self.party(side.opposite()).insert(link.other, Link { other: slot, ..link });
+        self.side(side).insert(slot, link);
+        self.side(side.opposite()).insert(link.other, Link { other: slot, ..link });
         self.note(side.pair(slot, link.other), true);
     }
 
     /// Ends a link, and wakes the other end. The member itself has something better.
     fn unlink(&mut self, side: Side, slot: u32, link: Link) {
-        let party = self.party(side);
-        party.members[slot as usize].links.retain(|own| *own != link);
-        party.update_floor(slot);
-        let opposite = self.party(side.opposite());
+        let own = self.side(side);
+        own.members[slot as usize].links.retain(|own| *own != link);
+        own.update_floor(slot);
+        let opposite = self.side(side.opposite());
         opposite.remove(link.other, Link { other: slot, ..link });
         self.note(side.pair(slot, link.other), false);
     }

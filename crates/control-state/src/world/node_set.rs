@@ -12,14 +12,14 @@ pub struct NodeIndex(pub u32);
 pub struct NodeSet(RoaringBitmap);
 
 impl NodeSet {
-    /// Adds a node.
-    pub fn insert(&mut self, node: NodeIndex) {
-        self.0.insert(node.0);
+    /// Adds a node. Returns `true` if it was not in the set.
+    pub fn insert(&mut self, node: NodeIndex) -> bool {
+        self.0.insert(node.0)
     }
 
-    /// Removes a node.
-    pub fn remove(&mut self, node: NodeIndex) {
-        self.0.remove(node.0);
+    /// Removes a node. Returns `true` if it was in the set.
+    pub fn remove(&mut self, node: NodeIndex) -> bool {
+        self.0.remove(node.0)
     }
 
     /// Returns `true` if a node is in the set.

@@ -19,6 +19,13 @@ pub(super) struct ServicesBefore {
     around: BTreeSet<usize>,
 }
 
+/// The content of a service, for nodes that have it already.
+#[derive(Clone, Copy)]
+enum Content {
+    Known,
+    Changed,
+}
+
 impl DeltaBuilder<'_> {
     fn service(&self, position: usize) -> Option<Service> {
         self.network.service_at(position).cloned()
@@ -38,20 +45,17 @@ impl DeltaBuilder<'_> {
         self.deltas.push(nodes, vec![dropped]);
     }
 
-    /// Finds the nodes that a service concerns now, and appends the differences.
-    fn refresh_service(&mut self, service: &Service) {
-        let after = self.network.nodes_concerned(service);
-        let before = self.network.services.set_concerned(&service.name, after.clone());
-        self.push_service(&after - &before, service);
-        self.push_service_drop(&before - &after, &service.name);
-    }
-
-    /// Appends what a service that is new or has changed means.
-    fn renew_service(&mut self, service: &Service) {
+    /// Finds the nodes that a service concerns now. Appends its end for those that it concerns no
+    /// longer, and the service for the others: for all if it has changed.
+    fn update_service(&mut self, service: &Service, content: Content) {
         let after = self.network.nodes_concerned(service);
         let before = self.network.services.set_concerned(&service.name, after.clone());
         self.push_service_drop(&before - &after, &service.name);
-        self.push_service(after, service);
+        let told = match content {
+            Content::Known => &after - &before,
+            Content::Changed => after,
+        };
+        self.push_service(told, service);
     }
 
     /// Appends what the first workload of an identity on a node means for services. `is_new`: the
@@ -63,7 +67,7 @@ impl DeltaBuilder<'_> {
         if is_new {
             for position in self.network.services_of(identity) {
                 let Some(service) = self.service(position) else { continue };
-                self.refresh_service(&service);
+                self.update_service(&service, Content::Known);
             }
         }
         for position in self.network.services_around(identity) {
@@ -99,7 +103,7 @@ impl DeltaBuilder<'_> {
         if ended {
             for position in own {
                 let Some(service) = self.service(position) else { continue };
-                self.refresh_service(&service);
+                self.update_service(&service, Content::Known);
             }
         }
         let needed = self.network.services_needed(node);
@@ -125,9 +129,9 @@ impl DeltaBuilder<'_> {
         }
         for (position, service) in policy.services.iter().enumerate() {
             if before.service(&service.name) != Some(service) {
-                self.renew_service(service);
+                self.update_service(service, Content::Changed);
             } else if touched.contains(&position) {
-                self.refresh_service(service);
+                self.update_service(service, Content::Known);
             }
         }
     }
@@ -139,7 +143,7 @@ impl DeltaBuilder<'_> {
         let is_same = before.as_ref() == self.network.services.record(&name);
         let service = self.network.links.policy().service(&name).cloned();
         if let Some(service) = service.filter(|_| !is_same && !self.is_muted()) {
-            self.renew_service(&service);
+            self.update_service(&service, Content::Changed);
         }
     }
 

@@ -63,17 +63,13 @@ impl Services {
 
     /// Notes that a service concerns a node. Returns `true` if it did not before.
     pub(super) fn concern(&mut self, name: &ServiceName, node: NodeIndex) -> bool {
-        let nodes = self.concerned.entry(name.clone()).or_default();
-        let is_new = !nodes.contains(node);
-        nodes.insert(node);
-        is_new
+        self.concerned.entry(name.clone()).or_default().insert(node)
     }
 
     /// Notes that a service does not concern a node. Returns `true` if it did before.
     pub(super) fn release(&mut self, name: &ServiceName, node: NodeIndex) -> bool {
         let Some(nodes) = self.concerned.get_mut(name) else { return false };
-        let removed = nodes.contains(node);
-        nodes.remove(node);
+        let removed = nodes.remove(node);
         if nodes.is_empty() {
             self.concerned.remove(name);
         }
