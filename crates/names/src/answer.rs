@@ -2,7 +2,7 @@
 
 use crate::{
     address::ReverseName,
-    entry::{Asker, NamedPort, NamedService},
+    entry::{Asker, NamedService},
     query::{Query, QueryKind, Transport, Unanswerable},
     response::{Authority, Sections},
     table::{AddressHolder, Host, Names},
@@ -15,7 +15,7 @@ use hickory_proto::{
     },
 };
 use ipnet::IpNet;
-use meshward_types::{IdentityId, Protocol};
+use meshward_types::{IdentityId, Protocol, ServicePort};
 use std::net::IpAddr;
 
 /// The time to live of every answer, positive or negative, in seconds.
@@ -72,8 +72,8 @@ struct Answer {
     zone: Option<Name>,
 }
 
-/// The part of the names that a query is about.
-enum Place {
+/// The domain that a queried name belongs to.
+enum Domain {
     /// The zone, with the labels before it.
     Zone(Vec<String>),
     /// The addresses of a prefix.
@@ -104,17 +104,17 @@ impl Names {
             }
         };
         let Some(question) = &query.question else { return Resolution::Ignored };
-        let answer = match self.place(&question.name) {
-            Place::Zone(labels) => self.answer_in_zone(&labels, question, request),
-            Place::Reverse(name, prefix) => {
+        let answer = match self.domain_of(&question.name) {
+            Domain::Zone(labels) => self.answer_in_zone(&labels, question, request),
+            Domain::Reverse(name, prefix) => {
                 self.answer_reverse(name, prefix, question, request.asker)
             }
             // The node cannot give all that others know about a name (RFC 8482 §4.3).
-            Place::Outside if question.query_type == RecordType::ANY => {
+            Domain::Outside if question.query_type == RecordType::ANY => {
                 query.write_code(ResponseCode::NotImp, out);
                 return Resolution::Answered(query.kind(), Outcome::Refused);
             }
-            Place::Outside => return Resolution::Upstream(query),
+            Domain::Outside => return Resolution::Upstream(query),
         };
         self.write(&query, answer, out)
     }
@@ -137,21 +137,21 @@ impl Names {
         self.network.zone.apex()
     }
 
-    /// Returns the part of the names that a name belongs to.
-    fn place(&self, name: &Name) -> Place {
+    /// Returns the domain that a name belongs to.
+    fn domain_of(&self, name: &Name) -> Domain {
         let apex = self.apex();
         let before = usize::from(name.num_labels()).checked_sub(apex.num_labels().into());
         if let Some(before) = before
             && name.iter().skip(before).zip(apex.iter()).all(|(a, b)| a.eq_ignore_ascii_case(b))
         {
             let label = |label: &[u8]| String::from_utf8_lossy(label).to_ascii_lowercase();
-            return Place::Zone(name.iter().take(before).map(label).collect());
+            return Domain::Zone(name.iter().take(before).map(label).collect());
         }
         let reverse = ReverseName::read(name).and_then(|reverse| {
             let prefix = self.network.prefixes.iter().find(|prefix| prefix.contains(&reverse.net));
-            Some(Place::Reverse(reverse, *prefix?))
+            Some(Domain::Reverse(reverse, *prefix?))
         });
-        reverse.unwrap_or(Place::Outside)
+        reverse.unwrap_or(Domain::Outside)
     }
 
     fn answer_in_zone(
@@ -239,7 +239,7 @@ impl Names {
             let asker = request.asker;
             let ports =
                 service.ports.iter().filter(|port| self.reaches_port(asker, service, **port));
-            let srv = |port: &NamedPort| srv(&question.name, port.port, question.name.clone());
+            let srv = |port: &ServicePort| srv(&question.name, port.port, question.name.clone());
             sections.answers.extend(ports.map(srv));
             sections.additionals =
                 self.addresses(visible, RecordType::ANY, &question.name, request);
@@ -281,7 +281,7 @@ impl Names {
         Answer::with(sections)
     }
 
-    fn reaches_port(&self, asker: Asker, service: &NamedService, port: NamedPort) -> bool {
+    fn reaches_port(&self, asker: Asker, service: &NamedService, port: ServicePort) -> bool {
         let mut identities = service.identities.iter();
         let target = (port.protocol, port.target);
         identities.any(|identity| self.reach.reaches_port_of(asker, *identity, target))

@@ -1,8 +1,8 @@
-//! What has names, and who asks for them.
+//! Holders of names, and the askers.
 
 use crate::zone::ZoneName;
 use ipnet::IpNet;
-use meshward_types::{Acl, IdentityId, NetworkName, Protocol, WorkloadId, WorkloadName};
+use meshward_types::{Acl, IdentityId, NetworkName, ServicePort, WorkloadId, WorkloadName};
 use std::net::IpAddr;
 
 /// The sender of a query.
@@ -40,24 +40,13 @@ pub struct NamedWorkload {
     pub is_quarantined: bool,
 }
 
-/// A port of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NamedPort {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The port at the virtual addresses.
-    pub port: u16,
-    /// The port at the instances.
-    pub target: u16,
-}
-
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NamedService {
     /// The virtual addresses.
     pub addresses: Vec<IpAddr>,
     /// The ports.
-    pub ports: Vec<NamedPort>,
+    pub ports: Vec<ServicePort>,
     /// The identities of its instances.
     pub identities: Vec<IdentityId>,
 }

@@ -1,8 +1,8 @@
 //! Properties of the answer to any query; see the crate `meshward-fuzzing`.
 
 use crate::{
-    Asker, NameChange, NamedPort, NamedService, NamedWorkload, Names, NetworkNames, Request,
-    Resolution, Transport, UpstreamAnswer,
+    Asker, NameChange, NamedService, NamedWorkload, Names, NetworkNames, Request, Resolution,
+    Transport, UpstreamAnswer,
 };
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query as Question},
@@ -10,7 +10,9 @@ use hickory_proto::{
     serialize::binary::{BinDecodable, BinDecoder},
 };
 use meshward_fuzzing::Bytes;
-use meshward_types::{Acl, AclEntry, IdentityId, PortRange, Protocol, WorkloadId, WorkloadName};
+use meshward_types::{
+    Acl, AclEntry, IdentityId, PortRange, Protocol, ServicePort, WorkloadId, WorkloadName,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 meshward_fuzzing::targets! {
@@ -128,8 +130,8 @@ pub(crate) fn workload(number: u8, name: &str, identity: IdentityId) -> NameChan
 }
 
 fn service(name: &str, number: u8, identity: IdentityId) -> NameChange {
-    let port = NamedPort { protocol: Protocol::Tcp, port: 80, target: 8080 };
-    let unreached = NamedPort { port: 443, target: 8443, ..port };
+    let port = ServicePort { protocol: Protocol::Tcp, port: 80, target: 8080 };
+    let unreached = ServicePort { port: 443, target: 8443, ..port };
     let addresses = vec![Ipv4Addr::new(10, 20, 255, number).into()];
     let (ports, identities) = (vec![port, unreached], vec![identity]);
     NameChange::PutService(name.into(), NamedService { addresses, ports, identities })

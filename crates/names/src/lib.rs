@@ -18,7 +18,7 @@ mod table;
 mod zone;
 
 pub use answer::{MAX_ADDRESSES, Outcome, Request, Resolution, TTL};
-pub use entry::{Asker, NameChange, NamedPort, NamedService, NamedWorkload, NetworkNames};
+pub use entry::{Asker, NameChange, NamedService, NamedWorkload, NetworkNames};
 pub use query::{Query, QueryKind, Transport};
 pub use response::UpstreamAnswer;
 pub use table::Names;

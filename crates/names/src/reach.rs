@@ -1,4 +1,4 @@
-//! What an asker's links reach.
+//! The reach of an asker: the workloads and ports that its links lead to.
 
 use crate::entry::{Asker, NamedWorkload};
 use foldhash::fast::RandomState;

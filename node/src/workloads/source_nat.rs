@@ -23,7 +23,7 @@ const FIRST_KERNEL: (u32, u32) = (5, 7);
 /// The interface of an egress gateway, and the prefixes that packets come from there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EgressInterface {
-    /// Its name.
+    /// The name of the interface, `mesh0` and up.
     pub(super) name: String,
     /// The network's prefixes.
     pub(super) network: Vec<IpNet>,

@@ -10,8 +10,8 @@ pub const CONNECT_BOUNDS: [u64; 12] =
 /// Times to connect: from a SYN to the answer to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ConnectTimes {
-    /// How many took at most as long as each of [`CONNECT_BOUNDS`], and no less than the bound
-    /// before; the last: longer than all.
+    /// The number of connects that took at most as long as each of [`CONNECT_BOUNDS`] and longer
+    /// than the bound before; the last: longer than all.
     pub buckets: [u64; CONNECT_BOUNDS.len() + 1],
     /// All of them, in microseconds.
     pub sum: u64,

@@ -214,7 +214,7 @@ fn changes_take_effect_at_the_next_query() {
 }
 
 proptest! {
-    /// Whatever the links and names are: an address is given if and only if it is reached.
+    /// An address is given if and only if it is reached, over random links and names.
     #[test]
     fn every_address_that_is_given_is_reached(
         links in prop::collection::vec((0_u32..5, 0_u32..5), 0..12),
