@@ -1,6 +1,6 @@
 //! The node's configuration.
 
-use crate::offloads::Offload;
+use crate::{names::host::RESOLV_CONF, offloads::Offload};
 use meshward_api_types::local::DEFAULT_SOCKET;
 use meshward_runtime::config::Lasting;
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,9 @@ pub struct Config {
     /// STUN servers that tell how this node is seen, as `HOST:PORT`; the coordinator if there is
     /// none.
     pub stun: Vec<String>,
+    /// The file with the host's resolvers (resolv.conf(5)), which are asked for names outside of
+    /// the mesh, unless a network's policy names others.
+    pub resolv_conf: PathBuf,
     /// The socket of the network plugin for Docker; without it, there is no plugin.
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
@@ -75,6 +78,7 @@ impl Default for Config {
             port_mapping: true,
             rotate_keys: Lasting(Duration::from_hours(168)),
             stun: Vec::new(),
+            resolv_conf: RESOLV_CONF.into(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),
             ignored_labels: Vec::new(),

@@ -8,8 +8,7 @@
 //! back.
 
 use crate::{
-    clock,
-    endpoint_config::{self, config_changes},
+    clock, endpoint_config,
     refusal::Refusal,
     view_persister::{UpdateNumber, ViewPersister},
     view_store::ViewStore,
@@ -170,7 +169,7 @@ impl Enforcement {
             if let Some(RunningEndpoint { served, .. }) = endpoints.get(*network) {
                 // Before the rules: what they deny first counts, too.
                 served.endpoint.watch_denials(view.triggers(network).next().is_some());
-                served.endpoint.apply(clock::now(), config_changes(changes));
+                served.apply(revision, changes);
                 served.apply_flow_changes();
             }
         }

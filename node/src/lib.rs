@@ -17,6 +17,7 @@ pub mod fuzzing;
 pub mod host_name;
 pub mod leaving;
 pub mod metrics;
+mod names;
 pub mod offloads;
 mod problem;
 pub mod reachability;

@@ -97,6 +97,11 @@ struct NodeFlags {
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stun: Vec<String>,
+    /// The file with the resolvers that are asked for names outside of the mesh [default:
+    /// /etc/resolv.conf]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resolv_conf: Option<PathBuf>,
     /// Serve Docker's networks of the driver `meshward` by a plugin with this socket; Docker looks
     /// for it at
     /// /run/docker/plugins/meshward.sock

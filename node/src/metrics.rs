@@ -1,5 +1,6 @@
 //! The node's metrics for Prometheus. docs/metrics.md lists every name.
 
+mod names;
 mod services;
 
 use crate::{app::Node, offloads::Offloads};
@@ -22,6 +23,7 @@ fn registry(node: &Node) -> Registry {
     let (status, workloads, stats) = (node.status(), node.workloads.all(), node.stats());
     with_process("meshward_node", env!("CARGO_PKG_VERSION"), |registry| {
         register(registry, &status, &workloads, &stats);
+        names::register(registry, node);
     })
 }
 

@@ -146,6 +146,9 @@ pub struct AddedContainer {
     pub prefixes: Vec<IpNet>,
     /// The MTU of its interface, in bytes.
     pub mtu: u16,
+    /// The addresses at which the node answers DNS in its network.
+    #[serde(default)]
+    pub resolver: Vec<IpAddr>,
 }
 
 /// A container's interface.
@@ -280,6 +283,24 @@ pub struct LocalEndpoint {
     /// The timeouts of idle flows in seconds, by kind.
     #[serde(default)]
     pub timeouts: BTreeMap<String, u64>,
+    /// The addresses at which the node answers DNS.
+    #[serde(default)]
+    pub resolver: Vec<IpAddr>,
+    /// DNS queries of this node's workloads.
+    #[serde(default)]
+    pub queries: Vec<QueryCount>,
+}
+
+/// The number of DNS queries of a kind that had an outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryCount {
+    /// The record type: `a`, `aaaa`, `srv`, `ptr` or `other`.
+    pub kind: String,
+    /// The outcome: `answered`, `no_data`, `unknown`, `hidden`, `refused`, `malformed`, `upstream`,
+    /// `failed` or `limited`.
+    pub outcome: String,
+    /// The number of queries.
+    pub queries: u64,
 }
 
 /// The note that a node daemon leaves beside its socket when its node was removed from the mesh.

@@ -2,7 +2,9 @@
 
 use crate::zone::ZoneName;
 use ipnet::IpNet;
-use meshward_types::{Acl, IdentityId, NetworkName, ServicePort, WorkloadId, WorkloadName};
+use meshward_types::{
+    Acl, IdentityId, NetworkName, ServiceName, ServicePort, WorkloadId, WorkloadName,
+};
 use std::net::IpAddr;
 
 /// The sender of a query.
@@ -59,9 +61,9 @@ pub enum NameChange {
     /// Removes a workload.
     RemoveWorkload(WorkloadId),
     /// Adds or changes a service, by its name.
-    PutService(Box<str>, NamedService),
+    PutService(ServiceName, NamedService),
     /// Removes a service.
-    RemoveService(Box<str>),
+    RemoveService(ServiceName),
     /// Adds an identity, or changes its quarantine.
     PutIdentity {
         /// The identity.

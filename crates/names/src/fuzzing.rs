@@ -11,7 +11,8 @@ use hickory_proto::{
 };
 use meshward_fuzzing::Bytes;
 use meshward_types::{
-    Acl, AclEntry, IdentityId, PortRange, Protocol, ServicePort, WorkloadId, WorkloadName,
+    Acl, AclEntry, DnsSettings, IdentityId, PortRange, Protocol, ServicePort, WorkloadId,
+    WorkloadName,
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -92,7 +93,7 @@ fn upstream(data: &[u8]) {
 pub(crate) fn sample(hidden: bool) -> Names {
     let mut names = Names::new(NetworkNames {
         network: "shop".parse().expect("a name"),
-        zone: "mesh".parse().expect("a zone"),
+        zone: (&DnsSettings::default().zone).into(),
         prefixes: ["10.20.0.0/16", "fd42::/64"].map(|net| net.parse().expect("a prefix")).into(),
         resolver: vec!["10.20.255.53".parse().expect("an address")],
     });
@@ -134,7 +135,8 @@ fn service(name: &str, number: u8, identity: IdentityId) -> NameChange {
     let unreached = ServicePort { port: 443, target: 8443, ..port };
     let addresses = vec![Ipv4Addr::new(10, 20, 255, number).into()];
     let (ports, identities) = (vec![port, unreached], vec![identity]);
-    NameChange::PutService(name.into(), NamedService { addresses, ports, identities })
+    let name = name.parse().expect("a name");
+    NameChange::PutService(name, NamedService { addresses, ports, identities })
 }
 
 /// Writes a query.

@@ -22,4 +22,4 @@ pub use entry::{Asker, NameChange, NamedService, NamedWorkload, NetworkNames};
 pub use query::{Query, QueryKind, Transport};
 pub use response::UpstreamAnswer;
 pub use table::Names;
-pub use zone::{BadZone, ZoneName};
+pub use zone::ZoneName;

@@ -77,9 +77,9 @@ impl Names {
             NameChange::PutWorkload(id, workload) => self.put_workload(id, workload),
             NameChange::RemoveWorkload(id) => self.remove_workload(&id),
             NameChange::PutService(name, service) => {
-                self.put_service(name, service);
+                self.put_service(name.as_str().into(), service);
             }
-            NameChange::RemoveService(name) => self.remove_service(&name),
+            NameChange::RemoveService(name) => self.remove_service(name.as_str()),
             NameChange::PutIdentity { id, is_quarantined } => {
                 self.reach.put_identity(id, is_quarantined);
             }

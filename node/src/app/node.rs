@@ -7,6 +7,7 @@ use crate::{
     endpoints::{Endpoints, PREVIOUS_KEY_LIFETIME},
     enforcement::{Applied, Enforcement, RunningEndpoint},
     folder::Folder,
+    names::{context::Context, service},
     offloads::Offloads,
     reachability::{Parts, Reachability},
     relay_queue,
@@ -78,12 +79,19 @@ impl Node {
         let name = membership.name.clone();
         let troubles = folder.troubles().clone();
         let enforcement = Enforcement::start(name.clone(), view.into(), store, troubles)?;
+        let resolv_conf = config.resolv_conf.clone();
+        let names = service::start(Context::new(
+            enforcement.clone(),
+            workers.clone(),
+            offloads,
+            resolv_conf,
+        ))?;
         let link = Arc::new(CoordinatorLink::default());
         let endpoints = Arc::new(Endpoints::new(
             name,
             config.first_port,
             folder.clone(),
-            workers.clone(),
+            (workers.clone(), names),
             enforcement.clone(),
         ));
         let workloads = Arc::new(Workloads::new(

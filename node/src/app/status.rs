@@ -3,10 +3,11 @@
 use super::node::Node;
 use crate::{
     clock::{self, unix_seconds},
+    names::counts,
     offloads::Offloads,
     workers::ServedEndpoint,
 };
-use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LostWay};
+use meshward_api_types::local::{LocalEndpoint, LocalPeer, LocalStatus, LostWay, QueryCount};
 use meshward_control_proto::{
     LinkAcl, LinkCount, LoggedFlow, WorkloadCuts, WorkloadFlows, view::NetworkSpec,
 };
@@ -74,6 +75,18 @@ impl Node {
         self.enforcement.endpoints().into_iter().map(stats).collect()
     }
 
+    /// Returns the DNS queries of a network's workloads here.
+    fn queries(&self, network: &NetworkName) -> Vec<QueryCount> {
+        let counts = self.enforcement.endpoint(network).map(|served| served.resolver.counts());
+        let counts = counts.unwrap_or_default().into_iter();
+        let count = |count: counts::QueryCount| QueryCount {
+            kind: count.kind.to_owned(),
+            outcome: count.outcome.to_owned(),
+            queries: count.queries,
+        };
+        counts.map(count).collect()
+    }
+
     /// Returns the node in short.
     pub fn status(&self) -> LocalStatus {
         let credentials = self.folder.credentials().and_then(|credentials| credentials.read());
@@ -91,6 +104,8 @@ impl Node {
                 flows: stats.flows,
                 drops: drops(&stats),
                 timeouts: spec.as_ref().map(timeouts).unwrap_or_default(),
+                resolver: spec.as_ref().map(|spec| spec.resolver.clone()).unwrap_or_default(),
+                queries: self.queries(&network),
                 network,
             })
         });

@@ -159,7 +159,7 @@ impl Attachment {
 
 /// Lets an interface of this thread's namespace have IPv6 addresses, which container runtimes often
 /// turn off for all new interfaces. Where that is not allowed, adding an address fails and says so.
-fn allow_ipv6(interface: &str) {
+pub(crate) fn allow_ipv6(interface: &str) {
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "0");
 }
 

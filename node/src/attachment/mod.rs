@@ -7,7 +7,7 @@ mod record;
 mod routes;
 mod unreachable;
 
-pub(crate) use interface::{MakeInterface, close, close_left_behind, free_interface};
+pub(crate) use interface::{MakeInterface, allow_ipv6, close, close_left_behind, free_interface};
 pub(crate) use owner::Owner;
 pub(crate) use record::{Attachment, Origin, new_id};
 pub(crate) use unreachable::{allow_other_interfaces, block_other_interfaces};

@@ -127,9 +127,25 @@ pub(super) struct Join {
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Joined {
     pub interface_name: InterfaceName,
-    pub static_routes: Vec<serde_json::Value>,
+    pub static_routes: Vec<StaticRoute>,
     /// Docker would give the container a way around the mesh otherwise.
     pub disable_gateway_service: bool,
+}
+
+/// A route that Docker gives a container.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct StaticRoute {
+    pub destination: IpNet,
+    pub route_type: u8,
+    pub next_hop: &'static str,
+}
+
+impl StaticRoute {
+    /// A route through the container's interface on the mesh (libnetwork's type `CONNECTED`).
+    pub(super) fn by_interface(destination: IpNet) -> Self {
+        Self { destination, route_type: 1, next_hop: "" }
+    }
 }
 
 #[derive(Serialize)]

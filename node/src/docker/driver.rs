@@ -5,12 +5,13 @@
 use super::bodies::{
     ADDRESS_TYPE, Address, AddressOfPool, CreateEndpoint, CreateNetwork, CreatedEndpoint, GATEWAY,
     GENERIC, Interface, InterfaceName, Join, Joined, OfEndpoint, OfNetwork, Pool, RequestPool,
-    address,
+    StaticRoute, address,
 };
 use crate::{
     app::Node,
     attachment::{Attachment, Origin},
     folder::DOCKER,
+    names::host,
     refusal::Refusal,
     runtimes::Engine,
     state_files::{DockerEndpoint, DockerFile},
@@ -22,6 +23,7 @@ use meshward_control_proto::view::NetworkSpec;
 use meshward_types::NetworkName;
 use std::{
     collections::{BTreeSet, HashMap},
+    net::{IpAddr, Ipv4Addr},
     sync::Arc,
     time::Duration,
 };
@@ -33,6 +35,9 @@ const RECONNECT: Duration = Duration::from_secs(1);
 /// The prefix of interfaces' names before Docker has moved them; a part of the endpoint's id
 /// follows.
 const BEFORE: &str = "mw";
+/// The name servers that Docker takes if the host has none but on its loopback interface.
+const DOCKER_SERVERS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8)), IpAddr::V4(Ipv4Addr::new(8, 8, 4, 4))];
 /// The prefix of their names in the container; a number follows.
 const WITHIN: &str = "mesh";
 
@@ -278,6 +283,7 @@ impl Driver {
         let part: String =
             wanted.endpoint_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         let src_name = format!("{BEFORE}{part}");
+        let static_routes = self.routes_to_servers(&endpoint.network, &endpoint.addresses);
         let container = NewContainer {
             network: endpoint.network,
             addresses: endpoint.addresses,
@@ -287,7 +293,25 @@ impl Driver {
         };
         self.node.workloads.attach_container_outside(container).await?;
         let interface_name = InterfaceName { src_name, dst_prefix: WITHIN };
-        Ok(Joined { interface_name, static_routes: vec![], disable_gateway_service: true })
+        Ok(Joined { interface_name, static_routes, disable_gateway_service: true })
+    }
+
+    /// Returns routes by the mesh to the name servers that Docker's own server forwards to, in the
+    /// container's namespace: the host's, or else those that Docker takes (libnetwork's
+    /// `defaultIPv4Dns`). There are none unless the node answers queries to any address.
+    fn routes_to_servers(&self, network: &NetworkName, addresses: &[IpAddr]) -> Vec<StaticRoute> {
+        let served = self.node.enforcement.endpoint(network);
+        let intercepts = served.is_some_and(|served| served.resolver.settings().dns.intercept);
+        if !intercepts {
+            return vec![];
+        }
+        let mut servers = host::servers_in(&self.node.config.resolv_conf);
+        servers.retain(|server| !server.is_loopback());
+        if servers.is_empty() {
+            servers.extend(DOCKER_SERVERS);
+        }
+        servers.retain(|server| addresses.iter().any(|own| own.is_ipv4() == server.is_ipv4()));
+        servers.into_iter().map(|server| StaticRoute::by_interface(server.into())).collect()
     }
 
     /// Takes the interface of a container away.

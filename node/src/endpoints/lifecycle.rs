@@ -2,9 +2,9 @@
 
 use crate::{
     attachment, clock,
-    endpoint_config::config_changes,
     enforcement::{Enforcement, RunningEndpoint},
     folder::Folder,
+    names::resolver::Tasks as NameTasks,
     workers::{self, Workers},
 };
 use anyhow::Result;
@@ -35,6 +35,8 @@ pub struct Endpoints {
     pub(super) changing: tokio::sync::Mutex<()>,
     pub(super) kept: Mutex<HashMap<NetworkName, Kept>>,
     stun_servers: Mutex<Vec<SocketAddr>>,
+    /// The queue of the thread of names.
+    names: NameTasks,
 }
 
 /// The part of an endpoint's state that enforcement does not need.
@@ -60,11 +62,11 @@ struct Prepared {
 
 impl Endpoints {
     /// No endpoint yet.
-    pub fn new(
+    pub(crate) fn new(
         node: NodeName,
         first_port: u16,
         folder: Folder,
-        workers: Arc<Workers>,
+        (workers, names): (Arc<Workers>, NameTasks),
         enforcement: Arc<Enforcement>,
     ) -> Self {
         Self {
@@ -76,6 +78,7 @@ impl Endpoints {
             changing: tokio::sync::Mutex::default(),
             kept: Mutex::default(),
             stun_servers: Mutex::default(),
+            names,
         }
     }
 
@@ -122,8 +125,8 @@ impl Endpoints {
             let (endpoint, sockets) = self.make(prepared, resume);
             let public_key = endpoint.public_key();
             endpoint.watch_denials(view.triggers(network).next().is_some());
-            endpoint.apply(clock::now(), config_changes(&view.network_changes(network)));
-            let served = self.workers.serve(network, endpoint, sockets)?;
+            let served = self.workers.serve(network, endpoint, sockets, self.names.clone())?;
+            served.apply(view.revision, &view.network_changes(network));
             self.kept.lock().insert(network.clone(), kept);
             Ok(RunningEndpoint::new(served, public_key, port))
         })?;

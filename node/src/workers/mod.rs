@@ -6,6 +6,7 @@
 //! workload's TUN is read by one worker; which one, is changed with the load (`balance.rs`). All
 //! workers share the endpoint.
 
+mod answers;
 mod balance;
 mod handshakes;
 mod injector;
@@ -20,6 +21,7 @@ mod source_addresses;
 mod tasks;
 mod worker;
 
+pub(crate) use answers::send_answer;
 pub(crate) use injector::Injector;
 pub(crate) use pool::Workers;
 pub(crate) use served::ServedEndpoint;

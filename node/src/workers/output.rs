@@ -8,7 +8,9 @@ use crate::{
     relay_queue::Outgoing as RelayedMessages,
     sys::{self, Outgoing, Tun},
 };
-use meshward_datapath::{Ecn, GatherList, MAX_GATHER_PARTS, Offload, Sink, WorkloadIndex};
+use meshward_datapath::{
+    DatagramQuery, Ecn, GatherList, MAX_GATHER_PARTS, Offload, Sink, WorkloadIndex,
+};
 use meshward_types::relay::RelayId;
 use nix::{errno::Errno, sys::uio::writev};
 use parking_lot::RwLockReadGuard;
@@ -169,6 +171,10 @@ impl Sink for EndpointOutput<'_> {
         let to = self.received_at(&from);
         let queued = QueuedMessage::new(self.served.number, from, to, message);
         queued.is_some_and(|message| self.queue.receive(message))
+    }
+
+    fn resolve(&mut self, query: DatagramQuery<'_>, answer: &mut Vec<u8>) -> bool {
+        self.served.resolver.resolve(query, answer)
     }
 
     fn authenticated(&mut self, from: SocketAddr) {

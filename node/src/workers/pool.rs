@@ -11,6 +11,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    names::resolver::{NetworkResolver, Tasks as NameTasks},
     offloads::Offloads,
     relay_queue,
     sys::{self, Tun},
@@ -81,15 +82,17 @@ impl Workers {
         *self.shared.active.lock()
     }
 
-    /// Serves an endpoint on sockets that are bound to one port, one for each worker.
+    /// Serves an endpoint on sockets that are bound to one port, one for each worker. `names` is
+    /// the queue of the thread of names.
     ///
     /// # Errors
     /// Fails if a socket cannot be polled.
-    pub fn serve(
+    pub(crate) fn serve(
         &self,
         network: &NetworkName,
         endpoint: Endpoint,
         sockets: Vec<UdpSocket>,
+        names: NameTasks,
     ) -> Result<Arc<ServedEndpoint>> {
         sockets.iter().for_each(sys::receive_marks);
         sockets.iter().for_each(sys::receive_destinations);
@@ -113,6 +116,7 @@ impl Workers {
         }
         let served = Arc::new(ServedEndpoint {
             endpoint,
+            resolver: NetworkResolver::new(network.clone(), names),
             number,
             ipv6: sockets
                 .iter()

@@ -2,12 +2,16 @@
 
 use super::{source_addresses::SourceAddresses, tasks::TaskQueue};
 use crate::{
+    clock,
+    endpoint_config::config_changes,
+    names::resolver::{Effect, NetworkResolver},
     offloads::Offloads,
     relay_queue,
     sys::{self, Tun},
 };
+use meshward_control_proto::Change;
 use meshward_datapath::{CoalesceOptions, Endpoint, WorkloadIndex};
-use meshward_types::relay::RelayNetwork;
+use meshward_types::{Revision, relay::RelayNetwork};
 use parking_lot::RwLock;
 use std::{
     net::UdpSocket,
@@ -18,6 +22,8 @@ use std::{
 pub struct ServedEndpoint {
     /// The endpoint.
     pub endpoint: Endpoint,
+    /// The network's names.
+    pub(crate) resolver: NetworkResolver,
     pub(super) number: u32,
     /// `true` if its sockets are IPv6 ones, which reach IPv4 by mapped addresses.
     pub(super) ipv6: bool,
@@ -44,6 +50,21 @@ pub(super) struct OffloadFlags {
 }
 
 impl ServedEndpoint {
+    /// Applies changes of the network's view: when this returns, they are in force for the next
+    /// packet and the next query.
+    pub(crate) fn apply<'a>(
+        &self,
+        revision: Revision,
+        changes: impl IntoIterator<Item = &'a Change> + Clone,
+    ) {
+        self.endpoint.apply(clock::now(), config_changes(changes.clone()));
+        if self.resolver.apply(revision, changes) == Effect::Settings {
+            let streams = self.endpoint.resolver().streams;
+            self.endpoint.set_resolver(self.resolver.config(streams));
+            self.resolver.request_configuration();
+        }
+    }
+
     /// Returns what may be coalesced for its workloads' interfaces.
     pub(super) fn coalesce_options(&self) -> CoalesceOptions {
         let OffloadFlags { tcp_segmentation, udp_segmentation, .. } = &self.offloads;

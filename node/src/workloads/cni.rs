@@ -36,6 +36,7 @@ impl Workloads {
             addresses,
             prefixes: spec.prefixes.clone(),
             mtu: spec.mtu,
+            resolver: spec.resolver.clone(),
         };
         let mut reserved = Vec::new();
         match self.look_at_container(&wanted, &spec).await? {
@@ -62,7 +63,8 @@ impl Workloads {
         }
         let attached = self.attach_wanted(wanted, reserved).await?;
         let AttachedContainer { id, addresses, network: spec } = attached;
-        Ok(AddedContainer { id, addresses, prefixes: spec.prefixes, mtu: spec.mtu })
+        let NetworkSpec { prefixes, mtu, resolver, .. } = spec;
+        Ok(AddedContainer { id, addresses, prefixes, mtu, resolver })
     }
 
     /// Reserves the addresses that a container is to have; none if it asks for none.
@@ -197,8 +199,8 @@ impl Workloads {
             }
             false => reserved.to_vec(),
         };
-        let (id, prefixes, mtu) = (attachment::new_id(), spec.prefixes.clone(), spec.mtu);
-        Ok(AddedContainer { id, addresses, prefixes, mtu })
+        let NetworkSpec { prefixes, mtu, resolver, .. } = spec.clone();
+        Ok(AddedContainer { id: attachment::new_id(), addresses, prefixes, mtu, resolver })
     }
 
     fn release_all(&self, network: &NetworkName, addresses: &[IpAddr]) {

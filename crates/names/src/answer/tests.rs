@@ -198,7 +198,7 @@ fn changes_take_effect_at_the_next_query() {
     assert_eq!(exists(&names, "backend.shop.mesh."), Outcome::Hidden);
     names.apply(NameChange::PutIdentity { id: API, is_quarantined: false });
     assert_eq!(exists(&names, "backend.shop.mesh."), Outcome::Answered);
-    names.apply(NameChange::RemoveService("api".into()));
+    names.apply(NameChange::RemoveService("api".parse().unwrap()));
     assert_eq!(exists(&names, "api.shop.mesh."), Outcome::Unknown);
     let port = AclEntry { protocol: Protocol::Tcp, ports: PortRange { first: 1, last: 1 } };
     let acl = Acl::new(vec![]).with_forensics(vec![port]);

@@ -1,0 +1,19 @@
+//! Answers to DNS queries that come later than the packet batch in which a worker has read them.
+
+use super::{output::EndpointOutput, served::ServedEndpoint};
+use crate::clock;
+use meshward_datapath::{QueryEnds, WorkerScratch, WorkloadIndex};
+
+/// Sends a workload the answer to a query of it, if it is still there.
+pub(crate) fn send_answer(
+    served: &ServedEndpoint,
+    to: WorkloadIndex,
+    ends: &QueryEnds,
+    message: &[u8],
+    scratch: &mut WorkerScratch,
+) {
+    let mut output = EndpointOutput::new(served, 0);
+    let mut batch = served.endpoint.begin_batch(scratch, clock::now());
+    batch.answer(to, ends, message, &mut output);
+    batch.finish(&mut output);
+}
