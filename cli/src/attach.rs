@@ -6,12 +6,13 @@ use crate::{
     client::{Client, told},
     listing, note,
     output::{Change, bad, good, list as cell, show, tell},
+    resolver::Resolver,
 };
 use anyhow::{Context, Result};
 use meshward_api_client::Error;
-use meshward_api_types::local::{Attach, LocalWorkload, Relabel, State};
+use meshward_api_types::local::{Attach, LocalStatus, LocalWorkload, Relabel, State};
 use meshward_netns::Netns;
-use meshward_types::{Labels, WorkloadId};
+use meshward_types::{DomainName, Labels, WorkloadId};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
@@ -75,6 +76,7 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
             workload.id
         );
     }
+    use_resolver(&client, &workload, &run.search).await;
     let ended = run_command(&run.command, &workload).await;
     client
         .delete(&format!("/v1/workloads/{}", workload.id))
@@ -87,6 +89,22 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
             Ok(ExitCode::from(code as u8))
         }
         Ended::NotBegun(error) => Ok(not_begun(&run.command, &error)),
+    }
+}
+
+/// Has the command ask the node for names. Where that cannot be, it runs all the same.
+async fn use_resolver(client: &Client, workload: &LocalWorkload, search: &[DomainName]) {
+    let status: Result<LocalStatus> = client.get("/v1/status").await;
+    let endpoints = status.map(|status| status.endpoints).unwrap_or_default();
+    let own = endpoints.into_iter().find(|endpoint| endpoint.network == workload.network);
+    let mut servers = own.map(|endpoint| endpoint.resolver).unwrap_or_default();
+    servers.retain(|server| workload.addresses.iter().any(|own| own.is_ipv4() == server.is_ipv4()));
+    if servers.is_empty() {
+        return;
+    }
+    let resolver = Resolver { network: &workload.network, servers: &servers, search };
+    if let Err(error) = resolver.mount() {
+        note!("meshctl: the command has no names of the mesh: {error:#}");
     }
 }
 

@@ -23,6 +23,7 @@ mod ping;
 mod policy;
 mod prefix;
 mod quarantines;
+mod resolver;
 mod routes;
 mod sources;
 mod status;

@@ -3,7 +3,7 @@
 use super::common::{Patience, duration, live};
 use crate::completion;
 use clap::Args;
-use meshward_types::{AcceptFrom, LabelKey, Labels, NetworkName, WorkloadName};
+use meshward_types::{AcceptFrom, DomainName, LabelKey, Labels, NetworkName, WorkloadName};
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// The least time between two pings.
@@ -71,6 +71,10 @@ impl FromStr for LabelChange {
 pub(crate) struct Run {
     #[command(flatten)]
     pub workload: Workload,
+    /// A search domain for the command's names, such as shop.mesh; may be given several times
+    /// [default: none]
+    #[arg(long = "search", value_name = "DOMAIN")]
+    pub search: Vec<DomainName>,
     /// The command and its arguments, after --
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub command: Vec<std::ffi::OsString>,
