@@ -3,6 +3,7 @@
 use crate::{
     NEWEST, VERSIONS,
     error::{Code, Error},
+    result::Dns,
 };
 use meshward_api_types::local::{ContainerKey, DEFAULT_SOCKET, Declared, Kubernetes, Pod};
 use meshward_types::{AcceptFrom, Labels, NetworkName, WorkloadName, accept::LABEL as ACCEPT_FROM};
@@ -95,6 +96,8 @@ pub struct Config {
     pub declared: Declared,
     /// The requested addresses.
     pub addresses: Vec<IpAddr>,
+    /// The settings of DNS for the container.
+    pub dns: Option<Dns>,
     /// The result of the plugins before this one.
     pub previous: Option<Value>,
     /// The interfaces that the runtime still has (GC).
@@ -124,6 +127,8 @@ struct Raw {
     args: Option<RawArgs>,
     #[serde(default)]
     runtime_config: Option<RuntimeConfig>,
+    #[serde(default)]
+    dns: Option<Dns>,
     #[serde(default)]
     prev_result: Option<Value>,
     #[serde(default, rename = "cni.dev/valid-attachments")]
@@ -334,6 +339,7 @@ fn config(command: Command, raw: Raw, environment: &Environment) -> Result<Confi
         pod,
         declared,
         addresses,
+        dns: raw.dns,
         previous: raw.prev_result,
         valid: valid.into_iter().map(ContainerKey::from).collect(),
     })

@@ -10,7 +10,7 @@ mod result;
 
 pub use call::{Attachment, Call, Command, Config, Environment, read};
 pub use error::{Code, Error};
-pub use result::{Added, added, versions};
+pub use result::{Added, Dns, added, versions};
 
 /// The versions of the specification that are spoken, the oldest first.
 pub const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];

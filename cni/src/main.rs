@@ -89,6 +89,8 @@ async fn add(client: &Client, call: Call, attachment: Attachment) -> Result<Valu
         mtu: container.mtu,
         addresses: container.addresses,
         prefixes: container.prefixes,
+        resolver: container.resolver,
+        dns: call.config.dns,
     };
     Ok(added(&call.version, &made, call.config.previous.as_ref()))
 }
