@@ -180,6 +180,8 @@ fn the_plugin_does_what_the_specification_says() {
     assert_eq!(runtime.call("CHECK", &path, &previous), Ok(Value::Null));
     let address: IpAddr =
         added["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
+    let servers = runtime.node.endpoint().unwrap().resolver;
+    assert_eq!(added["dns"], json!({ "nameservers": servers }));
     let other = runtime.node.attach("shop", "app=api").unwrap();
     let _echo = Echo::start(&netns, 80);
     assert!(tcp_echoes(&other.netns, address, 80, 1000, PATIENCE));

@@ -30,6 +30,7 @@ mod incident;
 mod joining;
 mod leaving;
 mod local_api;
+mod names;
 mod nat;
 mod packaging;
 mod policy;

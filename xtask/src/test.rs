@@ -18,7 +18,7 @@ pub(crate) struct Options {
 }
 
 /// A program that the tests run, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 16] = [
+const PROGRAMS: [(&str, &str); 21] = [
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("curl", "curl"),
@@ -35,6 +35,11 @@ const PROGRAMS: [(&str, &str); 16] = [
     ("prlimit", "util-linux"),
     ("cloud-init", "cloud-init"),
     ("systemd-analyze", "systemd"),
+    ("dig", "bind9-dnsutils"),
+    ("unbound", "unbound"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("musl-gcc", "musl-tools"),
+    ("openssl", "openssl"),
 ];
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {

@@ -64,6 +64,12 @@ impl WorkloadBuilder<'_> {
         self
     }
 
+    /// Names the workload.
+    pub fn named(mut self, name: &str) -> Self {
+        self.flags.extend(["--name".to_owned(), name.to_owned()]);
+        self
+    }
+
     /// Adds labels, as `a=b,c=d`; a declaration is a label, too.
     pub fn label(mut self, label: &str) -> Self {
         self.flags.extend(["--label".to_owned(), label.to_owned()]);
