@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Programs that the benchmarks run, and the Debian packages that have them.
-pub const PROGRAMS: [(&str, &str); 7] = [
+pub const PROGRAMS: [(&str, &str); 10] = [
     ("iperf3", "iperf3"),
     ("ip", "iproute2"),
     ("nebula", "nebula"),
@@ -20,6 +20,9 @@ pub const PROGRAMS: [(&str, &str); 7] = [
     ("ethtool", "ethtool"),
     ("wg", "wireguard-tools"),
     ("wireguard-go", "wireguard-go"),
+    ("unbound", "unbound"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("taskset", "util-linux"),
 ];
 
 /// Number of rules that our daemons have loaded in comparisons with others.

@@ -53,6 +53,8 @@ enum Bench {
     Handshakes,
     /// The coordinator under attack: a flood of strangers, and one hostile node at all its limits
     Control,
+    /// DNS queries that a node answers for its workloads, beside unbound and dnsmasq
+    Dns,
     /// The throughput of a relay on one core, beside the same link without it; five thousand nodes
     /// connected to one relay
     Relay,
@@ -166,6 +168,7 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
         Bench::Attach => meshward_bench::attach(&tools, quick),
         Bench::Node => meshward_bench::node(&tools, quick),
         Bench::Handshakes => meshward_bench::handshakes(&tools, folder.path(), quick),
+        Bench::Dns => meshward_bench::dns(&tools, folder.path(), quick),
         Bench::Relay => meshward_bench::relay(&tools, folder.path(), quick),
         Bench::Terraform => meshward_bench::terraform(&tools, quick),
         Bench::Quarantine => meshward_bench::quarantine(&tools, quick),
