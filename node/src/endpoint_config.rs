@@ -1,46 +1,173 @@
 //! The configuration of endpoints, from the resources of the view.
 
 use meshward_control_proto::{
-    Change, Resource, ResourceKey,
-    view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
+    Change, Resource, ResourceKey, View,
+    view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
 };
 use meshward_datapath::{
-    ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, WorkloadConfig,
+    ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, ServiceConfig,
+    WorkloadConfig,
 };
-use meshward_types::Serving;
+use meshward_types::{IdentityId, NetworkName, ServiceName};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Returns what changes of the view of one network mean for its endpoint.
-pub(crate) fn config_changes<'a>(
-    changes: impl IntoIterator<Item = &'a Change>,
-) -> impl Iterator<Item = ConfigChange> {
-    changes.into_iter().filter_map(|change| match change {
-        Change::Put(key, resource) => put(key, resource),
-        Change::Drop(key) => removal(key),
-        // The replica has made drops of it.
-        Change::Forget(..) => None,
-    })
+/// The part of an endpoint's configuration that follows from several resources at once.
+#[derive(Debug, Clone)]
+pub struct EndpointConfig {
+    network: NetworkName,
+    /// The site of this node.
+    site: Option<String>,
+    /// The identities that each service's selector matches.
+    instances: BTreeMap<ServiceName, BTreeSet<IdentityId>>,
 }
 
-fn put(key: &ResourceKey, resource: &Resource) -> Option<ConfigChange> {
-    Some(match (key, resource) {
-        (ResourceKey::Network(_), Resource::Network(spec)) => {
-            ConfigChange::SetNetwork(network(spec))
+impl EndpointConfig {
+    /// The configuration of an endpoint that has been told nothing.
+    pub(crate) fn new(network: NetworkName) -> Self {
+        Self { network, site: None, instances: BTreeMap::new() }
+    }
+
+    /// Returns what changes of the view mean for the endpoint. `view` has them already.
+    pub(crate) fn changes<'a>(
+        &mut self,
+        view: &View,
+        changes: impl IntoIterator<Item = &'a Change>,
+    ) -> Vec<ConfigChange> {
+        let (mut config, mut changed, mut sites_changed) = (Vec::new(), BTreeSet::new(), false);
+        for change in changes {
+            match change {
+                Change::Put(key, resource) => {
+                    config.extend(self.put(key, resource));
+                    match (key, resource) {
+                        (ResourceKey::Network(_), Resource::Network(spec)) => {
+                            sites_changed |= self.site != spec.site;
+                            self.site.clone_from(&spec.site);
+                        }
+                        (ResourceKey::Identity(_, id), Resource::Identity(spec)) => {
+                            changed.extend(self.note_identity(view, *id, Some(spec)));
+                        }
+                        (ResourceKey::Service(_, name), Resource::Service(spec)) => {
+                            let selected = self.selected(view, spec);
+                            self.instances.insert(name.clone(), selected);
+                            changed.insert(name.clone());
+                        }
+                        _ => {}
+                    }
+                }
+                Change::Drop(key) => {
+                    config.extend(removal(key));
+                    match key {
+                        ResourceKey::Identity(_, id) => {
+                            changed.extend(self.note_identity(view, *id, None));
+                        }
+                        ResourceKey::Service(_, name) => _ = self.instances.remove(name),
+                        _ => {}
+                    }
+                }
+                // The replica has made drops of it.
+                Change::Forget(..) => {}
+            }
         }
-        (ResourceKey::Peer(_, node), Resource::Peer(spec)) => {
-            ConfigChange::PutPeer(node.clone(), peer(spec))
+        if sites_changed {
+            config.extend(self.peers(view));
         }
-        (ResourceKey::Identity(_, id), Resource::Identity(spec)) => {
-            let IdentitySpec { quarantined, reset, .. } = *spec;
-            ConfigChange::PutIdentity(*id, quarantine(quarantined, reset))
+        config.extend(changed.into_iter().filter_map(|name| self.put_service(view, name)));
+        config
+    }
+
+    /// Notes an identity; `None`: it is gone. Returns the services for whose instances that makes a
+    /// difference.
+    fn note_identity(
+        &mut self,
+        view: &View,
+        id: IdentityId,
+        spec: Option<&IdentitySpec>,
+    ) -> Vec<ServiceName> {
+        let mut changed = Vec::new();
+        for (name, instances) in &mut self.instances {
+            let service = spec.and_then(|spec| Some((spec, service(view, &self.network, name)?)));
+            let is_selected =
+                service.is_some_and(|(spec, service)| service.instances.matches(&spec.labels));
+            let is_changed = if is_selected { instances.insert(id) } else { instances.remove(&id) };
+            if is_changed {
+                changed.push(name.clone());
+            }
         }
-        (ResourceKey::Workload(_, id), Resource::Workload(spec)) => {
-            ConfigChange::PutWorkload(id.clone(), workload(spec))
+        changed
+    }
+
+    /// Returns the identities that a service's selector matches.
+    fn selected(&self, view: &View, service: &ServiceSpec) -> BTreeSet<IdentityId> {
+        let first = ResourceKey::Identity(self.network.clone(), IdentityId(0));
+        let own =
+            view.resources.range(first..).map_while(|(key, resource)| match (key, resource) {
+                (ResourceKey::Identity(network, id), Resource::Identity(spec))
+                    if *network == self.network =>
+                {
+                    Some((*id, spec))
+                }
+                _ => None,
+            });
+        own.filter(|(_, spec)| service.instances.matches(&spec.labels)).map(|(id, _)| id).collect()
+    }
+
+    fn put_service(&self, view: &View, name: ServiceName) -> Option<ConfigChange> {
+        let ServiceSpec { addresses, ports, prefer, affinity, .. } =
+            service(view, &self.network, &name)?;
+        let config = ServiceConfig {
+            addresses: addresses.clone(),
+            ports: ports.clone(),
+            identities: self.instances.get(&name)?.iter().copied().collect(),
+            prefer: prefer.clone(),
+            affinity: *affinity,
+        };
+        Some(ConfigChange::PutService(name, config))
+    }
+
+    /// Returns all peers, as changes that put them.
+    fn peers(&self, view: &View) -> Vec<ConfigChange> {
+        let own = view.resources.iter().filter(|(key, _)| *key.network() == self.network);
+        own.filter_map(|(key, resource)| match (key, resource) {
+            (ResourceKey::Peer(_, node), Resource::Peer(spec)) => {
+                Some(ConfigChange::PutPeer(node.clone(), self.peer(spec)))
+            }
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn put(&self, key: &ResourceKey, resource: &Resource) -> Option<ConfigChange> {
+        Some(match (key, resource) {
+            (ResourceKey::Network(_), Resource::Network(spec)) => {
+                ConfigChange::SetNetwork(network(spec))
+            }
+            (ResourceKey::Peer(_, node), Resource::Peer(spec)) => {
+                ConfigChange::PutPeer(node.clone(), self.peer(spec))
+            }
+            (ResourceKey::Identity(_, id), Resource::Identity(spec)) => {
+                let IdentitySpec { quarantined, reset, .. } = *spec;
+                ConfigChange::PutIdentity(*id, quarantine(quarantined, reset))
+            }
+            (ResourceKey::Workload(_, id), Resource::Workload(spec)) => {
+                ConfigChange::PutWorkload(id.clone(), workload(spec))
+            }
+            (&ResourceKey::Link(_, from, to), Resource::Link(acl)) => {
+                ConfigChange::PutLink(Link { from, to }, acl.clone())
+            }
+            _ => return None,
+        })
+    }
+
+    fn peer(&self, spec: &PeerSpec) -> PeerConfig {
+        let PeerSpec { public_key, candidates, prefixes, site } = spec;
+        let is_same = site.is_some() && *site == self.site;
+        PeerConfig {
+            public_key: *public_key,
+            candidates: candidates.clone(),
+            prefixes: prefixes.clone(),
+            site: if is_same { PeerSite::Same } else { PeerSite::Other },
         }
-        (&ResourceKey::Link(_, from, to), Resource::Link(acl)) => {
-            ConfigChange::PutLink(Link { from, to }, acl.clone())
-        }
-        _ => return None,
-    })
+    }
 }
 
 /// Returns what it means for an endpoint that a resource is dropped from the view.
@@ -50,43 +177,44 @@ pub(crate) fn removal(key: &ResourceKey) -> Option<ConfigChange> {
         ResourceKey::Identity(_, id) => Some(ConfigChange::RemoveIdentity(*id)),
         ResourceKey::Workload(_, id) => Some(ConfigChange::RemoveWorkload(id.clone())),
         &ResourceKey::Link(_, from, to) => Some(ConfigChange::RemoveLink(Link { from, to })),
+        ResourceKey::Service(_, name) => Some(ConfigChange::RemoveService(name.clone())),
         // An endpoint is stopped with its network; the others are not of the data path.
-        ResourceKey::Network(_)
-        | ResourceKey::Trigger(..)
-        | ResourceKey::Refused(..)
-        | ResourceKey::Service(..) => None,
+        ResourceKey::Network(_) | ResourceKey::Trigger(..) | ResourceKey::Refused(..) => None,
+    }
+}
+
+/// Returns a service of a network.
+fn service<'a>(
+    view: &'a View,
+    network: &NetworkName,
+    name: &ServiceName,
+) -> Option<&'a ServiceSpec> {
+    match view.resources.get(&ResourceKey::Service(network.clone(), name.clone())) {
+        Some(Resource::Service(spec)) => Some(spec),
+        _ => None,
     }
 }
 
 fn network(spec: &NetworkSpec) -> NetworkConfig {
-    let NetworkSpec { prefixes, mtu, conduct, .. } = spec;
+    let NetworkSpec { prefixes, service_blocks, mtu, conduct, .. } = spec;
     NetworkConfig {
         prefixes: prefixes.clone(),
-        service_blocks: vec![],
+        service_blocks: service_blocks.clone(),
         mtu: *mtu,
         conduct: *conduct,
     }
 }
 
-fn peer(spec: &PeerSpec) -> PeerConfig {
-    let PeerSpec { public_key, candidates, prefixes, .. } = spec;
-    PeerConfig {
-        public_key: *public_key,
-        candidates: candidates.clone(),
-        prefixes: prefixes.clone(),
-        site: PeerSite::Other,
-    }
-}
-
 fn workload(spec: &WorkloadSpec) -> WorkloadConfig {
-    let WorkloadSpec { node, addresses, prefixes, identity, quarantined, reset, .. } = spec;
+    let WorkloadSpec { node, addresses, prefixes, identity, quarantined, reset, serving, .. } =
+        spec;
     WorkloadConfig {
         node: node.clone(),
         addresses: addresses.clone(),
         prefixes: prefixes.clone(),
         identity: *identity,
         quarantine: quarantine(*quarantined, *reset),
-        serving: Serving::Ready,
+        serving: *serving,
     }
 }
 
@@ -97,3 +225,6 @@ fn quarantine(quarantined: bool, reset: bool) -> Quarantine {
         (true, true) => Quarantine::Reset,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,9 @@
 //! back.
 
 use crate::{
-    clock, endpoint_config,
+    clock,
+    endpoint_config::{self, EndpointConfig},
+    own_addresses::OwnAddresses,
     refusal::Refusal,
     view_persister::{UpdateNumber, ViewPersister},
     view_store::ViewStore,
@@ -47,9 +49,7 @@ struct State {
     /// The coordinator has sent everything since this daemon's start.
     is_current: bool,
     endpoints: BTreeMap<NetworkName, RunningEndpoint>,
-    /// The addresses that the view gives to workloads of this node, so that an attach does not
-    /// search the view for them.
-    own_addresses: HashMap<NetworkName, HashMap<WorkloadId, Vec<IpAddr>>>,
+    own_addresses: OwnAddresses,
 }
 
 /// An endpoint that runs.
@@ -61,6 +61,7 @@ pub struct RunningEndpoint {
     pub public_key: PublicKey,
     /// The endpoint's UDP port.
     pub port: u16,
+    config: EndpointConfig,
     workloads: HashMap<WorkloadId, Local>,
 }
 
@@ -110,9 +111,14 @@ pub struct Standing {
 }
 
 impl RunningEndpoint {
-    /// An endpoint without workloads.
-    pub fn new(served: Arc<ServedEndpoint>, public_key: PublicKey, port: u16) -> Self {
-        Self { served, public_key, port, workloads: HashMap::new() }
+    /// An endpoint without workloads, with the configuration that it has.
+    pub fn new(
+        served: Arc<ServedEndpoint>,
+        public_key: PublicKey,
+        port: u16,
+        config: EndpointConfig,
+    ) -> Self {
+        Self { served, public_key, port, config, workloads: HashMap::new() }
     }
 }
 
@@ -127,9 +133,9 @@ impl Enforcement {
         store: ViewStore,
         troubles: Troubles,
     ) -> std::io::Result<Arc<Self>> {
-        let mut own_addresses = HashMap::new();
+        let mut own_addresses = OwnAddresses::default();
         for (key, resource) in &view.resources {
-            note_addresses(&mut own_addresses, &node, key, Some(resource));
+            own_addresses.note(&node, key, Some(resource));
         }
         let enforcement = Arc::new(Self {
             node,
@@ -166,10 +172,11 @@ impl Enforcement {
         }
         for (network, changes) in &by_network {
             let changes = changes.iter().copied();
-            if let Some(RunningEndpoint { served, .. }) = endpoints.get(*network) {
+            if let Some(RunningEndpoint { served, config, .. }) = endpoints.get_mut(*network) {
                 // Before the rules: what they deny first counts, too.
                 served.endpoint.watch_denials(view.triggers(network).next().is_some());
-                served.apply(revision, changes);
+                let config_changes = config.changes(view.view(), changes.clone());
+                served.apply(revision, config_changes, changes);
                 served.apply_flow_changes();
             }
         }
@@ -178,9 +185,9 @@ impl Enforcement {
             match change {
                 Change::Put(key, resource) => {
                     decisions.extend(note_decision(endpoints, key, resource));
-                    note_addresses(own_addresses, &self.node, key, Some(resource));
+                    own_addresses.note(&self.node, key, Some(resource));
                 }
-                Change::Drop(key) => note_addresses(own_addresses, &self.node, key, None),
+                Change::Drop(key) => own_addresses.note(&self.node, key, None),
                 // The replica has made drops of it.
                 Change::Forget(..) => {}
             }
@@ -323,9 +330,7 @@ impl Enforcement {
     /// Returns the addresses that the view gives to workloads of this node in a network. Peers may
     /// know those of workloads that are gone under their old identities.
     pub fn own_addresses(&self, network: &NetworkName) -> HashSet<IpAddr> {
-        let state = self.state.lock();
-        let own = state.own_addresses.get(network).into_iter().flat_map(HashMap::values);
-        own.flatten().copied().collect()
+        self.state.lock().own_addresses.of(network)
     }
 
     /// Returns the endpoint of a network, if it runs.
@@ -468,28 +473,4 @@ fn note_decision(
     }
     set_vouched(running, id, None);
     Some((id.clone(), decision))
-}
-
-/// Notes the addresses of a workload of this node; `None`: it is gone.
-fn note_addresses(
-    own_addresses: &mut HashMap<NetworkName, HashMap<WorkloadId, Vec<IpAddr>>>,
-    node: &NodeName,
-    key: &ResourceKey,
-    resource: Option<&Resource>,
-) {
-    let ResourceKey::Workload(network, id) = key else { return };
-    match resource {
-        Some(Resource::Workload(spec)) if spec.node == *node => {
-            let own = own_addresses.entry(network.clone()).or_default();
-            own.insert(id.clone(), spec.addresses.clone());
-        }
-        _ => {
-            if let Some(own) = own_addresses.get_mut(network) {
-                own.remove(id);
-                if own.is_empty() {
-                    own_addresses.remove(network);
-                }
-            }
-        }
-    }
 }

@@ -19,6 +19,7 @@ pub mod leaving;
 pub mod metrics;
 mod names;
 pub mod offloads;
+mod own_addresses;
 mod problem;
 pub mod reachability;
 mod refusal;

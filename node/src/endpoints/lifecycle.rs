@@ -2,6 +2,7 @@
 
 use crate::{
     attachment, clock,
+    endpoint_config::EndpointConfig,
     enforcement::{Enforcement, RunningEndpoint},
     folder::Folder,
     names::resolver::Tasks as NameTasks,
@@ -126,9 +127,12 @@ impl Endpoints {
             let public_key = endpoint.public_key();
             endpoint.watch_denials(view.triggers(network).next().is_some());
             let served = self.workers.serve(network, endpoint, sockets, self.names.clone())?;
-            served.apply(view.revision, &view.network_changes(network));
+            let (mut config, changes) =
+                (EndpointConfig::new(network.clone()), view.network_changes(network));
+            let config_changes = config.changes(view.view(), &changes);
+            served.apply(view.revision, config_changes, &changes);
             self.kept.lock().insert(network.clone(), kept);
-            Ok(RunningEndpoint::new(served, public_key, port))
+            Ok(RunningEndpoint::new(served, public_key, port, config))
         })?;
         let Some(served) = started else { return Ok(false) };
         served.endpoint.set_stun_servers(&self.stun_servers.lock());

@@ -3,14 +3,13 @@
 use super::{source_addresses::SourceAddresses, tasks::TaskQueue};
 use crate::{
     clock,
-    endpoint_config::config_changes,
     names::resolver::{Effect, NetworkResolver},
     offloads::Offloads,
     relay_queue,
     sys::{self, Tun},
 };
 use meshward_control_proto::Change;
-use meshward_datapath::{CoalesceOptions, Endpoint, WorkloadIndex};
+use meshward_datapath::{CoalesceOptions, ConfigChange, Endpoint, WorkloadIndex};
 use meshward_types::{Revision, relay::RelayNetwork};
 use parking_lot::RwLock;
 use std::{
@@ -51,13 +50,14 @@ pub(super) struct OffloadFlags {
 
 impl ServedEndpoint {
     /// Applies changes of the network's view: when this returns, they are in force for the next
-    /// packet and the next query.
+    /// packet and the next query. `config`: the changes as the endpoint's configuration.
     pub(crate) fn apply<'a>(
         &self,
         revision: Revision,
-        changes: impl IntoIterator<Item = &'a Change> + Clone,
+        config: Vec<ConfigChange>,
+        changes: impl IntoIterator<Item = &'a Change>,
     ) {
-        self.endpoint.apply(clock::now(), config_changes(changes.clone()));
+        self.endpoint.apply(clock::now(), config);
         if self.resolver.apply(revision, changes) == Effect::Settings {
             let streams = self.endpoint.resolver().streams;
             self.endpoint.set_resolver(self.resolver.config(streams));
