@@ -6,6 +6,7 @@
 
 mod acl_cache;
 mod inputs;
+mod narrowed;
 mod rules;
 mod step;
 mod table;

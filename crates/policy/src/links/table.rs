@@ -3,6 +3,7 @@
 use super::{
     acl_cache::{Compiled, Matched, Pair, RuleId},
     inputs::{Known, LinkInputs, next_generation},
+    narrowed::Narrowed,
     rules::{RuleEntry, Side},
     step::{Bounds, LinkChange, PolicyStep},
 };
@@ -10,7 +11,7 @@ use crate::{
     document::{Declarations, Mode, Policy},
     selecting::Selecting,
 };
-use meshward_types::{AcceptFrom, Acl, IdentityId, Labels, Selector};
+use meshward_types::{AcceptFrom, Acl, IdentityId, Labels, Selector, ServiceName};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
@@ -29,6 +30,8 @@ pub struct Links {
     /// The identities that have a link *to* the key.
     into: HashMap<IdentityId, BTreeSet<IdentityId>>,
     acls: Compiled,
+    /// The links that rules about services alone open.
+    narrowed: Narrowed,
 }
 
 impl Links {
@@ -49,6 +52,7 @@ impl Links {
             from: HashMap::new(),
             into: HashMap::new(),
             acls: Compiled::default(),
+            narrowed: Narrowed::new(),
         };
         let step = links.step(policy);
         links.apply_step(&step);
@@ -107,9 +111,13 @@ impl Links {
         self.inputs.generation = next_generation();
         let mut changes = Vec::new();
         for ((from, to), rules) in matched {
+            let services = self.inputs.opening_services((from, to), &rules);
             let matched = Matched { rules, declared: self.inputs.declared(from, to) };
             let acl =
                 self.acls.of(&self.inputs.policy, matched, |rule| self.inputs.rules.get(&rule));
+            if let Some(services) = services.filter(|_| acl.is_some()) {
+                self.narrowed.insert((from, to), services);
+            }
             changes.extend(self.set((from, to), acl));
         }
         changes
@@ -195,6 +203,8 @@ impl Links {
             self.set((change.from, change.to), change.after.clone());
         }
         self.acls.forget(|rule| self.inputs.rules.contains_key(&rule));
+        let narrowed = self.inputs.narrowed(|(from, to)| self.acl(from, to).is_some());
+        self.narrowed = narrowed;
     }
 
     fn set(&mut self, (from, to): Pair, acl: Option<Arc<Acl>>) -> Option<LinkChange> {
@@ -204,6 +214,7 @@ impl Links {
                 self.from.entry(from).or_default().insert(to, acl.clone())
             }
             None => {
+                self.narrowed.remove(&(from, to));
                 remove_from(&mut self.into, to, |set| {
                     set.remove(&from);
                     set.is_empty()
@@ -247,6 +258,26 @@ impl Links {
     /// Returns the ACL of a link; `None` if there is none.
     pub fn acl(&self, from: IdentityId, to: IdentityId) -> Option<&Arc<Acl>> {
         self.from.get(&from)?.get(&to)
+    }
+
+    /// Returns the services whose rules alone open a link; `None` if there is no link, or anything
+    /// else opens it, too.
+    pub fn narrowed(&self, from: IdentityId, to: IdentityId) -> Option<&BTreeSet<ServiceName>> {
+        self.narrowed.get(&(from, to))
+    }
+
+    /// Returns the links that rules about services alone open: from, to, and these services.
+    pub fn all_narrowed(
+        &self,
+    ) -> impl Iterator<Item = (IdentityId, IdentityId, &BTreeSet<ServiceName>)> {
+        self.narrowed.iter().map(|((from, to), services)| (*from, *to, services))
+    }
+
+    /// Returns `true` if a link between two identities, in either direction, is open and not
+    /// narrowed: each needs to know all workloads of the other.
+    pub fn are_widely_linked(&self, a: IdentityId, b: IdentityId) -> bool {
+        let is_wide = |from, to| self.acl(from, to).is_some() && self.narrowed(from, to).is_none();
+        is_wide(a, b) || is_wide(b, a)
     }
 
     /// Returns the links that begin at an identity.
