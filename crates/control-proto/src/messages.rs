@@ -1,7 +1,8 @@
 //! The messages of a session.
 
 use crate::{
-    Change, EndpointReport, Fired, LinkCount, LoggedFlow, MAX_ANSWER, WorkloadReport,
+    Change, EndpointReport, Fired, InstanceLoad, LinkCount, LoggedFlow, MAX_ANSWER, MAX_LOADS,
+    WorkloadReport,
     codec::PART_ELEMENTS,
     in_parts,
     relay::RelaySpec,
@@ -91,6 +92,9 @@ pub enum FromNode {
         /// The finding.
         health: Health,
     },
+    /// The load of all instances that the node's workloads have flows with through services: at most
+    /// once a second, and only if it has changed.
+    Load(#[serde(deserialize_with = "at_most::<_, _, MAX_LOADS>")] Vec<InstanceLoad>),
 }
 
 impl FromNode {

@@ -3,8 +3,8 @@
 use crate::{codec::PART_BYTES, encoded_size};
 use ipnet::IpNet;
 use meshward_types::{
-    AcceptFrom, Count, Health, IdentityId, Labels, NetworkName, Protocol, PublicKey, WorkloadId,
-    WorkloadName,
+    AcceptFrom, Count, Health, IdentityId, Labels, NetworkName, Protocol, PublicKey, ServiceName,
+    WorkloadId, WorkloadName,
     bounded::{as_printable, as_printable_if_any, at_most},
     measurement::{ImageSignature, Measurement, Sha256},
     relay::RelayNumber,
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 /// The largest number of elements in a list of a report. Lists that users control have lower
@@ -126,6 +127,26 @@ pub struct ImageSignatures {
     pub image: Sha256,
     /// The signatures.
     pub signatures: Vec<ImageSignature>,
+}
+
+/// The largest number of instances of which a node reports the load.
+pub const MAX_LOADS: usize = 1024;
+
+/// The load of an instance: the flows that a node's workloads have with it through a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceLoad {
+    /// The network.
+    pub network: NetworkName,
+    /// The service.
+    pub service: ServiceName,
+    /// The instance.
+    pub instance: WorkloadId,
+    /// The flows that are open.
+    pub open: u32,
+    /// The flows that were begun in the last second.
+    pub begun: u32,
+    /// The smoothed time to connect; `None` if it is not known.
+    pub connect_time: Option<Duration>,
 }
 
 /// A trigger that has fired.

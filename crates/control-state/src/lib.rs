@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod change_log;
 pub mod ipam;
+pub mod loads;
 pub mod plan;
 pub mod plans;
 pub mod records;

@@ -2,8 +2,8 @@
 
 use crate::support::Shop;
 use meshward_control_proto::{
-    Answer, EndpointReport, Fired, FromNode, InstanceId, LinkCount, LoggedFlow, Question,
-    ResourceKey, WorkloadCuts, WorkloadFlows, WorkloadReport,
+    Answer, EndpointReport, Fired, FromNode, InstanceId, InstanceLoad, LinkCount, LoggedFlow,
+    MAX_LOADS, Question, ResourceKey, WorkloadCuts, WorkloadFlows, WorkloadReport,
     view::{Digest, Hash128, ResourceHashes},
 };
 use meshward_lab::Workload;
@@ -13,7 +13,7 @@ use meshward_types::{
 };
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 /// The messages of a liar in one session, after a valid hello.
@@ -72,6 +72,17 @@ fn fired(workload: &WorkloadId, trigger: &str) -> FromNode {
         distinct_ports: u32::MAX,
         distinct_addresses: u32::MAX,
     })
+}
+
+fn load(instance: &WorkloadId) -> InstanceLoad {
+    InstanceLoad {
+        network: network(),
+        service: "api".parse().unwrap(),
+        instance: instance.clone(),
+        open: u32::MAX,
+        begun: u32::MAX,
+        connect_time: Some(Duration::MAX),
+    }
 }
 
 /// Those whom the lies are about.
@@ -333,6 +344,17 @@ impl Others {
                 let lies = vec![
                     lie("another's illness", vec![health(api), health(web)]),
                     lie("illnesses of nobody", vec![health("nobody".parse().unwrap()); 300]),
+                ];
+                (lies, Some(FromNode::Load(vec![])))
+            }
+            FromNode::Load(_) => {
+                let lies = vec![
+                    lie("the load of others' workloads", vec![FromNode::Load(vec![load(&api)]); 3]),
+                    lie(
+                        "more load than there can be",
+                        vec![FromNode::Load(vec![load(&web); MAX_LOADS + 1])],
+                    ),
+                    lie("load without end", vec![FromNode::Load(vec![load(&web); MAX_LOADS]); 300]),
                 ];
                 (lies, Some(FromNode::Leave))
             }

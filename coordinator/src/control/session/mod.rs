@@ -208,6 +208,8 @@ impl NodeSession {
             FromNode::Fired(fired) => {
                 reactions::fire(&self.link.mesh, &self.link.node, fired).await;
             }
+            // Subsets do not follow the load yet.
+            FromNode::Load(_) => {}
             FromNode::Renew { csr } => self.link.renew(&csr).await?,
             FromNode::Hello { .. }
             | FromNode::Inventory { .. }

@@ -162,6 +162,14 @@ fn from_node() -> Vec<Vec<u8>> {
         distinct_ports: 8,
         distinct_addresses: 7,
     };
+    let load = InstanceLoad {
+        network: name("shop"),
+        service: name("api"),
+        instance: name("w1"),
+        open: 300,
+        begun: 20,
+        connect_time: Some(Duration::from_micros(700)),
+    };
     vec![
         tagged(0, &hello),
         tagged(0, &has),
@@ -171,6 +179,7 @@ fn from_node() -> Vec<Vec<u8>> {
         tagged(0, &FromNode::Renew { csr: vec![1, 2, 3] }),
         tagged(0, &FromNode::Leave),
         tagged(0, &FromNode::Health { workload: name("w1"), health: Health::Unhealthy }),
+        tagged(0, &FromNode::Load(vec![load])),
     ]
 }
 

@@ -69,6 +69,7 @@ fn the_messages_of_sessions_are_of_every_kind() {
         FromNode::Degraded(_) => 10,
         FromNode::Leave => 11,
         FromNode::Health { .. } => 12,
+        FromNode::Load(_) => 13,
     });
     check(&from_coordinator(), |message| match message {
         FromCoordinator::Compare => 0,
@@ -314,6 +315,14 @@ fn from_node() -> Vec<FromNode> {
         FromNode::Degraded(None),
         FromNode::Leave,
         FromNode::Health { workload: of("w1"), health: Health::Unhealthy },
+        FromNode::Load(vec![InstanceLoad {
+            network: shop(),
+            service: of("api"),
+            instance: of("w1"),
+            open: 300,
+            begun: 20,
+            connect_time: Some(Duration::from_micros(700)),
+        }]),
     ]
 }
 

@@ -159,9 +159,23 @@ impl Subsets {
         linked.map(|slot| self.clients.keys[slot as usize])
     }
 
+    /// Returns `true` if a client's node is linked with an instance.
+    pub fn links(&self, client: u32, instance: &WorkloadId) -> bool {
+        let (client, instance) =
+            (self.clients.slots.get(&client), self.instances.slots.get(instance));
+        client.zip(instance).is_some_and(|(client, instance)| {
+            self.matching.linked(Side::Clients, *client).any(|slot| slot == *instance)
+        })
+    }
+
     /// Returns all instances.
     pub fn instances(&self) -> impl Iterator<Item = &WorkloadId> {
         self.instances.slots.keys()
+    }
+
+    /// Returns `true` if a workload is among the instances.
+    pub fn has_instance(&self, id: &WorkloadId) -> bool {
+        self.instances.slots.contains_key(id)
     }
 
     /// Returns all clients' nodes.

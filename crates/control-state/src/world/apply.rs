@@ -62,6 +62,12 @@ impl World {
         }
         world.update_forensics(&mut deltas);
         world.networks.values_mut().for_each(NetworkState::find_concerned);
+        let names: Vec<NetworkName> = world.networks.keys().cloned().collect();
+        for name in names {
+            world.with_builder(&name, &mut deltas, |builder| {
+                builder.narrowing_changed();
+            });
+        }
         Ok(world)
     }
 

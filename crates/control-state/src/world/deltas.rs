@@ -8,6 +8,7 @@
 
 use super::{
     drains::Drains,
+    extent::Extent,
     network::NetworkState,
     node_set::{NodeIndex, NodeSet},
     nodes::Nodes,
@@ -19,10 +20,10 @@ use meshward_control_proto::{
     Change, Resource, ResourceKey,
     relay::{RelaySpec, ToRelay},
 };
-use meshward_policy::{LinkChange, Policy, PolicyStep};
+use meshward_policy::LinkChange;
 use meshward_types::{IdentityId, NetworkName, NodeName, WorkloadId};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -85,7 +86,7 @@ impl Deltas {
         }
     }
 
-    fn push_to(&mut self, node: NodeIndex, changes: Vec<Change>) {
+    pub(super) fn push_to(&mut self, node: NodeIndex, changes: Vec<Change>) {
         self.push(NodeSet::from_iter([node]), changes);
     }
 }
@@ -109,14 +110,29 @@ pub(super) struct NodeBefore {
     pub(super) peer: Option<(ResourceKey, Resource)>,
 }
 
+/// A workload that starts or stops, as far as narrowing is concerned.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival<'a> {
+    /// The workload.
+    pub(super) id: &'a WorkloadId,
+    /// Its identity.
+    pub(super) identity: IdentityId,
+    /// Its node.
+    pub(super) node: NodeIndex,
+    /// `true` if no other workload has the identity.
+    pub(super) is_only: bool,
+    /// `true` if no other workload of the node has it.
+    pub(super) is_only_on_node: bool,
+}
+
 /// The identity of a workload that starts.
 struct Starting<'a> {
     identity: IdentityId,
     node: NodeIndex,
     /// The identities that links join with it.
     neighbours: &'a BTreeSet<IdentityId>,
-    /// The neighbours that the node has not met.
-    unmet: Vec<IdentityId>,
+    /// The neighbours that the node meets now, or to another extent than before.
+    met: Vec<(IdentityId, Extent)>,
     /// `true` if no workload had the identity.
     is_new: bool,
     /// `true` if no workload of the node had it.
@@ -138,7 +154,7 @@ impl DeltaBuilder<'_> {
         NetworkResources { network, nodes, quarantines, drains }
     }
 
-    fn name(&self) -> NetworkName {
+    pub(super) fn name(&self) -> NetworkName {
         self.network.record.name.clone()
     }
 
@@ -146,8 +162,13 @@ impl DeltaBuilder<'_> {
         self.deltas.muted
     }
 
+    /// Makes all deltas that follow urgent.
+    pub(super) fn make_urgent(&mut self) {
+        self.deltas.urgency = Urgency::Urgent;
+    }
+
     /// Derives deltas that are sent at once. Those that follow are not.
-    fn urgently(&mut self, derive: impl FnOnce(&mut Self)) {
+    pub(super) fn urgently(&mut self, derive: impl FnOnce(&mut Self)) {
         self.deltas.urgency = Urgency::Urgent;
         derive(self);
         self.deltas.urgency = Urgency::Batched;
@@ -168,23 +189,30 @@ impl DeltaBuilder<'_> {
         }
         let neighbours = self.network.links.neighbours(identity);
         let is_first = !self.network.runs(node, identity);
-        let is_unmet = |other: &IdentityId| is_first && !self.network.meets(node, *other);
-        let unmet = neighbours.iter().copied().filter(is_unmet).collect();
+        let others = neighbours.iter().filter(|_| is_first);
+        let mut met: Vec<(IdentityId, Extent)> =
+            others.map(|other| (*other, self.network.extent(node, *other))).collect();
         self.network.add(record, node, state);
+        met.retain_mut(|(other, extent)| {
+            let before = std::mem::replace(extent, self.network.extent(node, *other));
+            *extent > before
+        });
         let Some(workload) = self.network.workloads.get(&id) else { return };
         let workload = put(self.resources().workload(workload));
         self.push_start(
-            Starting { identity, node, neighbours: &neighbours, unmet, is_new, is_first },
+            Starting { identity, node, neighbours: &neighbours, met, is_new, is_first },
             workload,
         );
         if is_first {
             self.services_started(identity, node, is_new);
         }
+        let (is_only, is_only_on_node) = (is_new, is_first);
+        self.narrowing_started(Arrival { id: &id, identity, node, is_only, is_only_on_node });
     }
 
     /// Appends the deltas of a workload that was added.
     fn push_start(&mut self, starting: Starting, workload: Change) {
-        let Starting { identity, node, neighbours, unmet, is_new, is_first } = starting;
+        let Starting { identity, node, neighbours, met, is_new, is_first } = starting;
         let subscribers = self.network.subscribers(identity);
         let resources = self.resources();
         let mut all = Vec::new();
@@ -193,9 +221,9 @@ impl DeltaBuilder<'_> {
                 all.push((self.network.host_set(other), resources.between(identity, other)));
             }
             let spec = resources.identity(identity).into_iter().map(put).collect();
-            all.push((subscribers.clone(), spec));
+            all.push((subscribers, spec));
         }
-        let mut others = subscribers;
+        let mut others = self.network.wide_subscribers(identity);
         others.remove(node);
         if is_first {
             all.push((others.clone(), resources.peer(node).into_iter().map(put).collect()));
@@ -204,7 +232,10 @@ impl DeltaBuilder<'_> {
         if is_first {
             own.extend(resources.identity(identity).map(put));
             own.extend(neighbours.iter().flat_map(|other| resources.between(identity, *other)));
-            own.extend(unmet.into_iter().flat_map(|other| resources.section(other, Some(node))));
+            own.extend(met.into_iter().flat_map(|(other, extent)| match extent {
+                Extent::All => resources.section(other, Some(node)),
+                _ => resources.identity(other).map(put).into_iter().collect(),
+            }));
         }
         own.push(workload.clone());
         all.push((others, vec![workload]));
@@ -229,8 +260,13 @@ impl DeltaBuilder<'_> {
             (self.network.links.neighbours(identity), self.network.subscribers(identity));
         let name = self.name();
         let services = self.services_before(identity);
+        let others = neighbours.iter().copied().filter(|other| *other != identity);
+        let others = others.chain([identity]);
+        let met: Vec<(IdentityId, Extent)> =
+            others.map(|other| (other, self.network.extent(node, other))).collect();
+        let mut all = self.network.wide_subscribers(identity);
         self.network.remove(id, node);
-        let mut all = subscribers.clone();
+        all |= self.network.narrowing.forget_workload(id);
         all.insert(node);
         self.deltas.push(all, vec![Change::Drop(self.resources().workload_key(id))]);
         let ended = self.network.hosts(identity).is_none();
@@ -256,11 +292,14 @@ impl DeltaBuilder<'_> {
                 vec![Change::Drop(ResourceKey::Identity(name.clone(), identity))],
             );
         }
-        if !self.network.runs(node, identity) {
-            let own = self.last_stopped(node, identity, &neighbours);
+        let is_only_on_node = !self.network.runs(node, identity);
+        if is_only_on_node {
+            let own = self.last_stopped(node, identity, met);
             self.deltas.push_to(node, own);
             self.services_stopped(services, node, ended);
         }
+        let stopped = Arrival { id, identity, node, is_only: ended, is_only_on_node };
+        self.narrowing_stopped(stopped, &neighbours);
     }
 
     /// Adds a refused workload. If it was admitted before, it has been cut.
@@ -281,126 +320,37 @@ impl DeltaBuilder<'_> {
         self.deltas.push_to(node, vec![dropped]);
     }
 
-    /// Returns the changes for a node that has stopped its last workload of an identity.
+    /// Returns the changes for a node that has stopped its last workload of an identity. `met` are
+    /// the identity and those that had links with it, with the extents to which the node met them.
     fn last_stopped(
         &self,
         node: NodeIndex,
         identity: IdentityId,
-        neighbours: &BTreeSet<IdentityId>,
+        met: Vec<(IdentityId, Extent)>,
     ) -> Vec<Change> {
         let (name, resources) = (self.name(), self.resources());
         let mut changes = Vec::new();
-        for &other in neighbours {
-            if !self.network.runs(node, other) {
-                changes.push(Change::Drop(ResourceKey::Link(name.clone(), identity, other)));
-                changes.push(Change::Drop(ResourceKey::Link(name.clone(), other, identity)));
+        for (other, _) in met.iter().filter(|(other, _)| !self.network.runs(node, *other)) {
+            changes.push(Change::Drop(ResourceKey::Link(name.clone(), identity, *other)));
+            if *other != identity {
+                changes.push(Change::Drop(ResourceKey::Link(name.clone(), *other, identity)));
             }
         }
-        for &other in neighbours.iter().chain([&identity]) {
-            match (self.network.meets(node, other), self.network.runs(node, other)) {
-                (true, _) => {}
-                (false, true) => changes.extend(resources.drop_others(other, node)),
-                (false, false) => changes.push(Change::Forget(name.clone(), other)),
+        for (other, before) in met {
+            let forget = Change::Forget(name.clone(), other);
+            match (before, self.network.extent(node, other), self.network.runs(node, other)) {
+                (_, Extent::All, _)
+                | (Extent::Subset, Extent::Subset, _)
+                | (Extent::Subset | Extent::None, _, true) => {}
+                (Extent::All, _, true) => changes.extend(resources.drop_others(other, node)),
+                (_, Extent::None, false) => changes.push(forget),
+                (_, Extent::Subset, false) => {
+                    changes.push(forget);
+                    changes.extend(resources.identity(other).map(put));
+                }
             }
         }
         changes
-    }
-
-    /// Sets the network's policy. `step` is the effect on the links, if it has been computed;
-    /// `resets`: see [`PolicyRecord`](crate::records::PolicyRecord).
-    pub(super) fn set_policy(
-        &mut self,
-        policy: Arc<Policy>,
-        step: Option<Arc<PolicyStep>>,
-        resets: u64,
-    ) {
-        self.deltas.urgency = Urgency::Urgent;
-        let triggers: Vec<_> = self.resources().triggers().collect();
-        let settings = |policy: &Policy, resets: u64| {
-            (!policy.admission.is_empty(), policy.conduct(resets), policy.dns.clone())
-        };
-        let old = self.network.links.policy().clone();
-        let settings_changed = settings(&old, self.network.resets) != settings(&policy, resets);
-        self.network.resets = resets;
-        self.network.names_node = policy.speaks_of_nodes();
-        let is_current = |step: &Arc<PolicyStep>| {
-            self.network.links.are_inputs_of(step) && step.policy().let_in == policy.let_in
-        };
-        let step = match step.filter(is_current) {
-            Some(step) => step,
-            None => Arc::new(self.network.links.step(policy)),
-        };
-        let ends: BTreeSet<IdentityId> =
-            step.changes.iter().flat_map(|change| [change.from, change.to]).collect();
-        let before: Vec<(IdentityId, NodeSet)> =
-            ends.iter().map(|id| (*id, self.network.subscribers(*id))).collect();
-        self.network.links.apply_step(&step);
-        if old.services != self.network.links.policy().services {
-            self.network.services.set_policy(&self.network.links.policy().services);
-        }
-        if self.is_muted() {
-            return;
-        }
-        if settings_changed {
-            self.network_changed();
-        }
-        self.push_triggers(&triggers);
-        self.push_links(&step);
-        for (identity, before) in before {
-            self.push_subscribers(identity, &before);
-        }
-        self.services_changed(&old, &step);
-    }
-
-    /// Appends the differences between the triggers and those of before.
-    fn push_triggers(&mut self, before: &[(ResourceKey, Resource)]) {
-        let now: Vec<_> = self.resources().triggers().collect();
-        let gone = before.iter().filter(|(key, _)| !now.iter().any(|(own, _)| own == key));
-        let gone = gone.map(|(key, _)| Change::Drop(key.clone()));
-        let new = now.iter().filter(|resource| !before.contains(resource)).cloned().map(put);
-        let changes = gone.chain(new).collect();
-        self.deltas.push(self.network.members().clone(), changes);
-    }
-
-    /// Appends the changes of links for the nodes that run one of their ends.
-    fn push_links(&mut self, step: &PolicyStep) {
-        let name = self.name();
-        let mut by_end: HashMap<IdentityId, Vec<Change>> = HashMap::new();
-        for LinkChange { from, to, after, .. } in &step.changes {
-            let (from, to) = (*from, *to);
-            let change = match after {
-                Some(acl) => put(self.resources().link(from, to, acl)),
-                None => Change::Drop(ResourceKey::Link(name.clone(), from, to)),
-            };
-            by_end.entry(from).or_default().push(change.clone());
-            if from != to {
-                by_end.entry(to).or_default().push(change);
-            }
-        }
-        for (end, changes) in by_end {
-            let hosts = self.network.host_set(end);
-            self.deltas.push(hosts, changes);
-        }
-    }
-
-    /// Appends the changes for nodes that now meet an identity, or no longer do.
-    fn push_subscribers(&mut self, identity: IdentityId, before: &NodeSet) {
-        let (after, hosts) = (self.network.subscribers(identity), self.network.host_set(identity));
-        let (gained, lost) = (&after - before, before - &after);
-        if !gained.is_empty() {
-            let section = self.resources().section(identity, None);
-            self.deltas.push(&gained - &hosts, section);
-            for node in (&gained & &hosts).iter() {
-                let section = self.resources().section(identity, Some(node));
-                self.deltas.push_to(node, section);
-            }
-        }
-        let forget = Change::Forget(self.name(), identity);
-        self.deltas.push(&lost - &hosts, vec![forget]);
-        for node in (&lost & &hosts).iter() {
-            let dropped = self.resources().drop_others(identity, node);
-            self.deltas.push_to(node, dropped);
-        }
     }
 
     /// Derives the deltas of a node that has joined or changed.
@@ -479,9 +429,14 @@ impl DeltaBuilder<'_> {
     /// Appends a workload for all nodes that know it.
     fn push_workload(&mut self, record: &WorkloadRecord) {
         self.deltas.urgency = Urgency::Urgent;
-        let mut all = self.network.subscribers(record.identity);
+        let mut all = self.network.wide_subscribers(record.identity);
+        all |= self.network.narrowing.knowing(&record.id).cloned().unwrap_or_default();
         all.extend(self.nodes.index(&record.node));
-        let changes = vec![put(self.resources().workload(record))];
-        self.deltas.push(all, changes);
+        let is_retiring = |node: &NodeIndex| self.network.narrowing.is_retiring(*node, &record.id);
+        let retiring: NodeSet = all.iter().filter(is_retiring).collect();
+        let (usual, drained) =
+            (put(self.resources().workload(record)), put(self.resources().drained(record)));
+        self.deltas.push(&all - &retiring, vec![usual]);
+        self.deltas.push(retiring, vec![drained]);
     }
 }

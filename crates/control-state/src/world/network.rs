@@ -2,6 +2,7 @@
 
 use super::{
     names::Names,
+    narrowing::Narrowing,
     node_set::{NodeIndex, NodeSet},
     quarantines::QuarantineState,
     services::Services,
@@ -66,6 +67,8 @@ pub struct NetworkState {
     pub links: Links,
     /// The services.
     pub services: Services,
+    /// The subsets of services, and what nodes know because of them.
+    pub narrowing: Narrowing,
     /// The admitted workloads.
     pub workloads: HashMap<WorkloadId, Arc<WorkloadRecord>>,
     /// The identities, those without a workload included.
@@ -126,6 +129,7 @@ impl NetworkState {
             resets: 0,
             names_node: false,
             services: Services::default(),
+            narrowing: Narrowing::default(),
             workloads: HashMap::new(),
             identities: BTreeMap::new(),
             by_subject: HashMap::new(),
@@ -185,23 +189,15 @@ impl NetworkState {
         self.on_node.get(&node).is_some_and(|on| on.identities.contains_key(&identity))
     }
 
-    /// Returns `true` if a link joins an identity with one of a node's.
-    pub fn meets(&self, node: NodeIndex, identity: IdentityId) -> bool {
-        let linked = |own: IdentityId| {
-            self.links.acl(own, identity).is_some() || self.links.acl(identity, own).is_some()
-        };
-        self.identities_on(node).any(linked)
+    /// Returns `true` if a node runs a workload.
+    pub fn runs_workload(&self, node: NodeIndex, id: &WorkloadId) -> bool {
+        self.on_node.get(&node).is_some_and(|on| on.workloads.contains(id))
     }
 
     /// Returns the nodes that meet an identity.
     pub fn subscribers(&self, identity: IdentityId) -> NodeSet {
         let neighbours = self.links.neighbours(identity);
         neighbours.into_iter().filter_map(|other| self.hosts(other)).collect()
-    }
-
-    /// Returns the nodes that have a node as a peer, and itself if it meets an identity of its own.
-    pub fn meeting(&self, node: NodeIndex) -> NodeSet {
-        self.identities_on(node).map(|identity| self.subscribers(identity)).collect()
     }
 
     /// Returns the nodes that serve the network.

@@ -110,6 +110,23 @@ impl NetworkResources<'_> {
         workload_resource(record, self.state_of(record))
     }
 
+    /// Returns an admitted workload for a node that is to begin no flows to it.
+    pub(super) fn drained(&self, record: &WorkloadRecord) -> (ResourceKey, Resource) {
+        workload_resource(record, WorkloadState { draining: true, ..self.state_of(record) })
+    }
+
+    /// Returns an admitted workload as a node has it that knows it because of subsets alone.
+    pub(super) fn workload_for(
+        &self,
+        node: NodeIndex,
+        record: &WorkloadRecord,
+    ) -> (ResourceKey, Resource) {
+        match self.network.narrowing.is_retiring(node, &record.id) {
+            true => self.drained(record),
+            false => self.workload(record),
+        }
+    }
+
     /// Returns the state of a workload beside its record.
     pub(super) fn state_of(&self, record: &WorkloadRecord) -> WorkloadState {
         let quarantine = self.quarantines.state_of(&record.id);

@@ -120,6 +120,8 @@ impl World {
 struct Needs {
     own: BTreeSet<IdentityId>,
     met: BTreeSet<IdentityId>,
+    /// The identities of which the node knows all workloads.
+    met_widely: BTreeSet<IdentityId>,
     links: BTreeSet<(IdentityId, IdentityId)>,
 }
 
@@ -132,13 +134,15 @@ impl Needs {
             links.extend(network.links.arriving(identity).map(|(from, _)| (from, identity)));
             met.extend(network.links.neighbours(identity));
         }
-        Self { own, met, links }
+        let met_widely =
+            met.iter().copied().filter(|other| network.meets_widely(node, *other)).collect();
+        Self { own, met, met_widely, links }
     }
 }
 
 fn add(all: &NetworkResources, node: NodeIndex, parts: &mut ViewParts) {
     let (network, name) = (all.network, all.name());
-    let Needs { own, met, links } = Needs::of(network, node);
+    let Needs { own, met, met_widely, links } = Needs::of(network, node);
     parts.links.extend(links.into_iter().filter_map(|(from, to)| {
         let acl = network.links.acl(from, to)?.clone();
         Some(SharedLink { network: name.clone(), from, to, acl })
@@ -146,35 +150,56 @@ fn add(all: &NetworkResources, node: NodeIndex, parts: &mut ViewParts) {
     parts.refused.extend(network.refused_on(node).cloned());
     parts.resources.extend(network.services_on(node).filter_map(|own| all.service(own)));
     parts.resources.extend(own.union(&met).filter_map(|identity| all.identity(*identity)));
-    parts.groups.extend(met.iter().filter_map(|identity| network.group(*identity).cloned()));
-    let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
+    let groups = met_widely.iter().filter_map(|identity| network.group(*identity).cloned());
+    parts.groups.extend(groups);
+    let unmet = network.workloads_on(node).filter(|record| !met_widely.contains(&record.identity));
     parts.workloads.extend(unmet.cloned());
-    let peers: NodeSet = met.iter().filter_map(|identity| network.hosts(*identity)).collect();
-    let peers = peers.iter().filter(|peer| *peer != node);
-    parts.resources.extend(peers.filter_map(|peer| all.peer(peer)));
+    let known = known_by_subsets(network, node).map(|own| all.workload_for(node, own));
+    parts.resources.extend(known);
+    let peers = peers(all, node, &met_widely);
+    parts.resources.extend(peers.iter().filter_map(|peer| all.peer(peer)));
 }
 
 fn digest_in(all: &NetworkResources, node: NodeIndex) -> Digest {
     let network = all.network;
-    let Needs { own, met, links } = Needs::of(network, node);
+    let Needs { own, met, met_widely, links } = Needs::of(network, node);
     let links = links
         .into_iter()
         .filter_map(|(from, to)| Some(all.link(from, to, network.links.acl(from, to)?)));
     let identities = own.union(&met).filter_map(|identity| all.identity(*identity));
-    let unmet = network.workloads_on(node).filter(|record| !met.contains(&record.identity));
+    let unmet = network.workloads_on(node).filter(|record| !met_widely.contains(&record.identity));
+    let known = known_by_subsets(network, node).map(|own| all.workload_for(node, own));
     let refused = network.refused_on(node).map(|record| refused_resource(record));
     let resources =
         links.chain(identities).chain(refused).chain(unmet.map(|record| all.workload(record)));
+    let resources = resources.chain(known);
     let services = network.services_on(node).filter_map(|own| all.service(own));
     let resources = resources.chain(services);
     let mut digest: Digest =
         resources.map(|(key, resource)| Hash128::of(&key, &resource)).collect();
-    for identity in &met {
+    for identity in &met_widely {
         digest.join(network.digest_of(*identity));
     }
-    let mut peers = network.meeting(node);
-    peers.remove(node);
-    // Nodes meet each other: both ends of a link have it.
+    let peers = peers(all, node, &met_widely);
     peers.iter().filter_map(|peer| network.peer(peer)).for_each(|hash| digest.add(hash));
     digest
+}
+
+/// Returns the workloads that a node knows because of subsets alone.
+fn known_by_subsets(
+    network: &NetworkState,
+    node: NodeIndex,
+) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
+    network.narrowing.known_to(node).filter_map(|id| network.workloads.get(id))
+}
+
+/// Returns the peers of a node: the other nodes that run a workload that it knows.
+fn peers(all: &NetworkResources, node: NodeIndex, met_widely: &BTreeSet<IdentityId>) -> NodeSet {
+    let network = all.network;
+    let mut peers: NodeSet =
+        met_widely.iter().filter_map(|identity| network.hosts(*identity)).collect();
+    let hosts = known_by_subsets(network, node).filter_map(|own| all.nodes.index(&own.node));
+    peers.extend(hosts);
+    peers.remove(node);
+    peers
 }
