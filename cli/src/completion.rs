@@ -134,6 +134,20 @@ pub(crate) fn devices() -> Candidates {
     })
 }
 
+pub(crate) fn services() -> Candidates {
+    list(&operations::SERVICES, |service| {
+        vec![Named::new(service.name.to_string(), service.network.to_string())]
+    })
+}
+
+/// Workloads by their ids.
+pub(crate) fn workload_ids() -> Candidates {
+    list(&operations::WORKLOADS, |workload| {
+        let help = format!("{} on {}", workload.name, workload.node);
+        vec![Named::new(workload.id.to_string(), help)]
+    })
+}
+
 /// Workloads by their names and ids.
 pub(crate) fn workloads() -> Candidates {
     list(&operations::WORKLOADS, |workload| {

@@ -25,6 +25,7 @@ mod prefix;
 mod quarantines;
 mod resolver;
 mod routes;
+mod services;
 mod sources;
 mod status;
 mod submission;
@@ -103,6 +104,9 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Egress { verb, which } => egress::egress(&common, verb, which).await?,
         Command::Relay { verb, which } => nodes::relay(&common, verb, which).await?,
         Command::Workload { verb, which } => workloads::workload(&common, verb, which).await?,
+        Command::Service { verb, which } => services::service(&common, verb, which).await?,
+        Command::Drain(wanted) => return services::drain(&common, wanted).await,
+        Command::Undrain(wanted) => return services::undrain(&common, wanted).await,
         Command::Link { verb, which } => workloads::link(&common, verb, which).await?,
         Command::Credential { verb, which } => {
             credentials::credential(&common, verb, which).await?;
@@ -188,6 +192,7 @@ mod tests {
             "route",
             "device",
             "workload",
+            "service",
             "link",
             "credential",
             "quarantine",

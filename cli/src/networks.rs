@@ -75,10 +75,16 @@ fn print(common: &Common, all: &[api::Network]) -> Result<()> {
                 if prefix.addr().is_ipv4() { network.block_v4 } else { network.block_v6 }
             )
         });
-        [network.name.to_string(), list(&network.prefixes), list(blocks), network.mtu.to_string()]
+        [
+            network.name.to_string(),
+            list(&network.prefixes),
+            list(blocks),
+            network.mtu.to_string(),
+            list(&network.resolver),
+        ]
     };
     let none = "no networks; to create one: meshctl network create NAME --cidr 10.42.0.0/16";
-    show(common, all, ["NAME", "PREFIXES", "BLOCK PER NODE", "MTU"], row, none)
+    show(common, all, ["NAME", "PREFIXES", "BLOCK PER NODE", "MTU", "RESOLVER+"], row, none)
 }
 
 /// Returns the network that is named, or the only one that there is.

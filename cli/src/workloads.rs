@@ -10,7 +10,7 @@ use crate::{
 use anyhow::Result;
 use meshward_api_types as api;
 use meshward_api_types::operations;
-use meshward_types::NetworkName;
+use meshward_types::{NetworkName, Serving};
 
 pub(crate) async fn workload(
     common: &Common,
@@ -41,6 +41,10 @@ fn print(common: &Common, all: &[api::Workload], narrowed: bool) -> Result<()> {
         let state = match workload {
             _ if !workload.refused.is_empty() => bad("refused"),
             _ if workload.quarantined => bad("quarantined"),
+            api::Workload {
+                serving: Some(state @ (Serving::Draining | Serving::Unhealthy)),
+                ..
+            } => bad(state),
             _ => good("open"),
         };
         let measured = workload.measurement.as_ref();
@@ -59,6 +63,15 @@ fn print(common: &Common, all: &[api::Workload], narrowed: bool) -> Result<()> {
     let none = "no workloads; start one on a node with: meshctl run --network NAME -- COMMAND";
     show(common, all, columns, row, &listing::none(narrowed, "workloads", none))?;
     if common.is_table() {
+        let nameless = |one: &&api::Workload| one.identity.is_some() && !one.owns_name;
+        for workload in all.iter().filter(nameless) {
+            note!(
+                "{} ({}) has no DNS name: workloads with other labels have taken `{}` before",
+                workload.name,
+                workload.id,
+                workload.name
+            );
+        }
         for workload in all {
             for reason in &workload.refused {
                 note!("{} {} ({}): {reason}", bad("refused:"), workload.name, workload.id);

@@ -71,6 +71,11 @@ device-remove       device remove phone --network shop => would remove device ph
 key-rotate          key rotate --network shop => would rotate key of node cloud
 workload            workload -l app=web
 workload-list       workload list
+service             service
+service-list        service list
+service-show        service show api --network shop
+drain               drain SPARE => would drain 1 workload
+undrain             undrain API => would end the drain of 1 workload
 link                link
 link-list           link list
 credential          credential
@@ -106,6 +111,12 @@ completions         completions bash
 man                 man MAN => would write page meshctl.1
 ";
 
+/// A policy that opens these ports, with a service.
+fn policy(ports: &str) -> String {
+    let service = "{ name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }] }";
+    format!("{}services: [{service}]\n", allow(ports))
+}
+
 /// A mesh with one of everything.
 struct Everything {
     shop: Shop,
@@ -113,21 +124,21 @@ struct Everything {
     spare: Workload,
     free: Netns,
     home: PathBuf,
-    policy: String,
+    next: String,
     token: String,
     device: &'static str,
 }
 
 impl Everything {
     fn new() -> Self {
-        let mut shop = Shop::new(&allow("tcp/8080"));
+        let mut shop = Shop::new(&policy("tcp/8080"));
         let relay = shop.mesh.relay("relay1").unwrap();
         let spare = shop.nodes[0].attach("shop", "app=spare").unwrap();
         let free = Netns::create().unwrap();
         let home = shop.mesh.folder().join("home");
         fs::create_dir_all(&home).unwrap();
-        let policy = shop.mesh.folder().join("next.yaml").display().to_string();
-        fs::write(&policy, allow("tcp/8080, tcp/9090")).unwrap();
+        let next = shop.mesh.folder().join("next.yaml").display().to_string();
+        fs::write(&next, policy("tcp/8080, tcp/9090")).unwrap();
         for node in &shop.nodes {
             let here = &node.site.netns;
             let forwarding = ["-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"];
@@ -142,6 +153,7 @@ impl Everything {
             &["device", "create", "--name", "phone", "--network", "shop", "--gateway", "rack"],
             &["credential", "create", "guest", "--role", "viewer"],
             &["quarantine", "app=spare"],
+            &["drain", &shop.api.id, "--no-wait"],
             &["network", "create", "empty", "--cidr", "10.77.0.0/16"],
         ] {
             mesh.meshctl(arguments).unwrap();
@@ -149,7 +161,7 @@ impl Everything {
         let CreatedToken { kept: Token { id: token, .. }, .. } =
             mesh.read_as(&["token", "create"]).unwrap();
         let everything =
-            Self { _relay: relay, spare, free, home, policy, token, device: "phone", shop };
+            Self { _relay: relay, spare, free, home, next, token, device: "phone", shop };
         let context = everything.shop.mesh.context().display().to_string();
         for name in ["one", "two"] {
             let done =
@@ -171,9 +183,10 @@ impl Everything {
             None => (Coordinator, tried),
         };
         let fill = |word: &str| match word {
-            "POLICY" => self.policy.clone(),
+            "POLICY" => self.next.clone(),
             "TOKEN" => self.token.clone(),
             "SPARE" => self.spare.id.clone(),
+            "API" => self.shop.api.id.clone(),
             "FREE" => self.free.path().display().to_string(),
             "CONTEXT" => self.shop.mesh.context().display().to_string(),
             "MAN" => self.home.join("man").display().to_string(),
@@ -212,6 +225,8 @@ impl Everything {
             "networks",
             "nodes",
             "workloads",
+            "services",
+            "drain",
             "tokens",
             "routes",
             "devices",

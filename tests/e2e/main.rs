@@ -18,6 +18,7 @@ mod devices;
 mod diagnosis;
 mod disk;
 mod docker;
+mod drains;
 mod editing;
 mod egress;
 mod faults;

@@ -5,11 +5,13 @@ mod common;
 mod local;
 mod mesh;
 mod policy;
+mod services;
 
 pub(crate) use common::*;
 pub(crate) use local::*;
 pub(crate) use mesh::*;
 pub(crate) use policy::*;
+pub(crate) use services::*;
 
 use crate::completion;
 use clap::{Parser, Subcommand};
@@ -132,6 +134,25 @@ pub(crate) enum Command {
         #[command(flatten)]
         which: Workloads,
     },
+    /// List services, and show their instances
+    ///
+    /// Services are written in the policy of a network, under `services:`.
+    #[command(visible_alias = "services")]
+    Service {
+        #[command(subcommand)]
+        verb: Option<ServiceVerb>,
+        #[command(flatten)]
+        which: Services,
+    },
+    /// Take a workload or a node out of services, and wait until its flows are gone; or list drains
+    #[command(
+        after_help = "A drained workload gets no new connections through services, and keeps those \
+            that it has. The drain lasts until `meshctl undrain`, or until the workload stops.\n\
+            Exit codes: 0 no flows are left; 1 some are, after the time; 2 invalid request."
+    )]
+    Drain(Drain),
+    /// End the drain of a workload or a node
+    Undrain(Undrain),
     /// List links: who may talk to whom, with counters of what passed and was denied
     #[command(visible_alias = "links")]
     Link {

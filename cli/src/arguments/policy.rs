@@ -3,7 +3,7 @@
 use super::common::{Watching, duration, live};
 use crate::completion;
 use clap::{Args, Subcommand};
-use meshward_types::{LabelKey, NetworkName, PortSpec, Revision, Selector};
+use meshward_types::{LabelKey, NetworkName, PortSpec, Revision, Selector, ServiceName};
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Args)]
@@ -155,9 +155,12 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "SELECTOR")]
     pub from: Selector,
     /// The labels of the server
-    #[arg(long, value_name = "SELECTOR")]
-    pub to: Selector,
-    /// The port, such as tcp/5432, udp/53, icmp
+    #[arg(long, value_name = "SELECTOR", required_unless_present = "service")]
+    pub to: Option<Selector>,
+    /// The service that the client connects to, instead of the server's labels
+    #[arg(long, conflicts_with = "to", add = live(completion::services))]
+    pub service: Option<ServiceName>,
+    /// The port, such as tcp/5432, udp/53, icmp; with --service, a port of the service
     #[arg(long, value_name = "PORT")]
     pub port: PortSpec,
     /// The network, if there are several

@@ -119,10 +119,13 @@ fn schemas(document: &mut Value) {
 }
 
 /// Adds constraints between fields: they cannot be attributes of one field.
-fn together() -> [(&'static str, &'static str, Value); 6] {
+fn together() -> [(&'static str, &'static str, Value); 8] {
     let target = || json!([{ "required": ["selector"] }, { "required": ["workload"] }]);
+    let drained = || json!([{ "required": ["workload"] }, { "required": ["node"] }]);
     let role = |roles: Value| json!({ "enum": roles });
     [
+        ("BeginDrain", "oneOf", drained()),
+        ("DrainTarget", "oneOf", drained()),
         ("Impose", "oneOf", target()),
         ("QuarantineTarget", "oneOf", target()),
         (

@@ -5,6 +5,7 @@ use super::{
     lists::{self, BySelector, Listed, Query},
     problem::ApiError,
     request::{At, Body, Precondition, etag},
+    services,
     state::Api,
 };
 use crate::mesh::Mesh;
@@ -316,7 +317,8 @@ impl Listed for Workload {
 
     fn all(_: &Mesh, world: &World) -> Vec<Self> {
         let refused = world.networks.values().flat_map(|network| network.refused.values());
-        world.workloads().map(admitted).chain(refused.map(|record| refused_one(record))).collect()
+        let admitted = world.workloads().map(|workload| admitted(world, workload));
+        admitted.chain(refused.map(|record| refused_one(record))).collect()
     }
 
     fn keys(world: &World) -> Option<Vec<String>> {
@@ -330,11 +332,8 @@ impl Listed for Workload {
                 let network = world.networks.get(&record.network)?;
                 let labels = &network.identities.get(&record.identity)?.labels;
                 let quarantine = world.quarantine_of(&record.network, labels, Some(&record.id));
-                Some(admitted(AdmittedWorkload {
-                    record,
-                    labels,
-                    is_quarantined: quarantine.is_some(),
-                }))
+                let is_quarantined = quarantine.is_some();
+                Some(admitted(world, AdmittedWorkload { record, labels, is_quarantined }))
             }
         }
     }
@@ -350,13 +349,15 @@ fn refused_one(record: &RefusedRecord) -> Workload {
         prefixes: record.report.prefixes.clone(),
         labels: record.report.labels.clone(),
         identity: None,
+        owns_name: false,
+        serving: None,
         quarantined: false,
         refused: record.reasons.clone(),
         measurement: record.report.measurement.as_deref().map(Measured::from),
     }
 }
 
-fn admitted(workload: AdmittedWorkload<'_>) -> Workload {
+fn admitted(world: &World, workload: AdmittedWorkload<'_>) -> Workload {
     let AdmittedWorkload { record, labels, is_quarantined } = workload;
     Workload {
         id: record.id.clone(),
@@ -367,6 +368,8 @@ fn admitted(workload: AdmittedWorkload<'_>) -> Workload {
         prefixes: record.prefixes.clone(),
         labels: labels.clone(),
         identity: Some(record.identity),
+        owns_name: record.owns_name,
+        serving: Some(services::serving(world, record)),
         quarantined: is_quarantined,
         refused: vec![],
         measurement: record.measurement.as_deref().map(Measured::from),

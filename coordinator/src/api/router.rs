@@ -5,8 +5,8 @@ use super::{
     caller::{self, Origin},
     credentials, devices,
     document::{self, DOCUMENT},
-    health, idempotency, inventory, keys, links, logs, networks, policies, problem, quarantines,
-    relays, request, routes, shape,
+    drains, health, idempotency, inventory, keys, links, logs, networks, policies, problem,
+    quarantines, relays, request, routes, services, shape,
     state::Api,
     tokens, watch,
 };
@@ -36,6 +36,11 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(inventory::get_node, inventory::approve_node, inventory::remove_node))
         .routes(routes!(inventory::list_workloads))
         .routes(routes!(inventory::get_workload))
+        .routes(routes!(services::list))
+        .routes(routes!(services::get))
+        .routes(routes!(drains::begin, drains::list))
+        .routes(routes!(drains::end))
+        .routes(routes!(drains::progress))
         .routes(routes!(links::list))
         .routes(routes!(keys::rotate))
         .routes(routes!(devices::create, devices::list))

@@ -1,7 +1,9 @@
 //! Links, and explanations of verdicts.
 
 use crate::Paged;
-use meshward_types::{Acl, Labels, NetworkName, NodeName, OnDeny, PortSpec, Revision, Selector};
+use meshward_types::{
+    Acl, Labels, NetworkName, NodeName, OnDeny, PortSpec, Revision, Selector, ServiceName,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -62,9 +64,13 @@ pub struct ExplainQuery {
     pub network: Option<NetworkName>,
     /// The client: every identity with these labels, or, if there is none, exactly these labels.
     pub from: Selector,
-    /// The server.
+    /// The server; with `service`, left out.
+    #[serde(default, skip_serializing_if = "Selector::is_empty")]
     pub to: Selector,
-    /// The port, such as `tcp/5432`.
+    /// The service whose instances are the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
+    /// The port, such as `tcp/5432`: of the service, if there is one.
     pub port: PortSpec,
     /// The revision of the policies and quarantines to decide by, among the current workloads
     /// (default: now).

@@ -1,8 +1,12 @@
 //! Networks.
 
 use ipnet::IpNet;
-use meshward_types::{NetworkName, schema::Cidr};
+use meshward_types::{
+    NetworkName,
+    schema::{Address, Cidr},
+};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use utoipa::ToSchema;
 
 /// A network to create.
@@ -46,6 +50,15 @@ pub struct Network {
     pub block_v6: u8,
     /// The MTU of the workloads' interfaces, in bytes.
     pub mtu: u16,
+    /// The blocks from which services get virtual addresses.
+    #[serde(default)]
+    #[schema(value_type = Vec<Cidr>)]
+    pub service_blocks: Vec<IpNet>,
+    /// The addresses at which nodes answer DNS queries of workloads: at most one of each address
+    /// family.
+    #[serde(default)]
+    #[schema(value_type = Vec<Address>)]
+    pub resolver: Vec<IpAddr>,
 }
 
 /// A node's block of a network.

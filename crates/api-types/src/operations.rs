@@ -2,11 +2,12 @@
 //! them, and `meshward-api-client` calls them.
 
 use crate::{
-    ApproveNode, ApproveRoute, AuditEntry, ChangeCredential, CreateCredential, CreateDevice,
-    CreateNetwork, CreateToken, CreatedCredential, CreatedDevice, CreatedToken, Credential, Device,
-    ExplainQuery, Explanation, Impose, Links, Network, Node, Page, Policy, PolicyDifference,
-    PolicyRevision, Quarantine, QuarantineResult, QuarantineTarget, Relay, Rollback, RotateKeys,
-    RotatedKeys, Route, Status, SubmitPolicy, SubmitResult, Token, Workload,
+    ApproveNode, ApproveRoute, AuditEntry, BeginDrain, ChangeCredential, CreateCredential,
+    CreateDevice, CreateNetwork, CreateToken, CreatedCredential, CreatedDevice, CreatedToken,
+    Credential, Device, Drain, DrainProgress, DrainResult, DrainTarget, ExplainQuery, Explanation,
+    Impose, Links, Network, Node, Page, Policy, PolicyDifference, PolicyRevision, Quarantine,
+    QuarantineResult, QuarantineTarget, Relay, Rollback, RotateKeys, RotatedKeys, Route, Service,
+    ServiceDetails, Status, SubmitPolicy, SubmitResult, Token, Workload,
 };
 use std::{
     fmt::{Display, Write as _},
@@ -202,6 +203,20 @@ operations! {
     WORKLOADS: List<Page<Workload>>("/v1/workloads");
     /// A workload.
     WORKLOAD: Read<Workload>("/v1/workloads/{id}");
+
+    /// The services.
+    SERVICES: List<Page<Service>>("/v1/services");
+    /// A service, with its instances.
+    SERVICE: Read<ServiceDetails>("/v1/services/{network}/{name}");
+
+    /// The drains.
+    DRAINS: List<Page<Drain>>("/v1/drains");
+    /// Drains a workload or a node: it gets no new connections through services.
+    BEGIN_DRAIN: Write<BeginDrain, DrainResult>(Post, "/v1/drains");
+    /// Ends a drain.
+    END_DRAIN: Write<DrainTarget, DrainResult>(Post, "/v1/drains/end");
+    /// The flows that drained workloads still have.
+    DRAIN_PROGRESS: Ask<DrainTarget, DrainProgress>("/v1/drains/progress");
 
     /// The links, with counters.
     LINKS: List<Links>("/v1/links");

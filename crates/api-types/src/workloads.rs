@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use meshward_types::{
-    IdentityId, Labels, NetworkName, NodeName, WorkloadId, WorkloadName,
+    IdentityId, Labels, NetworkName, NodeName, Serving, WorkloadId, WorkloadName,
     measurement::{Measurement, SharingContainer},
     schema::{Address, Cidr},
 };
@@ -31,6 +31,13 @@ pub struct Workload {
     pub labels: Labels,
     /// The number of its identity; null if it is refused.
     pub identity: Option<IdentityId>,
+    /// `true` if DNS answers the name with this workload: no other identity has taken the name
+    /// before.
+    #[serde(default)]
+    pub owns_name: bool,
+    /// The state as an instance of services; null if it is refused.
+    #[serde(default)]
+    pub serving: Option<Serving>,
     /// `true` if the workload is quarantined.
     pub quarantined: bool,
     /// The reason why it is refused; null if it is admitted.

@@ -6,7 +6,7 @@
 use crate::{
     acl::Acl,
     labels::Labels,
-    names::{IdentityId, NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
+    names::{IdentityId, NetworkName, NodeName, Revision, ServiceName, WorkloadId, WorkloadName},
     ports::PortSpec,
     selector::Selector,
 };
@@ -55,7 +55,7 @@ macro_rules! named {
 
 named!(
     Cidr Address SocketAddress Time CredentialName WireGuardKey
-    NetworkName NodeName WorkloadName WorkloadId Revision IdentityId Labels Selector PortSpec Acl
+    NetworkName NodeName ServiceName WorkloadName WorkloadId Revision IdentityId Labels Selector PortSpec Acl
 );
 
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -69,6 +69,7 @@ pub fn forms() -> Vec<(&'static str, Value)> {
     vec![
         ("NetworkName", name("The name of a network", "shop")),
         ("NodeName", name("The name of a node, a relay included", "node-a")),
+        ("ServiceName", name("The name of a service", "api")),
         ("WorkloadName", name("What people call a workload", "web")),
         ("WorkloadId", name("The id of a workload", "w-5f0c1a9b2d3e")),
         (

@@ -7,8 +7,9 @@ use meshward_types::Health;
 
 impl From<&NetworkRecord> for Network {
     fn from(record: &NetworkRecord) -> Self {
-        let NetworkRecord { name, prefixes, block_v4, block_v6, mtu, .. } = record.clone();
-        Self { name, prefixes, block_v4, block_v6, mtu }
+        let NetworkRecord { name, prefixes, block_v4, block_v6, mtu, service_blocks, resolver } =
+            record.clone();
+        Self { name, prefixes, block_v4, block_v6, mtu, service_blocks, resolver }
     }
 }
 

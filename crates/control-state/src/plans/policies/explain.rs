@@ -8,7 +8,7 @@ use crate::{
 use meshward_api_types::{ExplainQuery, Explanation};
 use meshward_policy::{LetIn, LinkInputs, NewFlow, Policy, Rule, compile};
 use meshward_types::{
-    AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, Verdict,
+    AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, ServiceName, Verdict,
     selector::Requirement,
 };
 use std::sync::Arc;
@@ -78,10 +78,45 @@ pub fn explain(
         Some(Some(record)) => record.policy().map_err(Refusal::Conflict)?,
         Some(None) => Arc::new(Policy::deny_all(name.clone())),
     };
+    let (to, ports) = match &query.service {
+        None => (query.to.clone(), vec![query.port]),
+        Some(service) => instances(&policy, service, query)?,
+    };
     let explaining = Explaining { basis, name, policy, past };
-    let (from, to) = (parties(inputs, name, &query.from)?, parties(inputs, name, &query.to)?);
+    let (from, to) = (parties(inputs, name, &query.from)?, parties(inputs, name, &to)?);
     let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (a, b)));
-    Ok(pairs.take(MAX_PAIRS).map(|(a, b)| explaining.verdict(a, b, query.port)).collect())
+    let asked = pairs.flat_map(|(a, b)| ports.iter().map(move |port| (a, b, *port)));
+    Ok(asked.take(MAX_PAIRS).map(|(a, b, port)| explaining.verdict(a, b, port)).collect())
+}
+
+/// Returns the selector of a service's instances, and their ports behind the port of a query.
+fn instances(
+    policy: &Policy,
+    name: &ServiceName,
+    query: &ExplainQuery,
+) -> Result<(Selector, Vec<PortSpec>), Refusal> {
+    if !query.to.is_empty() {
+        let text = "either `to` or `service` is the server; leave one of them out";
+        return Err(Refusal::Invalid(text.into()).about("service"));
+    }
+    let network = &policy.network;
+    let service = policy.service(name).ok_or_else(|| {
+        let text = format!(
+            "the policy of network `{network}` has no service `{name}`; `meshctl service list` \
+            shows them"
+        );
+        Refusal::Missing(text).about("service")
+    })?;
+    let ports = service.targets(&[query.port]);
+    if ports.is_empty() {
+        let text = format!(
+            "service `{name}` has no port {}; it has {}",
+            query.port,
+            service.listed_ports()
+        );
+        return Err(Refusal::Invalid(text).about("port"));
+    }
+    Ok((service.instances.clone(), ports))
 }
 
 fn no_network() -> Refusal {

@@ -1,0 +1,260 @@
+//! Services, and drains of their instances.
+
+use crate::{
+    Mistake,
+    arguments::{Common, Drain, ServiceVerb, Services, Undrain, Watching, verb_or_list},
+    client::Client,
+    enforcement, listing,
+    networks::named_or_only,
+    note, out,
+    output::{Change, Effect, bad, count, good, list, or_dash, show, tell, whole},
+};
+use anyhow::Result;
+use meshward_api_types as api;
+use meshward_api_types::{BeginDrain, DrainResult, DrainTarget, operations};
+use meshward_types::{NodeName, Serving, WorkloadId};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+/// The time between two looks at the flows that are left.
+const PAUSE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn service(
+    common: &Common,
+    verb: Option<ServiceVerb>,
+    which: Services,
+) -> Result<()> {
+    match verb_or_list(verb, which, ServiceVerb::List)? {
+        ServiceVerb::List(Services { network, watching }) => {
+            let client = Client::coordinator(common)?;
+            let query: Vec<_> =
+                network.iter().map(|network| ("network", network.to_string())).collect();
+            let read = async || client.all(&operations::SERVICES, &query).await;
+            let narrowed = !query.is_empty();
+            listing::list(watching, read, |all| print(common, all, narrowed)).await
+        }
+        ServiceVerb::Show { name, of, watching } => {
+            let client = Client::coordinator(common)?;
+            let network = named_or_only(&client, of).await?;
+            let read = async || client.read(&operations::SERVICE, &[&network, &name], &[]).await;
+            listing::list(watching, read, |details| print_details(common, details)).await
+        }
+    }
+}
+
+fn print(common: &Common, all: &[api::Service], narrowed: bool) -> Result<()> {
+    let row = |service: &api::Service| {
+        [
+            service.name.to_string(),
+            service.network.to_string(),
+            list(&service.addresses),
+            list(service.ports.iter().map(port)),
+            service.selector.to_string(),
+            instances(service),
+            list(service.prefer.iter().map(|near| format!("{near:?}").to_lowercase())),
+            service.fan_out.clone(),
+            or_dash(service.health.as_ref()),
+        ]
+    };
+    let columns = [
+        "NAME",
+        "NETWORK",
+        "ADDRESSES",
+        "PORTS",
+        "FOR",
+        "INSTANCES",
+        "PREFER+",
+        "FAN-OUT+",
+        "HEALTH+",
+    ];
+    let none = "no services; to make one, write `services:` in the policy of a network";
+    show(common, all, columns, row, &listing::none(narrowed, "services", none))
+}
+
+fn port(port: &api::ServicePort) -> String {
+    let api::ServicePort { protocol, port, target } = port;
+    let protocol = match protocol {
+        api::ServiceProtocol::Tcp => "tcp",
+        api::ServiceProtocol::Udp => "udp",
+    };
+    match port == target {
+        true => format!("{protocol}/{port}"),
+        false => format!("{protocol}/{port} to {target}"),
+    }
+}
+
+fn instances(service: &api::Service) -> String {
+    let api::Service { ready, draining, unhealthy, .. } = service;
+    let mut parts = vec![match ready {
+        0 => bad("0 ready"),
+        _ => format!("{ready} ready"),
+    }];
+    let others = [(*draining, "draining"), (*unhealthy, "unhealthy")];
+    parts.extend(
+        others
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, what)| format!("{count} {what}")),
+    );
+    parts.join(", ")
+}
+
+fn print_details(common: &Common, details: &api::ServiceDetails) -> Result<()> {
+    if whole(common, details)? {
+        return Ok(());
+    }
+    let api::ServiceDetails { service, instances } = details;
+    let affinity = service.affinity_seconds.map_or("none".into(), |seconds| {
+        format!("client, {}", humantime::format_duration(Duration::from_secs(seconds)))
+    });
+    let near = list(service.prefer.iter().map(|near| format!("{near:?}").to_lowercase()));
+    for (what, text) in [
+        ("name", service.dns_name.clone()),
+        ("addresses", list(&service.addresses)),
+        ("ports", list(service.ports.iter().map(port))),
+        ("for", service.selector.to_string()),
+        ("prefer", near),
+        ("health", or_dash(service.health.as_ref())),
+        ("fan-out", service.fan_out.clone()),
+        ("affinity", affinity),
+    ] {
+        out!("{what:<10} {text}");
+    }
+    out!("");
+    let row = |instance: &api::Instance| {
+        let state = match (instance.quarantined, instance.serving) {
+            (true, _) => bad("quarantined"),
+            (false, Serving::Ready) => good("ready"),
+            (false, other) => bad(other),
+        };
+        [
+            instance.workload.to_string(),
+            instance.name.to_string(),
+            instance.node.to_string(),
+            or_dash(instance.site.as_ref()),
+            list(&instance.addresses),
+            state,
+        ]
+    };
+    let columns = ["INSTANCE", "NAME", "NODE", "SITE+", "ADDRESSES", "STATE"];
+    let none = "no instances: no workload has the labels that the service selects";
+    show(common, instances, columns, row, none)
+}
+
+pub(crate) async fn drain(common: &Common, wanted: Drain) -> Result<ExitCode> {
+    let Drain { workload, node, timeout, no_wait, message, watching } = wanted;
+    if workload.is_none() && node.is_none() {
+        if message.is_some() || no_wait {
+            return Err(Mistake("name a workload, or a node with --node".into()).into());
+        }
+        return list_drains(common, watching).await.map(|()| ExitCode::SUCCESS);
+    }
+    let client = Client::coordinator(common)?;
+    let target = DrainTarget { workload, node };
+    let wanted = BeginDrain { target: target.clone(), message };
+    let result = client.write(&operations::BEGIN_DRAIN, &[], &wanted).await?;
+    report(common, &result, "drain", "drained")?;
+    if common.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if common.is_table() {
+        enforcement::name_silent(common, &result.enforcement);
+    }
+    match no_wait {
+        true => Ok(enforcement::exit_code(Some(&result.enforcement))),
+        false => wait(common, &client, &target, timeout).await,
+    }
+}
+
+/// Waits until the drained workloads have no flows any more that others began.
+async fn wait(
+    common: &Common,
+    client: &Client,
+    target: &DrainTarget,
+    timeout: Duration,
+) -> Result<ExitCode> {
+    let end = Instant::now() + timeout;
+    let mut told = None;
+    loop {
+        let progress = client.ask(&operations::DRAIN_PROGRESS, target).await?;
+        let flows = progress.workloads.iter().map(|workload| workload.flows);
+        let flows = flows.fold(0, u64::saturating_add);
+        if flows == 0 && progress.nodes_silent.is_empty() {
+            if common.is_table() {
+                out!("no flows are left");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        if Instant::now() >= end {
+            let silent = match progress.nodes_silent.is_empty() {
+                true => String::new(),
+                false => format!("; no answer from {}", list(&progress.nodes_silent)),
+            };
+            note!(
+                "meshctl: {} left after {}{silent}; the drain goes on until `meshctl undrain`",
+                open(flows),
+                humantime::format_duration(timeout)
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+        if common.is_table() && told != Some(flows) {
+            note!("{} left", open(flows));
+            told = Some(flows);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn open(flows: u64) -> String {
+    count(usize::try_from(flows).unwrap_or(usize::MAX), "open flow")
+}
+
+pub(crate) async fn undrain(common: &Common, wanted: Undrain) -> Result<ExitCode> {
+    let Undrain { workload, node } = wanted;
+    let client = Client::coordinator(common)?;
+    let target = DrainTarget { workload, node };
+    let result = client.write(&operations::END_DRAIN, &[], &target).await?;
+    report(common, &result, "end the drain of", "in the choice again")?;
+    if common.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(enforcement::exit_code(Some(&result.enforcement)))
+}
+
+fn report(common: &Common, result: &DrainResult, verb: &'static str, past: &str) -> Result<()> {
+    let workloads = count(result.workloads.len(), "workload");
+    let is = if result.workloads.len() == 1 { "is" } else { "are" };
+    let effect = |id: &WorkloadId| Effect {
+        action: "change",
+        kind: "workload",
+        name: id.to_string(),
+        detail: String::new(),
+    };
+    let would = format!("{verb} {workloads}");
+    let done = format!("{workloads} {is} {past}; {}", enforcement::in_short(&result.enforcement));
+    let effects = result.workloads.iter().map(effect).collect();
+    tell(common, &Change { would, done, effects, result: Some(result) })
+}
+
+async fn list_drains(common: &Common, watching: Watching) -> Result<()> {
+    let client = Client::coordinator(common)?;
+    let read = async || client.all(&operations::DRAINS, &[]).await;
+    listing::list(watching, read, |all| print_drains(common, all)).await
+}
+
+fn print_drains(common: &Common, all: &[api::Drain]) -> Result<()> {
+    let row = |drain: &api::Drain| {
+        let DrainTarget { workload, node } = &drain.target;
+        let node = node.as_ref().map(|node: &NodeName| format!("node {node}"));
+        [
+            node.or_else(|| workload.as_ref().map(ToString::to_string)).unwrap_or_default(),
+            drain.workloads.to_string(),
+            drain.since.clone(),
+            drain.by.clone(),
+            or_dash(drain.why.as_ref()),
+        ]
+    };
+    show(common, all, ["DRAINED", "WORKLOADS", "SINCE", "BY", "WHY"], row, "nothing is drained")
+}

@@ -1,0 +1,211 @@
+//! Services, with their instances.
+
+use super::{
+    caller::Caller,
+    lists::{self, Listed, Query},
+    problem::ApiError,
+    request::At,
+    state::Api,
+};
+use crate::mesh::Mesh;
+use axum::{Json, extract::State, response::Response};
+use meshward_api_types::{
+    Instance, Page, Service, ServiceDetails, ServicePort, ServiceProtocol, operations,
+};
+use meshward_control_state::{
+    change_log::ListKind,
+    plans::networks,
+    records::WorkloadRecord,
+    world::{NetworkState, World},
+};
+use meshward_policy::Service as PolicyService;
+use meshward_types::{
+    Affinity, HealthCheck, HealthProbe, IdentityId, Lasting, NetworkName, Protocol, ServiceName,
+    Serving,
+};
+use serde::Deserialize;
+use std::sync::Arc;
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Filter {
+    network: Option<NetworkName>,
+    name: Option<ServiceName>,
+}
+
+impl Listed for Service {
+    type Filter = Filter;
+    const KIND: ListKind = ListKind::Services;
+
+    fn check(world: &World, filter: &Filter) -> Result<(), ApiError> {
+        match &filter.network {
+            Some(name) => Ok(networks::find(world, name).map(drop)?),
+            None => Ok(()),
+        }
+    }
+
+    fn key(&self) -> String {
+        format!("{}/{}", self.network, self.name)
+    }
+
+    fn is_for(&self, _: &World, caller: &Caller) -> bool {
+        caller.reaches(&self.network)
+    }
+
+    fn fits(&self, filter: &Filter) -> bool {
+        lists::is(filter.network.as_ref(), &self.network)
+            && lists::is(filter.name.as_ref(), &self.name)
+    }
+
+    fn all(_: &Mesh, world: &World) -> Vec<Self> {
+        let all = world.networks.values().flat_map(|network| {
+            let services = &network.links.policy().services;
+            services.iter().filter_map(|service| describe(world, network, service))
+        });
+        all.collect()
+    }
+
+    fn keys(world: &World) -> Option<Vec<String>> {
+        let keys = world.networks.values().flat_map(|network| {
+            network.services.records().map(|own| format!("{}/{}", own.network, own.name))
+        });
+        Some(keys.collect())
+    }
+
+    fn one(_: &Mesh, world: &World, key: &str) -> Option<Self> {
+        let (network, service) = find(world, key)?;
+        describe(world, network, service)
+    }
+}
+
+fn find<'a>(world: &'a World, key: &str) -> Option<(&'a NetworkState, &'a PolicyService)> {
+    let (network, name) = key.split_once('/')?;
+    let network = world.networks.get(&network.parse().ok()?)?;
+    Some((network, network.links.policy().service(&name.parse().ok()?)?))
+}
+
+/// Returns a service; `None` if it has no virtual address.
+fn describe(world: &World, network: &NetworkState, service: &PolicyService) -> Option<Service> {
+    let record = network.services.record(&service.name)?;
+    let port = |port: &meshward_types::ServicePort| ServicePort {
+        protocol: match port.protocol {
+            Protocol::Udp => ServiceProtocol::Udp,
+            _ => ServiceProtocol::Tcp,
+        },
+        port: port.port,
+        target: port.target,
+    };
+    let (mut ready, mut draining, mut unhealthy) = (0, 0, 0);
+    for (_, own) in instances(network, service) {
+        match serving(world, own) {
+            Serving::Ready => ready += 1,
+            Serving::Draining => draining += 1,
+            Serving::Unhealthy => unhealthy += 1,
+        }
+    }
+    let zone = &network.links.policy().dns.zone;
+    Some(Service {
+        network: record.network.clone(),
+        name: record.name.clone(),
+        dns_name: format!("{}.{}.{zone}", record.name, record.network),
+        addresses: record.addresses.clone(),
+        selector: service.instances.clone(),
+        ports: service.ports.iter().map(port).collect(),
+        prefer: service.prefer.clone(),
+        health: service.health.as_ref().map(check_as_text),
+        fan_out: service.fan_out.to_string(),
+        affinity_seconds: match service.affinity {
+            Affinity::None => None,
+            Affinity::Client(time) => Some(time.as_secs()),
+        },
+        ready,
+        draining,
+        unhealthy,
+    })
+}
+
+/// Returns the instances of a service, with their identities.
+fn instances<'a>(
+    network: &'a NetworkState,
+    service: &PolicyService,
+) -> impl Iterator<Item = (IdentityId, &'a WorkloadRecord)> {
+    let selected = network.links.select(&service.instances).into_iter();
+    selected.flat_map(|id| network.workloads_of(id).map(move |record| (id, &**record)))
+}
+
+/// Returns the state of a workload as an instance of services.
+pub(super) fn serving(world: &World, record: &WorkloadRecord) -> Serving {
+    match (world.drains.of(record), record.unhealthy) {
+        (Some(_), _) => Serving::Draining,
+        (None, true) => Serving::Unhealthy,
+        (None, false) => Serving::Ready,
+    }
+}
+
+fn check_as_text(check: &HealthCheck) -> String {
+    let HealthCheck { probe, port, every, timeout, failures } = check;
+    let probe = match probe {
+        HealthProbe::Http(path) => format!("http {path}"),
+        HealthProbe::Tcp => "tcp".into(),
+        HealthProbe::Grpc(service) => format!("grpc {service}"),
+        HealthProbe::Exec(command) => format!("exec {}", command.join(" ")),
+    };
+    let port = port.map(|port| format!(" port {port}")).unwrap_or_default();
+    let [every, timeout] = [*every, *timeout].map(|time| String::from(Lasting(time)));
+    format!("{probe}{port} every {every}, timeout {timeout}, failures {failures}")
+}
+
+/// Lists the services.
+#[utoipa::path(get, path = operations::SERVICES.path(), tag = "services", operation_id = "list_services",
+    params(("network" = Option<NetworkName>, Query, description = "Only entries of this network"),
+        ("name" = Option<ServiceName>, Query, description = "Only services with this name")),
+    responses((status = 200, body = Page<Service>)))]
+pub(super) async fn list(
+    api: State<Api>,
+    caller: Caller,
+    query: Query<Filter>,
+) -> Result<Response, ApiError> {
+    lists::list::<Service>(api, caller, query).await
+}
+
+/// Returns a service, with its instances.
+#[utoipa::path(get, path = operations::SERVICE.path(), tag = "services", operation_id = "get_service",
+    params(("network" = NetworkName, Path, description = "The network"),
+        ("name" = ServiceName, Path, description = "The name of the service")),
+    responses((status = 200, body = ServiceDetails)))]
+pub(super) async fn get(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    At((network, name)): At<(NetworkName, ServiceName)>,
+) -> Result<Json<ServiceDetails>, ApiError> {
+    let key = format!("{network}/{name}");
+    let service: Service = lists::one(&mesh, &caller, &key, "service")?;
+    let instances = mesh.look(|world| {
+        let Some((network, service)) = find(world, &key) else { return vec![] };
+        let mut all: Vec<Instance> = instances(network, service)
+            .map(|(id, record)| instance(world, network, id, record))
+            .collect();
+        all.sort_unstable_by(|a, b| (&a.node, &a.workload).cmp(&(&b.node, &b.workload)));
+        all
+    });
+    Ok(Json(ServiceDetails { service, instances }))
+}
+
+fn instance(
+    world: &World,
+    network: &NetworkState,
+    identity: IdentityId,
+    record: &WorkloadRecord,
+) -> Instance {
+    let labels = network.links.labels(identity);
+    let quarantine =
+        labels.and_then(|labels| world.quarantine_of(&record.network, labels, Some(&record.id)));
+    Instance {
+        workload: record.id.clone(),
+        name: record.name.clone(),
+        node: record.node.clone(),
+        site: world.nodes.get(&record.node).and_then(|node| node.site.clone()),
+        addresses: record.addresses.clone(),
+        serving: serving(world, record),
+        quarantined: quarantine.is_some(),
+    }
+}
