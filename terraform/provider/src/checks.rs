@@ -3,7 +3,9 @@
 
 use ipnet::IpNet;
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value, duration};
-use meshward_types::{Labels, NetworkName, NodeName, PublicKey, Selector, WorkloadName, labels};
+use meshward_types::{
+    FanOut, Labels, NetworkName, NodeName, PublicKey, Selector, ServiceName, WorkloadName, labels,
+};
 use std::{collections::BTreeMap, fmt::Display, str::FromStr, time::Duration};
 
 fn parses<T: FromStr<Err: Display>>(value: &Value) -> Result<(), String> {
@@ -12,6 +14,14 @@ fn parses<T: FromStr<Err: Display>>(value: &Value) -> Result<(), String> {
 
 pub(crate) fn network(value: &Value) -> Result<(), String> {
     parses::<NetworkName>(value)
+}
+
+pub(crate) fn service(value: &Value) -> Result<(), String> {
+    parses::<ServiceName>(value)
+}
+
+pub(crate) fn fan_out(value: &Value) -> Result<(), String> {
+    parses::<FanOut>(value)
 }
 
 pub(crate) fn node(value: &Value) -> Result<(), String> {

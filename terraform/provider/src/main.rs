@@ -6,6 +6,7 @@ mod lookup;
 mod mesh;
 mod provider;
 mod resources;
+mod services;
 mod sources;
 mod written;
 

@@ -1,7 +1,9 @@
 //! Policy files: those that users write, and those that are generated from blocks of configuration.
 
+use crate::services;
 use meshward_policy::{
-    BadPolicy, Budget, Declarations, Mode, Policy, Problem, Rule, Shared, run_tests,
+    Action, BadPolicy, Budget, Declarations, Destination, Mode, Policy, Problem, Rule, Shared,
+    Target, run_tests,
 };
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
 use meshward_types::{Labels, NetworkName, OnDeny, OnRevoke, PolicyFile, Selector};
@@ -40,6 +42,8 @@ struct Blocks {
     item: fn(&Value) -> Result<serde_json::Value, Diagnostic>,
 }
 
+const SERVICES: Blocks =
+    Blocks { title: "services", block: "service", anchor: "name", item: services::item };
 const RULES: Blocks = Blocks { title: "rules", block: "rule", anchor: "name", item: rule };
 const GUARDRAILS: Blocks =
     Blocks { title: "guardrails", block: "guardrail", anchor: "name", item: rule };
@@ -101,7 +105,10 @@ pub(crate) fn policy(network: &str, config: &Value) -> Result<Option<Written>, D
         let path = Path::of(&format!("{first}_timeout"));
         written.line(path, &format!("timeouts: {}", serde_json::Value::from(timeouts)));
     }
-    for blocks in [RULES, GUARDRAILS, TESTS] {
+    if let Some(dns) = services::dns(config) {
+        written.line(Path::of("dns_zone"), &format!("dns: {dns}"));
+    }
+    for blocks in [SERVICES, RULES, GUARDRAILS, TESTS] {
         written.blocks(config, &blocks)?;
     }
     Ok((written.lines.len() > 1).then_some(written))
@@ -140,11 +147,36 @@ fn labels(block: &Value, name: &str) -> Result<serde_json::Value, Diagnostic> {
     Ok(json!(read))
 }
 
+/// Reads the selector of a rule's servers. Written short, the label `service` would name a service.
+fn servers(block: &Value, name: &str) -> Result<serde_json::Value, Diagnostic> {
+    let selector = selector(block, name)?;
+    let only = selector.as_object().filter(|all| all.len() == 1);
+    match only.and_then(|all| all.get("service")).filter(|value| value.is_string()) {
+        Some(value) => Ok(json!({ "service": { "in": [value] } })),
+        None => Ok(selector),
+    }
+}
+
+/// Converts what a rule or a test names at the other end: `to`, or `to_service`.
+fn destination(
+    block: &Value,
+    read: fn(&Value, &str) -> Result<serde_json::Value, Diagnostic>,
+) -> Result<serde_json::Value, Diagnostic> {
+    match (block.get("to").text(), block.get("to_service").text()) {
+        (None, Some(service)) => Ok(json!({ "service": service })),
+        (Some(_), None) => read(block, "to"),
+        _ => {
+            let text = "Set either `to` or `to_service`.";
+            Err(Diagnostic::error("One server", text))
+        }
+    }
+}
+
 fn rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
     let mut item = Map::new();
     item.insert("name".into(), block.get("name").to_json());
     item.insert("from".into(), selector(block, "from")?);
-    item.insert("to".into(), selector(block, "to")?);
+    item.insert("to".into(), destination(block, servers)?);
     for name in ["allow", "deny"] {
         if !block.get(name).elements().is_empty() {
             item.insert(name.into(), block.get(name).to_json());
@@ -162,7 +194,7 @@ fn rule(block: &Value) -> Result<serde_json::Value, Diagnostic> {
 fn test(block: &Value) -> Result<serde_json::Value, Diagnostic> {
     Ok(json!({
         "from": labels(block, "from")?,
-        "to": labels(block, "to")?,
+        "to": destination(block, labels)?,
         "port": block.get("port").to_json(),
         "expect": block.get("expect").to_json(),
     }))
@@ -252,6 +284,8 @@ pub(crate) fn policy_blocks(policy: &Policy) -> Option<Value> {
         on_quarantine: policy.on_quarantine,
         on_revoke: policy.on_revoke,
         timeouts: policy.timeouts,
+        dns: policy.dns.clone(),
+        services: policy.services.clone(),
         rules: policy.rules.clone(),
         guardrails: policy.guardrails.clone(),
         tests: policy.tests.clone(),
@@ -281,12 +315,20 @@ pub(crate) fn policy_blocks(policy: &Policy) -> Option<Value> {
             blocks.set(&format!("{name}_timeout"), word(time));
         }
     }
+    services::set_dns(&mut blocks, &policy.dns);
+    if !policy.services.is_empty() {
+        blocks.set("service", Value::List(policy.services.iter().map(services::block).collect()));
+    }
     blocks.set("rule", Value::List(policy.rules.iter().map(rule_block).collect()));
     blocks.set("guardrail", Value::List(policy.guardrails.iter().map(rule_block).collect()));
     let tests = policy.tests.iter().map(|test| {
+        let (to, text) = match &test.to {
+            Destination::Labels(labels) => ("to", labels.to_string()),
+            Destination::Service { name, .. } => ("to_service", name.to_string()),
+        };
         Value::from_json(json!({
             "from": test.from.to_string(),
-            "to": test.to.to_string(),
+            to: text,
             "port": test.port,
             "expect": test.expect,
         }))
@@ -299,8 +341,18 @@ fn rule_block(rule: &Rule) -> Value {
     let mut block = Value::default();
     block.set("name", rule.name.as_str());
     block.set("from", selector_text(&rule.from));
-    block.set("to", selector_text(&rule.to));
-    for (name, ports) in [("allow", &rule.allow), ("deny", &rule.deny)] {
+    let (mut allow, mut deny) = (&rule.allow[..], &rule.deny[..]);
+    match &rule.target {
+        Target::Labels => block.set("to", selector_text(&rule.to)),
+        Target::Service(target) => {
+            block.set("to_service", target.name.as_str());
+            match rule.action() {
+                Action::Allow => allow = &target.ports,
+                Action::Deny => deny = &target.ports,
+            }
+        }
+    }
+    for (name, ports) in [("allow", allow), ("deny", deny)] {
         if !ports.is_empty() {
             block.set(name, strings(ports));
         }
@@ -363,116 +415,4 @@ fn strings<T: ToString>(all: &[T]) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn blocks() -> Value {
-        Value::from_json(json!({
-            "mode": "observe",
-            "on_deny": "reject",
-            "on_revoke": "reset",
-            "udp_timeout": "2m",
-            "rule": [
-                { "name": "web-to-api", "from": "app=web", "to": "app=api", "allow": ["tcp/8080"] },
-                {
-                    "name": "all",
-                    "from": "",
-                    "to": "env in (prod,stage),!old",
-                    "deny": ["icmp"],
-                    "observe": true,
-                },
-            ],
-            "guardrail": [{
-                "name": "g",
-                "from": "env=dev",
-                "to": "env=prod",
-                "deny": ["any"],
-                "on_deny": "drop",
-            }],
-            "test": [{ "from": "app=web", "to": "app=db", "port": "tcp/5432", "expect": "deny" }],
-        }))
-    }
-
-    fn file(name: &str, text: &str) -> PolicyFile {
-        PolicyFile { name: name.into(), text: text.into() }
-    }
-
-    #[test]
-    fn blocks_are_written_and_read_back_as_they_were() {
-        let written = policy("shop", &blocks()).unwrap().unwrap();
-        let own = file(POLICY, &written.text);
-        assert!(
-            check(std::slice::from_ref(&own), Some("shop"), Some((POLICY, &written))).is_empty()
-        );
-        let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
-        assert_eq!(policy_blocks(&read).unwrap(), blocks());
-        assert!(policy("shop", &Value::default()).unwrap().is_none());
-    }
-
-    #[test]
-    fn a_mistake_in_a_block_is_said_at_the_block() {
-        let mut wrong = blocks();
-        wrong.set(
-            "test",
-            Value::from_json(json!([
-                { "from": "app=web", "to": "app=db", "port": "tcp/5432", "expect": "deny" },
-                { "from": "app=web", "to": "app=api", "port": "tcp/8080", "expect": "deny" },
-            ])),
-        );
-        let written = policy("shop", &wrong).unwrap().unwrap();
-        let said = check(&[file(POLICY, &written.text)], Some("shop"), Some((POLICY, &written)));
-        assert_eq!(said.len(), 1, "{said:?}");
-        assert_eq!(said[0].path, Path::of("test").index(1).attribute("expect"));
-
-        let mut wrong = blocks();
-        wrong.set(
-            "rule",
-            Value::from_json(
-                json!([{ "name": "r", "from": "a=b", "to": "", "allow": ["tcp/99999"] }]),
-            ),
-        );
-        let written = policy("shop", &wrong).unwrap().unwrap();
-        let said = check(&[file(POLICY, &written.text)], Some("shop"), Some((POLICY, &written)));
-        assert_eq!(said[0].path, Path::of("rule").index(0).attribute("name"), "{said:?}");
-    }
-
-    #[test]
-    fn a_mistake_in_a_file_is_said_with_its_line_and_another_network_is_refused() {
-        let said = check(
-            &[file("a.yaml", "network: shop\nrules:\n  - { name: r }\n")],
-            Some("shop"),
-            None,
-        );
-        assert!(said[0].detail.starts_with("a.yaml:3"), "{said:?}");
-        assert_eq!(said[0].path, Path::of("files").key("a.yaml"));
-        let said = check(&[file("a.yaml", "network: lab\n")], Some("shop"), None);
-        assert!(said[0].detail.contains("for network lab"), "{said:?}");
-    }
-
-    #[test]
-    fn what_no_block_says_is_not_made_to_blocks() {
-        let text = "network: shop\nroutes: [{ name: r, within: [10.0.0.0/8] }]\n";
-        let read = read_back(&file("a.yaml", text), &"shop".parse().unwrap()).unwrap();
-        assert!(policy_blocks(&read).is_none() && admission_blocks(&read).is_none());
-    }
-
-    #[test]
-    fn admission_is_written_and_read_back_as_it_was() {
-        let config = Value::from_json(json!({
-            "rule": [{
-                "name": "released",
-                "for": "app=web",
-                "images": ["registry.example/shop/*"],
-                "privileges": ["capability NET_ADMIN"],
-                "shared": "allow",
-            }],
-        }));
-        let written = admission("shop", &config).unwrap();
-        let own = file(ADMISSION, &written.text);
-        assert!(
-            check(std::slice::from_ref(&own), Some("shop"), Some((ADMISSION, &written))).is_empty()
-        );
-        let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
-        assert_eq!(admission_blocks(&read).unwrap(), config);
-    }
-}
+mod tests;

@@ -85,6 +85,11 @@ impl Resource for NetworkResource {
                 .or(1420)
                 .replaces()
                 .checked(|value| checks::within(value, 1280, 9000, "The MTU")),
+                Attribute::computed(
+                    "resolver",
+                    Type::strings(),
+                    "The addresses at which nodes answer DNS queries of workloads.",
+                ),
             ])
             .with(timeouts(&[DELETE])),
         )

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     checks,
     mesh::Mesh,
+    services,
     written::{self, ADMISSION, POLICY},
 };
 use meshward_api_types::{Policy, operations};
@@ -22,7 +23,7 @@ pub(crate) struct PolicyResource(pub Arc<Mesh>);
 /// `meshward_admission`.
 const PART: Part = Part::AllBut(ADMISSION);
 /// The attributes and blocks that the policy is made of.
-const CONTENT: [&str; 13] = [
+const CONTENT: [&str; 18] = [
     "files",
     "mode",
     "declarations",
@@ -33,6 +34,11 @@ const CONTENT: [&str; 13] = [
     "tcp_transitory_timeout",
     "udp_timeout",
     "icmp_timeout",
+    "dns_zone",
+    "dns_upstreams",
+    "dns_intercept",
+    "split_zone",
+    "service",
     "rule",
     "guardrail",
     "test",
@@ -154,8 +160,19 @@ fn rules(name: &str, description: &str) -> Nested {
                  Empty: all workloads.",
             )
             .checked(checks::selector),
-            Attribute::required("to", Type::String, "The servers: a selector.")
-                .checked(checks::selector),
+            Attribute::optional(
+                "to",
+                Type::String,
+                "The servers: a selector. A rule has either `to` or `to_service`.",
+            )
+            .checked(checks::selector),
+            Attribute::optional(
+                "to_service",
+                Type::String,
+                "The service whose instances are the servers. `allow` and `deny` then name its \
+                 ports; without them, the rule allows all of its ports.",
+            )
+            .checked(checks::service),
             Attribute::optional("allow", Type::strings(), &format!("Ports to allow. {ports}")),
             Attribute::optional(
                 "deny",
@@ -194,8 +211,18 @@ fn test() -> Block {
             "The labels of the client, such as `app=web,env=prod`.",
         )
         .checked(checks::label_set),
-        Attribute::required("to", Type::String, "The labels of the server.")
-            .checked(checks::label_set),
+        Attribute::optional(
+            "to",
+            Type::String,
+            "The labels of the server. A test has either `to` or `to_service`.",
+        )
+        .checked(checks::label_set),
+        Attribute::optional(
+            "to_service",
+            Type::String,
+            "The service whose instance is the server; `port` is a port of the service.",
+        )
+        .checked(checks::service),
         Attribute::required("port", Type::String, "The port, such as `tcp/5432`."),
         Attribute::required(
             "expect",
@@ -249,6 +276,9 @@ fn settings() -> Vec<Attribute> {
         timeout("udp", "UDP. Default: `3m`."),
         timeout("icmp", "ICMP echoes. Default: `1m`."),
     ]
+    .into_iter()
+    .chain(services::dns_attributes())
+    .collect()
 }
 
 impl Resource for PolicyResource {
@@ -278,6 +308,8 @@ impl Resource for PolicyResource {
              applies to the network is drift, and the next `apply` replaces it. A network has one \
              such resource.",
             Block::of(attributes)
+                .with(services::split_zone())
+                .with(services::service())
                 .with(rules("rule", "Rules, which allow or deny."))
                 .with(rules(
                     "guardrail",

@@ -8,11 +8,23 @@ resource "meshward_policy" "shop" {
   network = meshward_network.shop.id
   files   = { for name in fileset(path.module, "policy/*.yaml") : name => file("${path.module}/${name}") }
 
+  service {
+    name        = "api"
+    for         = "app=api"
+    ports       = ["tcp/80 to 8080"]
+    prefer      = ["node", "site"]
+    health_http = "/healthz"
+  }
   rule {
-    name  = "web-to-api"
-    from  = "app=web"
-    to    = "app=api"
-    allow = ["tcp/8080"]
+    name       = "web-to-api"
+    from       = "app=web"
+    to_service = "api"
+  }
+  rule {
+    name  = "api-to-db"
+    from  = "app=api"
+    to    = "app=db"
+    allow = ["tcp/5432"]
   }
   guardrail {
     name = "dev-never-reaches-prod"
