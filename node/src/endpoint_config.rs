@@ -8,7 +8,7 @@ use meshward_datapath::{
     ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, ServiceConfig,
     WorkloadConfig,
 };
-use meshward_types::{IdentityId, NetworkName, ServiceName};
+use meshward_types::{IdentityId, NetworkName, ServiceName, Weight, WeightRule};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The part of an endpoint's configuration that follows from several resources at once.
@@ -89,7 +89,9 @@ impl EndpointConfig {
             let is_selected =
                 service.is_some_and(|(spec, service)| service.instances.matches(&spec.labels));
             let is_changed = if is_selected { instances.insert(id) } else { instances.remove(&id) };
-            if is_changed {
+            // Other labels may have another weight.
+            let is_weighted = service.is_some_and(|(_, service)| !service.weights.is_empty());
+            if is_changed || is_selected && is_weighted {
                 changed.push(name.clone());
             }
         }
@@ -112,16 +114,39 @@ impl EndpointConfig {
     }
 
     fn put_service(&self, view: &View, name: ServiceName) -> Option<ConfigChange> {
-        let ServiceSpec { addresses, ports, prefer, affinity, .. } =
+        let ServiceSpec { addresses, ports, prefer, affinity, weights, .. } =
             service(view, &self.network, &name)?;
+        let identities: Vec<IdentityId> = self.instances.get(&name)?.iter().copied().collect();
         let config = ServiceConfig {
             addresses: addresses.clone(),
             ports: ports.clone(),
-            identities: self.instances.get(&name)?.iter().copied().collect(),
+            weights: self.weights(view, weights, &identities),
+            identities,
             prefer: prefer.clone(),
             affinity: *affinity,
         };
         Some(ConfigChange::PutService(name, config))
+    }
+
+    /// Returns the weights of identities that are others than the default.
+    fn weights(
+        &self,
+        view: &View,
+        rules: &[WeightRule],
+        identities: &[IdentityId],
+    ) -> Vec<(IdentityId, Weight)> {
+        if rules.is_empty() {
+            return vec![];
+        }
+        let weight = |id: &IdentityId| {
+            let key = ResourceKey::Identity(self.network.clone(), *id);
+            match view.resources.get(&key)? {
+                Resource::Identity(spec) => Some((*id, WeightRule::weight_of(rules, &spec.labels))),
+                _ => None,
+            }
+        };
+        let all = identities.iter().filter_map(weight);
+        all.filter(|(_, weight)| *weight != Weight::default()).collect()
     }
 
     /// Returns all peers, as changes that put them.

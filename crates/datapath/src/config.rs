@@ -4,7 +4,7 @@
 use ipnet::IpNet;
 use meshward_types::{
     Acl, Affinity, Conduct, IdentityId, Nearness, NodeName, PublicKey, ServiceName, ServicePort,
-    Serving, WorkloadId,
+    Serving, Weight, WorkloadId,
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -101,6 +101,8 @@ pub struct ServiceConfig {
     pub prefer: Vec<Nearness>,
     /// The choice for later connections of a client.
     pub affinity: Affinity,
+    /// The weights of the identities' workloads, where they are others than the default.
+    pub weights: Vec<(IdentityId, Weight)>,
 }
 
 /// An ordered pair of identities: connections are opened from the first to the second.

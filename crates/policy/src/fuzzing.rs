@@ -122,7 +122,8 @@ dns: { zone: internal, zones: { corp.example: [10.8.0.53] }, upstreams: ["tls://
 services:
   - { name: api, for: { app: api }, ports: [{ port: 80, to: 8080 },
       { port: 443, protocol: udp }], prefer: [node, site],
-      health: { http: /healthz, every: 2s, failures: 5 }, fan_out: 20, affinity: { client: 10m } }
+      health: { http: /healthz, every: 2s, failures: 5 }, fan_out: 20, affinity: { client: 10m },
+      weights: [{ for: { app: api }, weight: 7 }] }
   - { name: db, for: { env: { in: [prod, test] } }, ports: [{ port: 1 }],
       health: { exec: [check, "a b"] }, fan_out: all }
 rules:

@@ -3,7 +3,7 @@
 use crate::selecting::Selecting;
 use meshward_types::{
     Affinity, FanOut, HealthCheck, Labels, Nearness, PortRange, PortSpec, Selector, ServiceName,
-    ServicePort, selector::Requirement,
+    ServicePort, WeightRule, selector::Requirement,
 };
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -28,6 +28,8 @@ pub struct Service {
     pub fan_out: FanOut,
     /// The choice of instances for the later connections of a client.
     pub affinity: Affinity,
+    /// The weights of instances, of which the first that selects one counts.
+    pub weights: Vec<WeightRule>,
 }
 
 impl Service {

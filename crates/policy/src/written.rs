@@ -3,7 +3,7 @@
 use crate::services::Service;
 use meshward_types::{
     Affinity, DnsSettings, DomainName, FanOut, HealthCheck, HealthProbe, Lasting, Nearness,
-    Protocol, Selector, ServiceName, ServicePort, Upstream,
+    Protocol, Selector, ServiceName, ServicePort, Upstream, WeightRule,
 };
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ struct WrittenService<'a> {
     fan_out: Option<WrittenFanOut>,
     #[serde(skip_serializing_if = "Option::is_none")]
     affinity: Option<WrittenAffinity>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    weights: Vec<WrittenWeight<'a>>,
 }
 
 #[derive(Serialize)]
@@ -68,9 +70,20 @@ struct WrittenAffinity {
     client: Lasting,
 }
 
+#[derive(Serialize)]
+struct WrittenWeight<'a> {
+    r#for: &'a Selector,
+    weight: u16,
+}
+
 impl<'a> From<&'a Service> for WrittenService<'a> {
     fn from(service: &'a Service) -> Self {
-        let Service { name, instances, ports, prefer, health, fan_out, affinity } = service;
+        let Service { name, instances, ports, prefer, health, fan_out, affinity, weights } =
+            service;
+        let weight = |rule: &'a WeightRule| WrittenWeight {
+            r#for: &rule.instances,
+            weight: rule.weight.get(),
+        };
         let port = |port: &ServicePort| WrittenPort {
             protocol: (port.protocol != Protocol::Tcp).then_some(port.protocol),
             port: port.port,
@@ -91,6 +104,7 @@ impl<'a> From<&'a Service> for WrittenService<'a> {
                 Affinity::None => None,
                 Affinity::Client(time) => Some(WrittenAffinity { client: Lasting(*time) }),
             },
+            weights: weights.iter().map(weight).collect(),
         }
     }
 }

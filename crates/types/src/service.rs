@@ -1,6 +1,10 @@
 //! Services: a name and virtual addresses in front of the workloads that a selector picks.
 
-use crate::ports::Protocol;
+use crate::{
+    labels::Labels,
+    ports::Protocol,
+    selector::{self, Selector},
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, time::Duration};
 use utoipa::ToSchema;
@@ -154,6 +158,56 @@ pub enum Affinity {
     Client(Duration),
 }
 
+/// The share of new connections that an instance gets, in proportion to the weights of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// The largest weight.
+    pub const MOST: u16 = 1000;
+
+    /// Creates a weight; `None` if it is above [`Self::MOST`].
+    pub fn new(number: u16) -> Option<Self> {
+        (number <= Self::MOST).then_some(Self(number))
+    }
+
+    /// Returns the number; 0 for instances that get no connections.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The weight of some of a service's instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightRule {
+    /// These instances.
+    #[serde(with = "selector::as_text")]
+    pub instances: Selector,
+    /// Their weight.
+    pub weight: Weight,
+}
+
+impl WeightRule {
+    /// Returns the weight of an instance with these labels: that of the first rule which selects
+    /// it, or the default.
+    pub fn weight_of(rules: &[Self], labels: &Labels) -> Weight {
+        let own = rules.iter().find(|rule| rule.instances.matches(labels));
+        own.map_or(Weight::default(), |rule| rule.weight)
+    }
+}
+
 /// An instance's state, as far as the choice of instances is concerned.
 #[derive(
     Debug,
@@ -213,6 +267,20 @@ mod tests {
             let said = text.parse::<FanOut>().unwrap_err();
             assert!(said.contains("write auto, all, or a number from 1 to 10000"), "{said}");
         }
+    }
+
+    #[test]
+    fn the_first_rule_that_selects_an_instance_says_its_weight() {
+        let rule = |selector: &str, weight| WeightRule {
+            instances: selector.parse().unwrap(),
+            weight: Weight::new(weight).unwrap(),
+        };
+        let rules = [rule("version=2", 5), rule("size=large", 200)];
+        let weight = |labels: &str| WeightRule::weight_of(&rules, &labels.parse().unwrap()).get();
+        assert_eq!(weight("app=api,size=large,version=2"), 5);
+        assert_eq!(weight("app=api,size=large"), 200);
+        assert_eq!(weight("app=api"), 100);
+        assert_eq!(Weight::new(1001), None);
     }
 
     #[test]

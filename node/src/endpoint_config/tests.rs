@@ -1,6 +1,8 @@
 use super::*;
 use meshward_control_proto::ViewReplica;
-use meshward_types::{Affinity, Protocol, Revision, Selector, ServicePort, Serving};
+use meshward_types::{
+    Affinity, Protocol, Revision, Selector, ServicePort, Serving, Weight, WeightRule,
+};
 
 fn network_name() -> NetworkName {
     "shop".parse().unwrap()
@@ -28,6 +30,10 @@ fn put_service(selector: &str) -> Change {
         prefer: vec![],
         health: None,
         affinity: Affinity::None,
+        weights: vec![WeightRule {
+            instances: "v=2".parse().unwrap(),
+            weight: Weight::new(5).unwrap(),
+        }],
     };
     Change::Put(service_key(), Resource::Service(spec))
 }
@@ -71,6 +77,25 @@ fn a_service_is_put_again_when_the_identities_change_that_it_selects() {
     let removed = bench.apply(&[Change::Drop(service_key())]);
     assert_eq!(removed, [ConfigChange::RemoveService("api".parse().unwrap())]);
     assert_eq!(bench.instances_after(&[put_identity(5, "app=web")]), None);
+}
+
+#[test]
+fn an_identity_has_the_weight_that_the_service_gives_its_labels() {
+    let mut bench =
+        Bench { view: ViewReplica::default(), config: EndpointConfig::new(network_name()) };
+    let mut weights_after = |changes: &[Change]| -> Option<Vec<(u32, u16)>> {
+        let put = bench.apply(changes).into_iter().find_map(|change| match change {
+            ConfigChange::PutService(_, config) => Some(config.weights),
+            _ => None,
+        });
+        put.map(|weights| weights.iter().map(|(id, weight)| (id.0, weight.get())).collect())
+    };
+    let first =
+        [put_service("app=api"), put_identity(1, "app=api"), put_identity(2, "app=api,v=2")];
+    assert_eq!(weights_after(&first), Some(vec![(2, 5)]));
+    assert_eq!(weights_after(&[put_identity(1, "app=api,v=2")]), Some(vec![(1, 5), (2, 5)]));
+    assert_eq!(weights_after(&[put_identity(2, "app=api,v=3")]), Some(vec![(1, 5)]));
+    assert_eq!(weights_after(&[put_identity(3, "app=web,v=2")]), None);
 }
 
 #[test]

@@ -139,6 +139,7 @@ mod tests {
             prefer: vec![],
             health: None,
             affinity: Affinity::None,
+            weights: vec![],
         };
         let key = ResourceKey::Service("shop".parse().unwrap(), "api".parse().unwrap());
         Change::Put(key, Resource::Service(spec))

@@ -12,7 +12,8 @@ use meshward_netns::NetnsId;
 use meshward_runtime::state_files::{StateFile, decode, encode};
 use meshward_types::{
     Acl, AclEntry, Affinity, Conduct, DnsSettings, HealthCheck, HealthProbe, IdentityId, Nearness,
-    OnDeny, OnRevoke, PortRange, Protocol, PublicKey, Revision, ServicePort, Serving,
+    OnDeny, OnRevoke, PortRange, Protocol, PublicKey, Revision, ServicePort, Serving, Weight,
+    WeightRule,
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
     relay::RelayNumber,
     trigger::TriggerSpec,
@@ -229,6 +230,7 @@ fn service() -> ServiceSpec {
             failures: 3,
         }),
         affinity: Affinity::Client(Duration::from_mins(10)),
+        weights: vec![WeightRule { instances: of("version=2"), weight: Weight::new(5).unwrap() }],
     }
 }
 

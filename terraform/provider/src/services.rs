@@ -6,6 +6,7 @@ use meshward_policy::Service;
 use meshward_terraform::{Attribute, Block, Diagnostic, Nested, Type, Value};
 use meshward_types::{
     Affinity, DnsSettings, FanOut, HealthCheck, HealthProbe, Lasting, Selector, ServicePort,
+    WeightRule,
 };
 use serde_json::{Map, json};
 
@@ -34,6 +35,13 @@ pub(crate) fn service() -> Nested {
              needs, the default), `all`, or a number.",
         )
         .checked(checks::fan_out),
+        Attribute::optional(
+            "weights",
+            Type::objects(&[("for", Type::String), ("weight", Type::Number)]),
+            "The shares of new connections that instances get, in proportion: `for` is a selector, \
+             `weight` a number from 0 to 1000. The first that selects an instance counts; others \
+             have 100.",
+        ),
         Attribute::optional(
             "affinity",
             Type::String,
@@ -134,6 +142,15 @@ pub(crate) fn item(block: &Value) -> Result<serde_json::Value, Diagnostic> {
     if let Some(time) = block.get("affinity").text() {
         item.insert("affinity".into(), json!({ "client": time }));
     }
+    let mut weights = Vec::new();
+    for weight in block.get("weights").elements() {
+        let who = weight.get("for").text().unwrap_or_default().parse::<Selector>();
+        let who = who.map_err(|error| invalid(format!("{error}")))?;
+        weights.push(json!({ "for": who, "weight": weight.get("weight").to_json() }));
+    }
+    if !weights.is_empty() {
+        item.insert("weights".into(), weights.into());
+    }
     let mut health = Map::new();
     for attribute in health_names() {
         let value = block.get(&format!("health_{attribute}"));
@@ -153,11 +170,10 @@ fn health_names() -> [&'static str; 8] {
 
 /// Converts a service to its block.
 pub(crate) fn block(service: &Service) -> Value {
-    let Service { name, instances, ports, prefer, health, fan_out, affinity } = service;
+    let Service { name, instances, ports, prefer, health, fan_out, affinity, weights } = service;
     let mut block = Map::new();
     block.insert("name".into(), json!(name));
-    let who = if instances.is_empty() { String::new() } else { instances.to_string() };
-    block.insert("for".into(), who.into());
+    block.insert("for".into(), selector_text(instances).into());
     block.insert("ports".into(), ports.iter().map(ToString::to_string).collect());
     if !prefer.is_empty() {
         block.insert("prefer".into(), json!(prefer));
@@ -168,10 +184,19 @@ pub(crate) fn block(service: &Service) -> Value {
     if let Affinity::Client(time) = affinity {
         block.insert("affinity".into(), json!(Lasting(*time)));
     }
+    if !weights.is_empty() {
+        let weight = |rule: &WeightRule| json!({ "for": selector_text(&rule.instances), "weight": rule.weight.get() });
+        block.insert("weights".into(), weights.iter().map(weight).collect());
+    }
     if let Some(check) = health {
         block.extend(health_of(check));
     }
     Value::from_json(block.into())
+}
+
+/// Returns a selector as it is configured: the empty text for all workloads.
+pub(crate) fn selector_text(selector: &Selector) -> String {
+    if selector.is_empty() { String::new() } else { selector.to_string() }
 }
 
 /// Returns the attributes of a health check, without those that have their default.

@@ -340,10 +340,10 @@ pub(crate) fn policy_blocks(policy: &Policy) -> Option<Value> {
 fn rule_block(rule: &Rule) -> Value {
     let mut block = Value::default();
     block.set("name", rule.name.as_str());
-    block.set("from", selector_text(&rule.from));
+    block.set("from", services::selector_text(&rule.from));
     let (mut allow, mut deny) = (&rule.allow[..], &rule.deny[..]);
     match &rule.target {
-        Target::Labels => block.set("to", selector_text(&rule.to)),
+        Target::Labels => block.set("to", services::selector_text(&rule.to)),
         Target::Service(target) => {
             block.set("to_service", target.name.as_str());
             match rule.action() {
@@ -384,7 +384,7 @@ pub(crate) fn admission_blocks(policy: &Policy) -> Option<Value> {
         let mut block = Value::default();
         block.set("name", rule.name.as_str());
         if !rule.who.is_empty() {
-            block.set("for", selector_text(&rule.who));
+            block.set("for", services::selector_text(&rule.who));
         }
         let lists = [
             ("images", strings(&rule.images)),
@@ -404,10 +404,6 @@ pub(crate) fn admission_blocks(policy: &Policy) -> Option<Value> {
     });
     blocks.set("rule", Value::List(rules.collect()));
     Some(blocks)
-}
-
-fn selector_text(selector: &Selector) -> String {
-    if selector.is_empty() { String::new() } else { selector.to_string() }
 }
 
 fn strings<T: ToString>(all: &[T]) -> Value {

@@ -124,6 +124,7 @@ fn changes() -> Vec<Change> {
                 prefer: vec![Nearness::Site],
                 health: None,
                 affinity: Affinity::None,
+                weights: vec![WeightRule { instances: name("app=web"), weight: Weight::default() }],
             }),
         ),
         put(ResourceKey::Link(network.clone(), IdentityId(3), IdentityId(3)), Resource::Link(acl)),

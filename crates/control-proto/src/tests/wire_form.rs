@@ -519,6 +519,7 @@ fn put_service(name: &str, probe: HealthProbe, affinity: Affinity) -> Change {
             failures: 300,
         }),
         affinity,
+        weights: vec![WeightRule { instances: of("app=api,!old"), weight: Weight::default() }],
     };
     Change::Put(ResourceKey::Service(shop(), of(name)), Resource::Service(spec))
 }

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use meshward_types::{
     AcceptFrom, Acl, Affinity, Conduct, DnsSettings, HealthCheck, IdentityId, Labels, Nearness,
     NetworkName, NodeName, PublicKey, Revision, Selector, ServiceName, ServicePort, Serving,
-    WorkloadId, WorkloadName, selector, trigger::TriggerSpec,
+    WeightRule, WorkloadId, WorkloadName, selector, trigger::TriggerSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -116,6 +116,8 @@ pub struct ServiceSpec {
     pub health: Option<HealthCheck>,
     /// The choice of instances for the later connections of a client.
     pub affinity: Affinity,
+    /// The weights of instances, of which the first that selects one counts.
+    pub weights: Vec<WeightRule>,
 }
 
 /// A resource in a view.

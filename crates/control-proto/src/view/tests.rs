@@ -22,6 +22,7 @@ fn service(instances: Selector) -> ServiceSpec {
         prefer: vec![Nearness::Node, Nearness::Site],
         health: None,
         affinity: Affinity::None,
+        weights: vec![],
     }
 }
 

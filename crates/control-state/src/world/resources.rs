@@ -136,9 +136,10 @@ impl NetworkResources<'_> {
     /// Returns a service; `None` if it has no virtual address.
     pub(super) fn service(&self, service: &Service) -> Option<(ResourceKey, Resource)> {
         let record = self.network.services.record(&service.name)?;
-        let Service { name, instances, ports, prefer, health, affinity, .. } = service.clone();
+        let Service { name, instances, ports, prefer, health, affinity, weights, .. } =
+            service.clone();
         let addresses = record.addresses.clone();
-        let spec = ServiceSpec { addresses, instances, ports, prefer, health, affinity };
+        let spec = ServiceSpec { addresses, instances, ports, prefer, health, affinity, weights };
         Some((ResourceKey::Service(self.name().clone(), name), Resource::Service(spec)))
     }
 

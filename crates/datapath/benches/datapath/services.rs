@@ -59,6 +59,7 @@ pub(crate) fn put_service() -> ConfigChange {
         identities: vec![API],
         prefer: vec![],
         affinity: Affinity::None,
+        weights: vec![],
     };
     ConfigChange::PutService("api".parse().expect("a name"), config)
 }

@@ -244,12 +244,15 @@ impl PacketBatch<'_> {
         }
         let usual = service.counters.usual.get();
         let hash = hash_of(headers, service.affinity());
-        let choice = Choice { hash, now: *now, usual, without: &opening.tried, reaches };
+        let ranking = service.ranking();
+        let choice = Choice { hash, now: *now, usual, ranking, without: &opening.tried, reaches };
         let chosen = choice.choose(instances).or_else(|| {
             let again = Choice { without: &[], ..choice };
             again.choose(instances).or_else(|| {
                 // The filter has the last word, and denies it by the real identities.
-                Choice { hash, now: *now, usual, without: &[], reaches: |_| true }.choose(instances)
+                let Choice { hash, now, usual, ranking, .. } = choice;
+                let open = Choice { hash, now, usual, ranking, without: &[], reaches: |_| true };
+                open.choose(instances)
             })
         });
         chosen.ok_or_else(|| {

@@ -175,6 +175,7 @@ fn endpoint(now: Instant) -> (Endpoint, Vec<WorkloadIndex>) {
         identities: vec![API],
         prefer: vec![],
         affinity: Affinity::None,
+        weights: vec![],
     };
     let blocks = ["10.42.255.0/24", "fd42:0:0:ff::/64"];
     let network = NetworkConfig {

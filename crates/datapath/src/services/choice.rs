@@ -6,9 +6,13 @@
 //! less (Mitzenmacher: "The power of two choices in randomized load balancing", 2001), so that the
 //! choice is nearly always the same, too. Nearer instances come first, and farther ones when those
 //! are full or slow.
+//!
+//! If instances have weights, candidates are found by weighted rendezvous hashing (Schindelhauer,
+//! Schomaker: "Weighted distributed hash tables", 2005, the logarithmic method), and the
+//! connections of an instance count in proportion to its weight.
 
 use super::load::{InstanceLoad, Micros};
-use meshward_types::{IdentityId, Serving};
+use meshward_types::{IdentityId, Serving, Weight};
 use std::{net::IpAddr, sync::Arc};
 
 /// The distance of an instance, as far as its service distinguishes it: 0 is the nearest.
@@ -43,6 +47,7 @@ pub(crate) struct Instance {
     pub(crate) serving: Serving,
     /// `false` while it is quarantined.
     pub(crate) is_open: bool,
+    pub(crate) weight: Weight,
     pub(crate) load: Arc<InstanceLoad>,
 }
 
@@ -53,10 +58,37 @@ pub(crate) struct Choice<'a, F> {
     pub(crate) now: Micros,
     /// The usual time until instances of the service answer, in microseconds.
     pub(crate) usual: u64,
+    pub(crate) ranking: Ranking,
     /// Instances that have failed this very connection.
     pub(crate) without: &'a [IpAddr],
     /// Returns whether the rules let the client reach an identity.
     pub(crate) reaches: F,
+}
+
+/// The order of a service's instances for a connection, of which the first two are candidates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ranking {
+    /// All have the same weight.
+    Even,
+    /// They have weights of their own.
+    Weighted,
+}
+
+impl Ranking {
+    /// Returns the rank of an instance by a hash of both. The highest is the first candidate; 0: it
+    /// is none.
+    #[inline]
+    fn rank(self, hash: u64, weight: Weight) -> u64 {
+        match self {
+            Self::Even => hash | 1,
+            Self::Weighted => {
+                // Between 0 and 1, both excluded: the fraction has 53 bits.
+                let part = ((hash >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
+                // Positive floating-point numbers are in the order of their bits (IEEE 754).
+                (f64::from(weight.get()) / -part.ln()).to_bits()
+            }
+        }
+    }
 }
 
 /// Mixes two hashes.
@@ -138,18 +170,18 @@ impl<F: Fn(IdentityId) -> bool> Choice<'_, F> {
         let (mut first, mut second) = (None, None);
         let (mut most, mut more) = (0, 0);
         for instance in group {
-            let weight = mix(self.hash, instance.hash) | 1;
-            if weight > more && is_eligible(instance) {
-                if weight > most {
+            let rank = self.ranking.rank(mix(self.hash, instance.hash), instance.weight);
+            if rank > more && is_eligible(instance) {
+                if rank > most {
                     (second, more) = (first, most);
-                    (first, most) = (Some(instance), weight);
+                    (first, most) = (Some(instance), rank);
                 } else {
-                    (second, more) = (Some(instance), weight);
+                    (second, more) = (Some(instance), rank);
                 }
             }
         }
         let candidate = |instance: &'a Instance| {
-            let cost = instance.load.cost(self.now, self.usual);
+            let cost = instance.load.cost(self.now, self.usual, instance.weight);
             Candidate { instance, cost }
         };
         let (first, second) = (candidate(first?), second.map(candidate));

@@ -21,6 +21,7 @@ fn instance(number: u16, distance: Distance) -> Instance {
         identity: IdentityId(1),
         serving: Serving::Ready,
         is_open: true,
+        weight: Weight::default(),
         load: Arc::default(),
     }
 }
@@ -30,7 +31,9 @@ fn instances(count: u16) -> Vec<Instance> {
 }
 
 fn choose(instances: &[Instance], hash: u64, now: Micros, usual: u64) -> Option<&Instance> {
-    Choice { hash, now, usual, without: &[], reaches: |_| true }.choose(instances)
+    let is_even = instances.iter().all(|instance| instance.weight == Weight::default());
+    let ranking = if is_even { Ranking::Even } else { Ranking::Weighted };
+    Choice { hash, now, usual, ranking, without: &[], reaches: |_| true }.choose(instances)
 }
 
 /// Returns the hash of a connection.
@@ -283,8 +286,70 @@ fn only_instances_that_the_rules_let_the_client_reach_are_chosen() {
     }
     for number in 0..100 {
         let reaches = |identity| identity == IdentityId(8);
-        let choice =
-            Choice { hash: connection(1, number), now: Micros(1), usual: 0, without: &[], reaches };
+        let choice = Choice {
+            hash: connection(1, number),
+            now: Micros(1),
+            usual: 0,
+            ranking: Ranking::Even,
+            without: &[],
+            reaches,
+        };
         assert_eq!(choice.choose(&own).unwrap().address, own[2].address);
     }
+}
+
+/// Instances with these weights.
+fn weighted(weights: &[u16]) -> Vec<Instance> {
+    let one = |(number, weight): (usize, &u16)| Instance {
+        weight: Weight::new(*weight).unwrap(),
+        ..instance(number as u16, 0)
+    };
+    weights.iter().enumerate().map(one).collect()
+}
+
+/// Returns the shares of connections that stay open, or end at once.
+fn shares(own: &[Instance], stay_open: bool) -> Vec<f64> {
+    let mut counts = vec![0; own.len()];
+    for number in 0..20_000 {
+        let chosen = choose(own, connection(1, number), Micros(1), 0).unwrap();
+        if stay_open {
+            chosen.load.begin();
+        }
+        counts[own.iter().position(|own| own.address == chosen.address).unwrap()] += 1;
+    }
+    counts.iter().map(|count| f64::from(*count) / 20_000.0).collect()
+}
+
+#[test]
+fn instances_share_connections_in_proportion_to_their_weights() {
+    for stay_open in [true, false] {
+        let weights = [100, 100, 300, 5, 0];
+        let shares = shares(&weighted(&weights), stay_open);
+        println!("{shares:.4?}");
+        for (weight, share) in weights.iter().zip(&shares) {
+            let due = f64::from(*weight) / 505.0;
+            assert!((share - due).abs() <= 0.12 * due, "{share} of {due}: {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn without_other_instances_one_of_weight_zero_gets_nothing_either() {
+    let own = weighted(&[0, 0]);
+    assert!(choose(&own, connection(1, 1), Micros(1), 0).is_none());
+}
+
+#[test]
+fn a_changed_weight_moves_only_the_connections_that_it_must() {
+    let (before, after) = (weighted(&[100, 100, 100, 100]), weighted(&[100, 100, 100, 50]));
+    let mut moved = 0;
+    for number in 0..20_000 {
+        let hash = connection(1, number);
+        let old = choose(&before, hash, Micros(1), 0).unwrap().address;
+        let new = choose(&after, hash, Micros(1), 0).unwrap().address;
+        assert!(old == new || old == before[3].address, "only those of the lighter one move");
+        moved += usize::from(old != new);
+    }
+    let due = 0.25 - 50.0 / 350.0;
+    assert!((moved as f64 / 20_000.0 - due).abs() < 0.01, "{moved} of {due}");
 }

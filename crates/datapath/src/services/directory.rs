@@ -1,7 +1,7 @@
 //! The services of an endpoint, and their instances.
 
 use super::{
-    choice::{Distance, Instance, mix},
+    choice::{Distance, Instance, Ranking, mix},
     counters::ServiceCounters,
     load::{InstanceLoad, Micros},
 };
@@ -12,7 +12,7 @@ use crate::{
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use meshward_types::{
-    Affinity, IdentityId, Nearness, Protocol, ServiceName, ServicePort, WorkloadId,
+    Affinity, IdentityId, Nearness, Protocol, ServiceName, ServicePort, Weight, WorkloadId,
 };
 use std::{net::IpAddr, sync::Arc};
 
@@ -227,6 +227,15 @@ impl Service {
         self.config.affinity
     }
 
+    pub(crate) fn ranking(&self) -> Ranking {
+        if self.config.weights.is_empty() { Ranking::Even } else { Ranking::Weighted }
+    }
+
+    fn weight_of(&self, identity: IdentityId) -> Weight {
+        let mut weights = self.config.weights.iter();
+        weights.find(|(own, _)| *own == identity).map(|(_, weight)| *weight).unwrap_or_default()
+    }
+
     /// Returns the instances that have an address of the family of `address`.
     pub(crate) fn instances_like(&self, address: IpAddr) -> &[Instance] {
         &self.instances[usize::from(address.is_ipv6())]
@@ -292,6 +301,7 @@ impl Service {
     fn add(&mut self, workload: Described<'_>, load: Arc<InstanceLoad>) {
         let Described { id, config, locality } = workload;
         let distance = distance(&self.config.prefer, locality);
+        let weight = self.weight_of(config.identity);
         for &address in &config.addresses {
             self.instances[usize::from(address.is_ipv6())].push(Instance {
                 address,
@@ -300,6 +310,7 @@ impl Service {
                 identity: config.identity,
                 serving: config.serving,
                 is_open: !config.quarantine.is_active(),
+                weight,
                 load: load.clone(),
             });
         }

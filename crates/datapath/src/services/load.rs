@@ -1,6 +1,7 @@
 //! The load of an instance as this node knows it: the connections that its own workloads have
 //! there, how fast it answers, and whether it has failed.
 
+use meshward_types::Weight;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Relaxed, Release},
@@ -112,12 +113,18 @@ impl InstanceLoad {
         if known > usual { usual + ((known - usual) >> halves) } else { known }
     }
 
-    /// Returns the cost of one more connection: the open ones times the time until it answers, if
-    /// that is more than twice the usual. `usual` is in microseconds; 0: not known.
-    pub(crate) fn cost(&self, now: Micros, usual: u64) -> u64 {
+    /// Returns the cost of one more connection: the open ones, in proportion to the instance's
+    /// weight, times the time until it answers, if that is more than twice the usual. `usual` is in
+    /// microseconds; 0: not known.
+    pub(crate) fn cost(&self, now: Micros, usual: u64, weight: Weight) -> u64 {
         let usual = usual.max(MIN_USUAL);
         let slowness = (self.answer_time(now, usual) * SCALE / (2 * usual)).max(SCALE);
-        (u64::from(self.open()) + BASE) * slowness
+        let [own, default] = [weight, Weight::default()].map(|weight| u64::from(weight.get()));
+        let open = match own == default {
+            true => u64::from(self.open()),
+            false => u64::from(self.open()) * default / own.max(1),
+        };
+        (open + BASE) * slowness
     }
 
     /// Returns whether it takes much longer than usual until it answers.

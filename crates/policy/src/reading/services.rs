@@ -1,5 +1,7 @@
 //! Services and the settings of name resolution, and what names a service.
 
+mod weights;
+
 use super::{
     problems::{SourceSpan, did_you_mean, span},
     reader::{Document, Parts, Reader, Sets},
@@ -96,7 +98,7 @@ impl Reader {
     }
 
     fn service(&mut self, file: &str, sets: &Sets, node: &Node) -> Option<Service> {
-        let known = ["name", "for", "ports", "prefer", "health", "fan_out", "affinity"];
+        let known = ["name", "for", "ports", "prefer", "health", "fan_out", "affinity", "weights"];
         let parts = self.parts(file, "a service", node, &known)?;
         let name = self.required::<ServiceName>(&parts, "name");
         let instances = self.whom(&parts, sets, "for");
@@ -109,6 +111,7 @@ impl Reader {
         let health = parts.get("health").and_then(|node| self.health(file, node));
         let fan_out = self.fan_out(&parts);
         let affinity = self.affinity(&parts);
+        let weights = self.weights(&parts, sets);
         Some(Service {
             name: name?,
             instances: instances?,
@@ -117,6 +120,7 @@ impl Reader {
             health,
             fan_out,
             affinity,
+            weights,
         })
     }
 

@@ -10,8 +10,8 @@ use meshward_control_proto::{
 use meshward_types::{
     AcceptFrom, Acl, AclEntry, Affinity, Conduct, DnsSettings, DomainName, HealthCheck,
     HealthProbe, IdentityId, Labels, Nearness, NetworkName, NodeName, OnDeny, OnRevoke, PortRange,
-    Protocol, PublicKey, Selector, ServiceName, ServicePort, Serving, Upstream, WorkloadId,
-    WorkloadName, trigger::TriggerSpec,
+    Protocol, PublicKey, Selector, ServiceName, ServicePort, Serving, Upstream, Weight, WeightRule,
+    WorkloadId, WorkloadName, trigger::TriggerSpec,
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::{
@@ -261,6 +261,14 @@ struct ServiceForm {
     health: Option<HealthForm>,
     /// The time of an affinity by client.
     affinity: Option<Duration>,
+    weights: Vec<WeightForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WeightForm {
+    #[serde(with = "SelectorText")]
+    instances: Selector,
+    weight: u16,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -298,7 +306,10 @@ enum ProbeForm {
 
 impl From<&ServiceSpec> for ServiceForm {
     fn from(spec: &ServiceSpec) -> Self {
-        let ServiceSpec { addresses, instances, ports, prefer, health, affinity } = spec.clone();
+        let ServiceSpec { addresses, instances, ports, prefer, health, affinity, weights } =
+            spec.clone();
+        let weight =
+            |WeightRule { instances, weight }| WeightForm { instances, weight: weight.get() };
         let port = |port| {
             let ServicePort { protocol, port, target } = port;
             PortForm { protocol, port, target }
@@ -321,13 +332,18 @@ impl From<&ServiceSpec> for ServiceForm {
                 Affinity::None => None,
                 Affinity::Client(time) => Some(time),
             },
+            weights: weights.into_iter().map(weight).collect(),
         }
     }
 }
 
 impl From<ServiceForm> for ServiceSpec {
     fn from(form: ServiceForm) -> Self {
-        let ServiceForm { addresses, instances, ports, prefer, health, affinity } = form;
+        let ServiceForm { addresses, instances, ports, prefer, health, affinity, weights } = form;
+        let weight = |WeightForm { instances, weight }| WeightRule {
+            instances,
+            weight: Weight::new(weight).unwrap_or_default(),
+        };
         let port = |PortForm { protocol, port, target }| ServicePort { protocol, port, target };
         let nearness = |form| match form {
             NearnessForm::Node => Nearness::Node,
@@ -347,6 +363,7 @@ impl From<ServiceForm> for ServiceSpec {
             prefer: prefer.into_iter().map(nearness).collect(),
             health: health.map(check),
             affinity: affinity.map_or(Affinity::None, Affinity::Client),
+            weights: weights.into_iter().map(weight).collect(),
         }
     }
 }

@@ -43,6 +43,7 @@ fn put_service(affinity: Affinity, prefer: Vec<Nearness>) -> ConfigChange {
         identities: vec![API],
         prefer,
         affinity,
+        weights: vec![],
     };
     ConfigChange::PutService("api".parse().unwrap(), config)
 }

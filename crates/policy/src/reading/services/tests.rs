@@ -20,6 +20,7 @@ services:
     health: { http: /healthz, every: 2s }
     fan_out: 20
     affinity: { client: 10m }
+    weights: [{ for: { version: next }, weight: 5 }, { for: front, weight: 0 }]
   - { name: web, for: front, ports: [{ port: 80 }], health: { tcp: 81 }, fan_out: all }
 dns:
   zone: internal
@@ -57,6 +58,9 @@ fn services_and_settings_of_names_are_read() {
     assert_eq!((health.every, health.timeout), (Duration::from_secs(2), HealthCheck::TIMEOUT));
     assert_eq!(api.fan_out, FanOut::Exactly(20));
     assert_eq!(api.affinity, Affinity::Client(Duration::from_mins(10)));
+    let weights: Vec<_> =
+        api.weights.iter().map(|rule| (rule.instances.to_string(), rule.weight.get())).collect();
+    assert_eq!(weights, [("version=next".into(), 5), ("app=web".into(), 0)]);
     assert_eq!((web.instances.to_string().as_str(), web.fan_out), ("app=web", FanOut::All));
     assert_eq!(web.health.as_ref().unwrap().port, Some(81));
     assert_eq!(policy.dns.zone.as_str(), "internal");
@@ -135,7 +139,7 @@ fn a_mistake_in_a_service_is_named_with_its_place_and_its_mend() {
         (
             "{ service: api } }",
             "{ service: apy } }",
-            "policy:19:50: no service is called `apy`; did you mean `api`?",
+            "policy:20:50: no service is called `apy`; did you mean `api`?",
         ),
         ("{ service: api } }", "{ service: zzz } }", "or write `{ service: { in: [NAME] } }`"),
         (
@@ -189,6 +193,24 @@ fn a_mistake_in_a_service_is_named_with_its_place_and_its_mend() {
     }
     let any = SHOP.replacen("for: { app: api }", "for: { app: { exists: true } }", 1);
     assert!(said(&any).contains("selects by labels of any value"), "{}", said(&any));
+}
+
+#[test]
+fn a_mistake_in_a_weight_is_named_with_its_place_and_its_mend() {
+    for (find, replace, says) in [
+        ("weight: 5", "weight: 1001", "a number from 0 (no connections) to 1000 was expected"),
+        ("weight: 5", "weight: -1", "instances without a weight have 100"),
+        ("weight: 5", "weigth: 5", "did you mean `weight`?"),
+        ("{ for: front, weight: 0 }", "{ weight: 0 }", "`for` is missing in a weight"),
+    ] {
+        let text = SHOP.replacen(find, replace, 1);
+        assert_ne!(text, SHOP, "{find}");
+        let error = said(&text);
+        assert!(error.contains(says) && error.starts_with("policy:12:"), "{replace}: {error}");
+    }
+    let many = "{ for: front, weight: 1 }, ".repeat(65);
+    let text = SHOP.replacen("{ for: front, weight: 0 }", &many, 1);
+    assert!(said(&text).contains("a service has at most 64 weights"), "{}", said(&text));
 }
 
 #[test]
