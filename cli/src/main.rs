@@ -104,7 +104,7 @@ async fn dispatch(Arguments { common, command }: Arguments) -> Result<ExitCode> 
         Command::Egress { verb, which } => egress::egress(&common, verb, which).await?,
         Command::Relay { verb, which } => nodes::relay(&common, verb, which).await?,
         Command::Workload { verb, which } => workloads::workload(&common, verb, which).await?,
-        Command::Service { verb, which } => services::service(&common, verb, which).await?,
+        Command::Service { verb, which } => return services::service(&common, verb, which).await,
         Command::Drain(wanted) => return services::drain(&common, wanted).await,
         Command::Undrain(wanted) => return services::undrain(&common, wanted).await,
         Command::Link { verb, which } => workloads::link(&common, verb, which).await?,

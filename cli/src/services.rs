@@ -12,7 +12,7 @@ use crate::{
 use anyhow::Result;
 use meshward_api_types as api;
 use meshward_api_types::{BeginDrain, DrainResult, DrainTarget, operations};
-use meshward_types::{NodeName, Serving, WorkloadId};
+use meshward_types::{NodeName, Serving, Weight, WorkloadId};
 use std::{
     process::ExitCode,
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ pub(crate) async fn service(
     common: &Common,
     verb: Option<ServiceVerb>,
     which: Services,
-) -> Result<()> {
+) -> Result<ExitCode> {
     match verb_or_list(verb, which, ServiceVerb::List)? {
         ServiceVerb::List(Services { network, watching }) => {
             let client = Client::coordinator(common)?;
@@ -33,15 +33,17 @@ pub(crate) async fn service(
                 network.iter().map(|network| ("network", network.to_string())).collect();
             let read = async || client.all(&operations::SERVICES, &query).await;
             let narrowed = !query.is_empty();
-            listing::list(watching, read, |all| print(common, all, narrowed)).await
+            listing::list(watching, read, |all| print(common, all, narrowed)).await?;
         }
         ServiceVerb::Show { name, of, watching } => {
             let client = Client::coordinator(common)?;
             let network = named_or_only(&client, of).await?;
             let read = async || client.read(&operations::SERVICE, &[&network, &name], &[]).await;
-            listing::list(watching, read, |details| print_details(common, details)).await
+            listing::list(watching, read, |details| print_details(common, details)).await?;
         }
+        ServiceVerb::Drain(wanted) => return drain(common, wanted).await,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(common: &Common, all: &[api::Service], narrowed: bool) -> Result<()> {
@@ -50,7 +52,7 @@ fn print(common: &Common, all: &[api::Service], narrowed: bool) -> Result<()> {
             service.name.to_string(),
             service.network.to_string(),
             list(&service.addresses),
-            list(service.ports.iter().map(port)),
+            ports(service),
             service.selector.to_string(),
             instances(service),
             list(service.prefer.iter().map(|near| format!("{near:?}").to_lowercase())),
@@ -73,16 +75,8 @@ fn print(common: &Common, all: &[api::Service], narrowed: bool) -> Result<()> {
     show(common, all, columns, row, &listing::none(narrowed, "services", none))
 }
 
-fn port(port: &api::ServicePort) -> String {
-    let api::ServicePort { protocol, port, target } = port;
-    let protocol = match protocol {
-        api::ServiceProtocol::Tcp => "tcp",
-        api::ServiceProtocol::Udp => "udp",
-    };
-    match port == target {
-        true => format!("{protocol}/{port}"),
-        false => format!("{protocol}/{port} to {target}"),
-    }
+fn ports(service: &api::Service) -> String {
+    service.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn instances(service: &api::Service) -> String {
@@ -105,7 +99,7 @@ fn print_details(common: &Common, details: &api::ServiceDetails) -> Result<()> {
     if whole(common, details)? {
         return Ok(());
     }
-    let api::ServiceDetails { service, instances } = details;
+    let api::ServiceDetails { service, clients, instances: all } = details;
     let affinity = service.affinity_seconds.map_or("none".into(), |seconds| {
         format!("client, {}", humantime::format_duration(Duration::from_secs(seconds)))
     });
@@ -113,8 +107,9 @@ fn print_details(common: &Common, details: &api::ServiceDetails) -> Result<()> {
     for (what, text) in [
         ("name", service.dns_name.clone()),
         ("addresses", list(&service.addresses)),
-        ("ports", list(service.ports.iter().map(port))),
+        ("ports", ports(service)),
         ("for", service.selector.to_string()),
+        ("instances", instances(service)),
         ("prefer", near),
         ("health", or_dash(service.health.as_ref())),
         ("fan-out", service.fan_out.clone()),
@@ -122,7 +117,26 @@ fn print_details(common: &Common, details: &api::ServiceDetails) -> Result<()> {
     ] {
         out!("{what:<10} {text}");
     }
+    print_clients(service, clients);
     out!("");
+    print_instances(common, service, all)
+}
+
+/// Prints who may connect to a service.
+fn print_clients(service: &api::Service, clients: &[api::ServiceClients]) {
+    if clients.is_empty() {
+        let api::Service { network, name, .. } = service;
+        let nobody = bad("none");
+        out!("{:<10} {nobody}: no rule leads to it, so nobody reaches it; write one,", "clients");
+        out!("{:<10} with `to: {{ service: {name} }}`: meshctl policy edit {network}", "");
+    }
+    for (number, api::ServiceClients { from, ports, rule }) in clients.iter().enumerate() {
+        let what = if number == 0 { "clients" } else { "" };
+        out!("{what:<10} {from}, {} (rule {rule})", list(ports));
+    }
+}
+
+fn print_instances(common: &Common, service: &api::Service, all: &[api::Instance]) -> Result<()> {
     let row = |instance: &api::Instance| {
         let state = match (instance.quarantined, instance.serving) {
             (true, _) => bad("quarantined"),
@@ -135,12 +149,61 @@ fn print_details(common: &Common, details: &api::ServiceDetails) -> Result<()> {
             instance.node.to_string(),
             or_dash(instance.site.as_ref()),
             list(&instance.addresses),
+            instance.weight.to_string(),
             state,
+            or_dash(instance.drain.as_ref().map(drained)),
         ]
     };
-    let columns = ["INSTANCE", "NAME", "NODE", "SITE+", "ADDRESSES", "STATE"];
-    let none = "no instances: no workload has the labels that the service selects";
-    show(common, instances, columns, row, none)
+    // Columns that would say the same of all are for `-o wide`.
+    let weight = match all.iter().all(|instance| instance.weight == Weight::default().get()) {
+        true => "WEIGHT+",
+        false => "WEIGHT",
+    };
+    let drain = match all.iter().all(|instance| instance.drain.is_none()) {
+        true => "DRAINED+",
+        false => "DRAINED",
+    };
+    let columns = ["INSTANCE", "NAME", "NODE", "SITE", "ADDRESSES", weight, "STATE", drain];
+    let api::Service { network, selector, .. } = service;
+    let none = format!(
+        "no instances: no workload of network {network} has the labels {selector}; \
+        `meshctl workloads` shows those that they have"
+    );
+    show(common, all, columns, row, &none)
+}
+
+/// A drain in one cell.
+fn drained(drain: &api::Drain) -> String {
+    let with_node = drain.target.node.as_ref().map(|node| format!("with node {node}, "));
+    let why = drain.why.as_ref().map(|why| format!(": {why}"));
+    format!("{}by {}{}", with_node.unwrap_or_default(), drain.by, why.unwrap_or_default())
+}
+
+async fn target(
+    client: &Client,
+    workload: Option<WorkloadId>,
+    node: Option<NodeName>,
+) -> Result<DrainTarget> {
+    let workload = match workload {
+        Some(given) => Some(workload_id(client, given).await?),
+        None => None,
+    };
+    Ok(DrainTarget { workload, node })
+}
+
+/// Returns the id of a workload that is named by its id, or by its name if only one has it.
+async fn workload_id(client: &Client, given: WorkloadId) -> Result<WorkloadId> {
+    let query = [("name", given.to_string())];
+    let named = client.all(&operations::WORKLOADS, &query).await?;
+    match &named[..] {
+        [] => Ok(given),
+        [one] => Ok(one.id.clone()),
+        several => {
+            let ids = list(several.iter().take(8).map(|workload| &workload.id));
+            let text = format!("{} are called {given}; name one by its id: {ids}", several.len());
+            Err(Mistake(format!("{text}{}", if several.len() > 8 { " …" } else { "" })).into())
+        }
+    }
 }
 
 pub(crate) async fn drain(common: &Common, wanted: Drain) -> Result<ExitCode> {
@@ -152,7 +215,7 @@ pub(crate) async fn drain(common: &Common, wanted: Drain) -> Result<ExitCode> {
         return list_drains(common, watching).await.map(|()| ExitCode::SUCCESS);
     }
     let client = Client::coordinator(common)?;
-    let target = DrainTarget { workload, node };
+    let target = target(&client, workload, node).await?;
     let wanted = BeginDrain { target: target.clone(), message };
     let result = client.write(&operations::BEGIN_DRAIN, &[], &wanted).await?;
     report(common, &result, "drain", "drained")?;
@@ -214,7 +277,7 @@ fn open(flows: u64) -> String {
 pub(crate) async fn undrain(common: &Common, wanted: Undrain) -> Result<ExitCode> {
     let Undrain { workload, node } = wanted;
     let client = Client::coordinator(common)?;
-    let target = DrainTarget { workload, node };
+    let target = target(&client, workload, node).await?;
     let result = client.write(&operations::END_DRAIN, &[], &target).await?;
     report(common, &result, "end the drain of", "in the choice again")?;
     if common.dry_run {

@@ -74,6 +74,7 @@ workload-list       workload list
 service             service
 service-list        service list
 service-show        service show api --network shop
+service-drain       service drain SPARE => would drain 1 workload
 drain               drain SPARE => would drain 1 workload
 undrain             undrain API => would end the drain of 1 workload
 link                link

@@ -1,6 +1,6 @@
 //! Services and drains as `meshctl` shows and makes them.
 
-use crate::support::{Echo, PATIENCE, Shop, Stream, tcp_echoes};
+use crate::support::{Echo, PATIENCE, SILENCE, Shop, Stream, tcp_echoes};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,11 @@ fn a_service_is_shown_with_its_addresses_and_instances_and_opens_their_ports() {
     assert_eq!(one["instances"][0]["serving"], "ready");
     let network = json(&shop, &["networks"]);
     assert_eq!(network[0]["resolver"], serde_json::json!(["10.42.255.53", "fd42:0:0:ffff::53"]));
+    let shown = shop.mesh.meshctl(&["service", "show", "api"]).unwrap();
+    for says in ["instances  1 ready", "clients    app=web, tcp/80 (rule web-to-api)"] {
+        assert!(shown.contains(says), "{shown}");
+    }
+    assert!(!shown.contains("WEIGHT") && !shown.contains("DRAINED"), "{shown}");
     let explain = |port: &str| {
         let asked = ["explain", "--from", "app=web", "--service", "api", "--port", port];
         shop.mesh.meshctl(&asked)
@@ -40,7 +45,47 @@ fn a_service_is_shown_with_its_addresses_and_instances_and_opens_their_ports() {
     let said = explain("tcp/8080").unwrap_err().to_string();
     assert!(said.contains("service `api` has no port tcp/8080; it has tcp/80"), "{said}");
     let said = shop.mesh.meshctl(&["service", "show", "apy"]).unwrap_err().to_string();
-    assert!(said.contains("there is no service"), "{said}");
+    assert!(said.contains("there is no service `apy` in network shop; it has api"), "{said}");
+}
+
+#[test]
+fn a_service_that_nobody_reaches_says_so_and_weights_are_shown() {
+    let weights = "weights: [{ for: { app: api }, weight: 7 }]";
+    let policy = POLICY.replace("prefer: [node]", weights);
+    let shop = Shop::new(policy.split("rules:").next().unwrap());
+    let shown = shop.mesh.meshctl(&["service", "show", "api"]).unwrap();
+    for says in ["none: no rule leads to it", "meshctl policy edit shop", "WEIGHT", " 7 "] {
+        assert!(shown.contains(says), "{shown}");
+    }
+    shop.mesh.apply(&POLICY.replace("for: { app: api }", "for: { app: nothing }")).unwrap();
+    let shown = shop.mesh.meshctl(&["service", "show", "api"]);
+    println!("{shown:?}");
+    assert!(shown.unwrap().contains("instances  0 ready"));
+}
+
+#[test]
+fn an_instance_of_weight_zero_gets_no_connections_until_the_policy_gives_it_some() {
+    let weights = |of_next, of_others| {
+        let next = format!("{{ for: {{ version: next }}, weight: {of_next} }}");
+        let others = format!("{{ for: {{ app: api }}, weight: {of_others} }}");
+        POLICY.replace("prefer: [node]", &format!("weights: [{next}, {others}]"))
+    };
+    let shop = Shop::new(&weights(0, 10));
+    // The one that listens is the one of weight 0.
+    let next = shop.nodes[1].attach("shop", "app=api,version=next").unwrap();
+    let _echo = Echo::start(&next.netns, 8080);
+    let [v4, v6] = ["10.42.255.1", "fd42:0:0:ffff::1"].map(|address| address.parse().unwrap());
+    let echoes = |to, patience| tcp_echoes(&shop.web.netns, to, 80, 64, patience);
+    assert!(!echoes(v4, SILENCE) && !echoes(v6, SILENCE));
+    shop.mesh.apply(&weights(1, 0)).unwrap();
+    assert!(echoes(v4, PATIENCE) && echoes(v6, PATIENCE));
+    let details = json(&shop, &["service", "show", "api"]);
+    let instances = details["instances"].as_array().unwrap();
+    let weight = |id: &str| {
+        let own = instances.iter().find(|instance| instance["workload"] == *id).unwrap();
+        own["weight"].as_u64().unwrap()
+    };
+    assert_eq!((weight(&next.id), weight(&shop.api.id)), (1, 0));
 }
 
 #[test]
@@ -57,6 +102,8 @@ fn a_drain_waits_for_the_flows_of_others_and_ends_none() {
     assert!(stream.flows(PATIENCE), "a drain cuts nothing");
     let shown = shop.mesh.meshctl(&["workloads"]).unwrap();
     assert!(shown.contains("draining"), "{shown}");
+    let shown = shop.mesh.meshctl(&["service", "show", "api"]).unwrap();
+    assert!(shown.contains("draining") && shown.contains("by user:admin: upgrade"), "{shown}");
     let drains = json(&shop, &["drain"]);
     assert_eq!(drains[0]["workload"], *shop.api.id);
     assert_eq!(drains[0]["why"], "upgrade");

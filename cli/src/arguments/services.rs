@@ -24,6 +24,8 @@ pub(crate) enum ServiceVerb {
         #[command(flatten)]
         watching: Watching,
     },
+    /// Take a workload or a node out of services: the same as `meshctl drain`
+    Drain(Drain),
 }
 
 #[derive(Args, Default, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub(crate) struct Services {
 
 #[derive(Args)]
 pub(crate) struct Drain {
-    /// The id of the workload
+    /// The id of the workload, or its name if only one has it
     #[arg(conflicts_with = "node", add = live(completion::workload_ids))]
     pub workload: Option<WorkloadId>,
     /// All workloads of this node, later ones included
@@ -59,7 +61,7 @@ pub(crate) struct Drain {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Undrain {
-    /// The id of the workload
+    /// The id of the workload, or its name if only one has it
     #[arg(add = live(completion::workload_ids))]
     pub workload: Option<WorkloadId>,
     /// All workloads of this node

@@ -121,7 +121,7 @@ impl Listed for Drain {
     }
 }
 
-fn describe(world: &World, record: &DrainRecord) -> Drain {
+pub(super) fn describe(world: &World, record: &DrainRecord) -> Drain {
     let (workload, node, workloads) = match &record.target {
         records::DrainTarget::Workload(id) => (Some(id.clone()), None, 1),
         records::DrainTarget::Node(node) => {

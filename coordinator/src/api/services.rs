@@ -2,6 +2,7 @@
 
 use super::{
     caller::Caller,
+    drains,
     lists::{self, Listed, Query},
     problem::ApiError,
     request::At,
@@ -10,7 +11,8 @@ use super::{
 use crate::mesh::Mesh;
 use axum::{Json, extract::State, response::Response};
 use meshward_api_types::{
-    Instance, Page, Service, ServiceDetails, ServicePort, ServiceProtocol, operations,
+    Instance, Page, Service, ServiceClients, ServiceDetails, ServicePort, ServiceProtocol,
+    operations,
 };
 use meshward_control_state::{
     change_log::ListKind,
@@ -18,13 +20,18 @@ use meshward_control_state::{
     records::WorkloadRecord,
     world::{NetworkState, World},
 };
-use meshward_policy::Service as PolicyService;
+use meshward_policy::{Action, Rule, Service as PolicyService};
 use meshward_types::{
-    Affinity, HealthCheck, HealthProbe, IdentityId, Lasting, NetworkName, Protocol, ServiceName,
-    Serving,
+    Affinity, HealthCheck, HealthProbe, IdentityId, Labels, Lasting, NetworkName, PortRange,
+    PortSpec, Protocol, ServiceName, Serving, WeightRule,
 };
 use serde::Deserialize;
 use std::sync::Arc;
+
+/// The largest number of services that an error names.
+const MAX_NAMED: usize = 8;
+/// The largest number of identities of instances that rules by labels are compared with.
+const MAX_COMPARED: usize = 64;
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct Filter {
@@ -178,25 +185,77 @@ pub(super) async fn get(
     At((network, name)): At<(NetworkName, ServiceName)>,
 ) -> Result<Json<ServiceDetails>, ApiError> {
     let key = format!("{network}/{name}");
-    let service: Service = lists::one(&mesh, &caller, &key, "service")?;
-    let instances = mesh.look(|world| {
-        let Some((network, service)) = find(world, &key) else { return vec![] };
-        let mut all: Vec<Instance> = instances(network, service)
-            .map(|(id, record)| instance(world, network, id, record))
-            .collect();
+    let service: Service = lists::one(&mesh, &caller, &key, "service").map_err(|error| {
+        let missing = mesh.look(|world| missing(world.networks.get(&network)?, &name));
+        missing.filter(|_| caller.reaches(&network)).unwrap_or(error)
+    })?;
+    let (clients, instances) = mesh.look(|world| {
+        let Some((network, service)) = find(world, &key) else { return (vec![], vec![]) };
+        let mut all: Vec<Instance> =
+            instances(network, service).map(|of| instance(world, network, service, of)).collect();
         all.sort_unstable_by(|a, b| (&a.node, &a.workload).cmp(&(&b.node, &b.workload)));
-        all
+        (clients(network, service), all)
     });
-    Ok(Json(ServiceDetails { service, instances }))
+    Ok(Json(ServiceDetails { service, clients, instances }))
+}
+
+/// Returns the error for a service that a network does not have, with those that it has; `None` if
+/// it has the service.
+fn missing(network: &NetworkState, name: &ServiceName) -> Option<ApiError> {
+    let policy = network.links.policy();
+    if policy.service(name).is_some() {
+        return None;
+    }
+    let names = policy.services.iter().map(|service| service.name.as_str());
+    let names: Vec<&str> = names.take(MAX_NAMED).collect();
+    let has = match policy.services.len() {
+        0 => "services are written in its policy, under `services:`".to_owned(),
+        all if all > MAX_NAMED => format!("it has {} and others", names.join(", ")),
+        _ => format!("it has {}", names.join(", ")),
+    };
+    let network = &network.record.name;
+    Some(ApiError::missing(format!("there is no service `{name}` in network {network}; {has}")))
+}
+
+/// Returns the rules by which clients reach a service.
+fn clients(network: &NetworkState, service: &PolicyService) -> Vec<ServiceClients> {
+    let identities = network.links.select(&service.instances);
+    let labels: Vec<&Labels> =
+        identities.iter().take(MAX_COMPARED).filter_map(|id| network.links.labels(*id)).collect();
+    let leads_to = |rule: &Rule| {
+        rule.target.service() == Some(&service.name)
+            || labels.iter().any(|labels| rule.to.matches(labels))
+    };
+    let ports = |rule: &Rule| -> Vec<PortSpec> {
+        let is_open = |port: &&meshward_types::ServicePort| {
+            rule.ports().iter().any(|spec| spec.matches(port.protocol, port.target))
+        };
+        let open = service.ports.iter().filter(is_open).map(|port| PortSpec {
+            protocol: Some(port.protocol),
+            ports: PortRange { first: port.port, last: port.port },
+        });
+        open.collect()
+    };
+    let rules = network.links.policy().rules.iter();
+    rules
+        .filter(|rule| rule.action() == Action::Allow && leads_to(rule))
+        .map(|rule| ServiceClients {
+            from: rule.from.clone(),
+            ports: ports(rule),
+            rule: rule.name.clone(),
+        })
+        .filter(|clients| !clients.ports.is_empty())
+        .collect()
 }
 
 fn instance(
     world: &World,
     network: &NetworkState,
-    identity: IdentityId,
-    record: &WorkloadRecord,
+    service: &PolicyService,
+    (identity, record): (IdentityId, &WorkloadRecord),
 ) -> Instance {
     let labels = network.links.labels(identity);
+    let weight = labels.map(|labels| WeightRule::weight_of(&service.weights, labels));
     let quarantine =
         labels.and_then(|labels| world.quarantine_of(&record.network, labels, Some(&record.id)));
     Instance {
@@ -205,7 +264,9 @@ fn instance(
         node: record.node.clone(),
         site: world.nodes.get(&record.node).and_then(|node| node.site.clone()),
         addresses: record.addresses.clone(),
+        weight: weight.unwrap_or_default().get(),
         serving: serving(world, record),
+        drain: world.drains.of(record).map(|drain| drains::describe(world, drain)),
         quarantined: quarantine.is_some(),
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::Enforcement;
 use meshward_types::{
-    NetworkName, NodeName, Revision, Selector, ServiceName, WorkloadId, WorkloadName,
+    NetworkName, NodeName, PortSpec, Revision, Selector, ServiceName, WorkloadId, WorkloadName,
     schema::{Address, Time},
     service::{Nearness, Serving},
 };
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 use utoipa::ToSchema;
 
 /// A service: a name and virtual addresses in front of workloads.
@@ -56,6 +56,21 @@ pub struct ServicePort {
     pub target: u16,
 }
 
+impl fmt::Display for ServicePort {
+    /// Writes `tcp/80`, or `tcp/80 to 8080` if the instances have another port.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, port, target } = self;
+        let protocol = match protocol {
+            ServiceProtocol::Tcp => "tcp",
+            ServiceProtocol::Udp => "udp",
+        };
+        match port == target {
+            true => write!(f, "{protocol}/{port}"),
+            false => write!(f, "{protocol}/{port} to {target}"),
+        }
+    }
+}
+
 /// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -71,8 +86,22 @@ pub enum ServiceProtocol {
 pub struct ServiceDetails {
     /// The service.
     pub service: Service,
+    /// The rules by which clients reach it, in the order of the policy. Other rules and guardrails
+    /// may deny what they allow.
+    pub clients: Vec<ServiceClients>,
     /// The instances, by node.
     pub instances: Vec<Instance>,
+}
+
+/// A rule by which clients reach a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceClients {
+    /// The clients.
+    pub from: Selector,
+    /// The ports of the service.
+    pub ports: Vec<PortSpec>,
+    /// The name of the rule.
+    pub rule: String,
 }
 
 /// An instance of a service.
@@ -89,8 +118,14 @@ pub struct Instance {
     /// The addresses.
     #[schema(value_type = Vec<Address>)]
     pub addresses: Vec<IpAddr>,
+    /// The share of new connections that it gets, in proportion to those of others.
+    #[schema(minimum = 0, maximum = 1000)]
+    pub weight: u16,
     /// The state.
     pub serving: Serving,
+    /// The drain, of the instance itself or of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
     /// `true` if the instance is quarantined.
     pub quarantined: bool,
 }
