@@ -7,7 +7,7 @@ use crate::{
         Admission, DeviceResource, JoinToken, NetworkResource, NodeResource, PolicyResource,
         RouteResource, ServiceAccount,
     },
-    sources::{LinksSource, NodeSource, PolicyCheck},
+    sources::{LinksSource, NodeSource, PolicyCheck, ServiceSource},
 };
 use meshward_api_client::{Client, Error, context};
 use meshward_api_types::{Context, operations};
@@ -56,7 +56,7 @@ impl Meshward {
         let route = Lookup::of(RouteResource(m()), "a route", &["network", "node", "prefix"], &[]);
         let own = &["gateway_public_key", "endpoint", "prefixes", "mtu", "configuration"];
         let device = Lookup::of(DeviceResource(m()), "a device", &["network", "name"], own);
-        let data_sources: [(&str, Box<dyn DataSource>); 10] = [
+        let data_sources: [(&str, Box<dyn DataSource>); 11] = [
             ("network", Box::new(network)),
             ("policy", Box::new(policy)),
             ("admission", Box::new(admission)),
@@ -64,6 +64,7 @@ impl Meshward {
             ("node", Box::new(NodeSource(m()))),
             ("service_account", Box::new(account)),
             ("route", Box::new(route)),
+            ("service", Box::new(ServiceSource(m()))),
             ("device", Box::new(device)),
             ("policy_check", Box::new(PolicyCheck(m()))),
             ("links", Box::new(LinksSource(m()))),

@@ -4,9 +4,10 @@ use crate::{
     checks,
     mesh::Mesh,
     resources::{duration_text, files, files_attribute},
+    services::selector_text,
     written,
 };
-use meshward_api_types::{LinkChange, SubmitPolicy, operations};
+use meshward_api_types::{LinkChange, Service, SubmitPolicy, operations};
 use meshward_policy::{Problem, review};
 use meshward_terraform::{
     Answer, Attribute, Block, DataSource, Diagnostic, Diagnostics, Path, Schema, Type, Value,
@@ -289,6 +290,66 @@ impl DataSource for LinksSource {
             });
             now.set("links", Value::from_json(links.collect()));
             now.set("nodes_silent", Value::of(&all.nodes_silent)?);
+            Ok(now)
+        })
+    }
+}
+
+/// The data source `meshward_service`. A service is made by the block `service` of a
+/// `meshward_policy`, or by a policy file.
+pub(crate) struct ServiceSource(pub Arc<Mesh>);
+
+impl DataSource for ServiceSource {
+    fn schema(&self) -> Schema {
+        let number = |name: &str, text: &str| Attribute::computed(name, Type::Number, text);
+        let text = |name: &str, text: &str| Attribute::computed(name, Type::String, text);
+        Schema::new(
+            "Reads a service, by network and name. Services are made by `meshward_policy`.",
+            Block::of(vec![
+                Attribute::id("`NETWORK/NAME`."),
+                Attribute::required("network", Type::String, "The network.")
+                    .checked(checks::network),
+                Attribute::required("name", Type::String, "The name.").checked(checks::service),
+                text("dns_name", "The DNS name."),
+                Attribute::computed(
+                    "addresses",
+                    Type::strings(),
+                    "The virtual addresses, at most one of each address family.",
+                ),
+                Attribute::computed(
+                    "ports",
+                    Type::strings(),
+                    "The ports, such as `tcp/80 to 8080`.",
+                ),
+                text("selector", "The instances, by their labels."),
+                text("health", "The health check, as text."),
+                text("fan_out", "The number of instances that a client's node is linked with."),
+                number("ready", "The number of instances that get new connections."),
+                number("draining", "The number of instances that are drained."),
+                number("unhealthy", "The number of instances whose health check fails."),
+            ]),
+        )
+    }
+
+    fn read(&self, config: Value) -> Answer<'_, Value> {
+        Box::pin(async move {
+            let all = self.0.list(&operations::SERVICES).await?;
+            let [network, name] =
+                ["network", "name"].map(|key| config.get(key).text().unwrap_or_default());
+            let is_it =
+                |own: &&Service| own.network.as_str() == network && own.name.as_str() == name;
+            let Some(service) = all.iter().find(is_it) else {
+                let text = format!(
+                    "There is no service `{name}` in network `{network}`. Services are made by the \
+                     policy of the network: let this depend on its `meshward_policy`."
+                );
+                return Err(Diagnostic::error("Not found", text).at(Path::of("name")).into());
+            };
+            let ports = service.ports.iter().map(|port| port.to_string().into()).collect();
+            let mut now = Value::of(service)?;
+            now.set("id", format!("{network}/{name}"));
+            now.set("ports", Value::List(ports));
+            now.set("selector", selector_text(&service.selector));
             Ok(now)
         })
     }

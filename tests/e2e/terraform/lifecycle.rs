@@ -30,6 +30,13 @@ resource "meshward_policy" "shop" {
       rules: [{ name: web-to-api, from: { app: web }, to: { app: api }, allow: [tcp/8080] }]
     POLICY
   }
+  service {
+    name    = "api"
+    for     = "app=api"
+    ports   = ["tcp/80 to 8080"]
+    prefer  = ["site"]
+    weights = [{ for = "version=2", weight = 5 }]
+  }
   rule {
     name  = "api-to-db"
     from  = "app=api, env in (prod,stage)"
@@ -71,6 +78,13 @@ resource "meshward_route" "legacy" {
   prefix  = "10.8.0.0/24"
 }
 
+resource "meshward_route" "internet" {
+  for_each = toset(["0.0.0.0/0", "::/0"])
+  network  = meshward_network.shop.id
+  node     = meshward_node.gw1.id
+  prefix   = each.value
+}
+
 resource "meshward_service_account" "ci" {
   name     = "ci"
   role     = "owner"
@@ -78,12 +92,14 @@ resource "meshward_service_account" "ci" {
 }
 "#;
 
-const ADDRESSES: [&str; 7] = [
+const ADDRESSES: [&str; 9] = [
     "meshward_admission.shop",
     "meshward_join_token.rack",
     "meshward_network.shop",
     "meshward_node.gw1",
     "meshward_policy.shop",
+    "meshward_route.internet[\"0.0.0.0/0\"]",
+    "meshward_route.internet[\"::/0\"]",
     "meshward_route.legacy",
     "meshward_service_account.ci",
 ];
@@ -159,6 +175,8 @@ fn what_is_there_is_imported_and_read() {
         ("meshward_admission.shop", "shop"),
         ("meshward_join_token.rack", &token),
         ("meshward_node.gw1", "gw1"),
+        ("meshward_route.internet[\"0.0.0.0/0\"]", "shop/gw1/0.0.0.0/0"),
+        ("meshward_route.internet[\"::/0\"]", "shop/gw1/::/0"),
         ("meshward_route.legacy", "shop/gw1/10.8.0.0/24"),
         ("meshward_service_account.ci", "ci"),
     ];
@@ -200,6 +218,9 @@ resource "meshward_node" "other" {
     );
     assert_eq!((&read["site"], &read["tier"]), (&"rack".into(), &"edge".into()));
     assert_eq!((&read["role"], &read["state"]), (&"owner".into(), &"not-advertised".into()));
+    assert_eq!(read["ports"], serde_json::json!(["tcp/80 to 8080"]));
+    assert_eq!(read["at"], serde_json::json!(["10.42.255.1", "fd42:0:0:ffff::1"]));
+    assert_eq!(read["ready"], 0);
     assert_eq!((&read["links"], &read["tests"]), (&0.into(), &1.into()));
 }
 
@@ -227,6 +248,10 @@ data "meshward_route" "legacy" {
   node    = "gw1"
   prefix  = "10.8.0.0/24"
 }
+data "meshward_service" "api" {
+  network = "shop"
+  name    = "api"
+}
 data "meshward_links" "shop" {
   network = "shop"
 }
@@ -249,6 +274,9 @@ output "read" {
     tier   = data.meshward_node.gw1.labels.tier
     role   = data.meshward_service_account.ci.role
     state  = data.meshward_route.legacy.state
+    ports  = data.meshward_service.api.ports
+    at     = data.meshward_service.api.addresses
+    ready  = data.meshward_service.api.ready
     links  = length(data.meshward_links.shop.links)
     tests  = data.meshward_policy_check.shop.tests_passed
   }
@@ -297,7 +325,12 @@ fn what_somebody_else_changes_is_seen_and_mended() {
     assert!(said.contains("default"), "{said}");
     drift(
         &|_| says(&["nodes", "remove", "gw1"]),
-        &["meshward_node.gw1 create", "meshward_route.legacy create"],
+        &[
+            "meshward_node.gw1 create",
+            "meshward_route.internet[\"0.0.0.0/0\"] create",
+            "meshward_route.internet[\"::/0\"] create",
+            "meshward_route.legacy create",
+        ],
     );
 }
 

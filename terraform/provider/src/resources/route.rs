@@ -49,7 +49,9 @@ impl Resource for RouteResource {
         Schema::new(
             "The approval of a prefix behind a node, its gateway, before or after the node \
              advertises it (`meshctl route advertise`). Workloads can then reach the machines \
-             there, which are policed as workloads with the labels that the node gives them.",
+             there, which are policed as workloads with the labels that the node gives them. The \
+             prefixes `0.0.0.0/0` and `::/0` approve an egress gateway (`meshctl egress start`): \
+             everything outside of the mesh.",
             Block::of(vec![
                 Attribute::id(&format!("`{FORM}`.")),
                 Attribute::required(
