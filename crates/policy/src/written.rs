@@ -61,7 +61,7 @@ struct WrittenHealth<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum WrittenFanOut {
-    Word(&'static str),
+    Word(String),
     Number(u32),
 }
 
@@ -97,8 +97,10 @@ impl<'a> From<&'a Service> for WrittenService<'a> {
             health: health.as_ref().map(WrittenHealth::from),
             fan_out: match fan_out {
                 FanOut::Auto => None,
-                FanOut::All => Some(WrittenFanOut::Word("all")),
                 FanOut::Exactly(number) => Some(WrittenFanOut::Number(*number)),
+                FanOut::All | FanOut::Between { .. } => {
+                    Some(WrittenFanOut::Word(fan_out.to_string()))
+                }
             },
             affinity: match affinity {
                 Affinity::None => None,

@@ -6,7 +6,7 @@ use crate::{
     selector::{self, Selector},
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 use utoipa::ToSchema;
 
 /// A port of a service, and the port of its instances that it stands for.
@@ -109,18 +109,36 @@ pub enum HealthProbe {
 /// The number of a service's instances that the node of a client is linked with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FanOut {
-    /// As many as their load needs.
+    /// As many as their load needs: from [`FanOut::LEAST`] up.
     #[default]
     Auto,
     /// All instances.
     All,
     /// This many.
     Exactly(u32),
+    /// As many as their load needs, in these bounds.
+    Between {
+        /// The number without load; at least 1.
+        least: u32,
+        /// The largest number.
+        most: u32,
+    },
 }
 
 impl FanOut {
+    /// The number that `auto` means for a client without load.
+    pub const LEAST: u32 = 20;
     /// The largest number that can be set.
     pub const MOST: u32 = 10_000;
+
+    /// Returns the bounds in which the number follows the load; `None` if it does not.
+    pub fn bounds(self) -> Option<RangeInclusive<u32>> {
+        match self {
+            Self::Auto => Some(Self::LEAST..=Self::MOST),
+            Self::Between { least, most } => Some(least..=most),
+            Self::All | Self::Exactly(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for FanOut {
@@ -129,6 +147,7 @@ impl fmt::Display for FanOut {
             Self::Auto => f.pad("auto"),
             Self::All => f.pad("all"),
             Self::Exactly(number) => f.pad(&number.to_string()),
+            Self::Between { least, most } => f.pad(&format!("{least}-{most}")),
         }
     }
 }
@@ -136,13 +155,22 @@ impl fmt::Display for FanOut {
 impl FromStr for FanOut {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = || text.parse().ok().filter(|number| (1..=Self::MOST).contains(number));
+        let number =
+            |text: &str| text.parse().ok().filter(|number| (1..=Self::MOST).contains(number));
+        let between = || {
+            let (least, most) = text.split_once('-')?;
+            let (least, most) = (number(least)?, number(most)?);
+            (least <= most).then_some(Self::Between { least, most })
+        };
         match text {
             "auto" => Ok(Self::Auto),
             "all" => Ok(Self::All),
-            _ => number().map(Self::Exactly).ok_or_else(|| {
+            _ => number(text).map(Self::Exactly).or_else(between).ok_or_else(|| {
                 let text: String = text.chars().take(60).collect();
-                format!("`{text}` is no fan-out: write auto, all, or a number from 1 to 10000")
+                format!(
+                    "`{text}` is no fan-out: write auto, all, a number from 1 to 10000, or a range \
+                    of them such as 5-50"
+                )
             }),
         }
     }
@@ -260,12 +288,12 @@ mod tests {
 
     #[test]
     fn a_fan_out_is_read_and_printed_alike() {
-        for text in ["auto", "all", "1", "10000"] {
+        for text in ["auto", "all", "1", "10000", "2-50", "7-7"] {
             assert_eq!(text.parse::<FanOut>().unwrap().to_string(), text);
         }
-        for text in ["", "0", "10001", "-1", "some"] {
+        for text in ["", "0", "10001", "-1", "some", "0-3", "3-2", "3-", "1-10001", "1-2-3"] {
             let said = text.parse::<FanOut>().unwrap_err();
-            assert!(said.contains("write auto, all, or a number from 1 to 10000"), "{said}");
+            assert!(said.contains("write auto, all, a number from 1 to 10000"), "{said}");
         }
     }
 

@@ -35,7 +35,7 @@ pub use extent::Extent;
 pub use keys::KeyOwner;
 pub use load::Leaving;
 pub use names::{NameOwner, Names};
-pub use narrowing::{LEAST_FAN_OUT, NarrowedService, Narrowing};
+pub use narrowing::{NarrowedService, Narrowing};
 pub use network::{NetworkState, SharedWorkload, Subject, WorkloadState, workload_resource};
 pub use node_set::{NodeIndex, NodeSet};
 pub use quarantines::QuarantineState;

@@ -10,9 +10,6 @@ use crate::subsets::{Linked, Moves, Subsets};
 use meshward_types::{FanOut, IdentityId, NodeName, ServiceName, WorkloadId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// The fan-out of a client whose instances have no great load.
-pub const LEAST_FAN_OUT: usize = 20;
-
 /// The subsets of a network's services, and the workloads that nodes know because of them alone.
 #[derive(Debug, Default)]
 pub struct Narrowing {
@@ -37,7 +34,7 @@ pub struct NarrowedService {
     pub fan_out: FanOut,
     /// The subsets.
     pub subsets: Subsets,
-    /// The fan-outs that load has changed, by node; none of them is [`LEAST_FAN_OUT`].
+    /// The fan-outs that load has changed, by node; each above the least.
     grown: HashMap<NodeIndex, usize>,
     /// The pairs that have left the subsets, and may have flows. The client's node has the instance
     /// as one that is drained, until they are released.
@@ -48,10 +45,17 @@ impl NarrowedService {
     /// Returns the fan-out of a client's node.
     pub fn fan_out_of(&self, client: NodeIndex) -> usize {
         match self.fan_out {
-            FanOut::Auto => self.grown.get(&client).copied().unwrap_or(LEAST_FAN_OUT),
             FanOut::All => usize::MAX,
             FanOut::Exactly(number) => number as usize,
+            FanOut::Auto | FanOut::Between { .. } => {
+                self.grown.get(&client).copied().unwrap_or_else(|| self.least())
+            }
         }
+    }
+
+    /// Returns the fan-out that load does not take any client's below.
+    fn least(&self) -> usize {
+        self.fan_out.bounds().map_or(0, |bounds| *bounds.start() as usize)
     }
 
     /// Returns the clients' nodes whose fan-outs load has changed.
@@ -237,8 +241,8 @@ impl Narrowing {
         self.services.retain(|name, _| fan_outs.contains_key(name));
         for (name, fan_out) in fan_outs {
             let service = self.services.entry(name.clone()).or_default();
-            service.fan_out = *fan_out;
-            if *fan_out != FanOut::Auto {
+            if service.fan_out != *fan_out {
+                service.fan_out = *fan_out;
                 service.grown.clear();
             }
         }
@@ -288,10 +292,12 @@ impl Narrowing {
         fan_out: usize,
     ) {
         let Some(service) = self.services.get_mut(name) else { return };
-        if service.fan_out != FanOut::Auto || !service.subsets.has_client(node.0) {
+        let Some(bounds) = service.fan_out.bounds() else { return };
+        if !service.subsets.has_client(node.0) {
             return;
         }
-        match fan_out <= LEAST_FAN_OUT {
+        let fan_out = fan_out.min(*bounds.end() as usize);
+        match fan_out <= service.least() {
             true => service.grown.remove(&node),
             false => service.grown.insert(node, fan_out),
         };

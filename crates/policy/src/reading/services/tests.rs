@@ -152,7 +152,7 @@ fn a_mistake_in_a_service_is_named_with_its_place_and_its_mend() {
         ("  - { name: web,", "  - { name: api,", "there is a service `api` already, at policy:5:5"),
         ("prefer: [node, site]", "prefer: [node, rack]", "`rack` is not known here"),
         ("prefer: [node, site]", "prefer: [node, node]", "`prefer` has the same word twice"),
-        ("fan_out: 20", "fan_out: 0", "write auto, all, or a number from 1 to 10000"),
+        ("fan_out: 20", "fan_out: 0", "write auto, all, a number from 1 to 10000"),
         ("fan_out: 20", "fan_ot: 20", "did you mean `fan_out`?"),
         (
             "{ client: 10m }",
