@@ -18,6 +18,7 @@ mod pool;
 pub mod reactions;
 pub mod relay_links;
 mod report_batcher;
+pub mod service_load;
 pub mod sessions;
 pub mod store;
 mod submissions;

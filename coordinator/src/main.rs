@@ -10,7 +10,7 @@ use meshward_coordinator::{
     control,
     limits::Retention,
     mesh::{Mesh, Settings},
-    metrics, reactions,
+    metrics, reactions, service_load,
     store::{self, StoreError},
 };
 use meshward_relay::{
@@ -189,6 +189,7 @@ async fn start(arguments: Arguments) -> Result<()> {
 /// Starts the tasks that run until the process ends.
 fn start_tasks(mesh: &Arc<Mesh>, retention: Retention) {
     tokio::spawn(reactions::expire(mesh.clone()));
+    tokio::spawn(service_load::follow(mesh.clone()));
     let own = mesh.clone();
     tokio::spawn(async move { own.keep_retention(retention).await });
     let own = mesh.clone();

@@ -9,6 +9,7 @@ use crate::{
     pool::Pool,
     relay_links::RelayLinks,
     report_batcher::{BatchReceiver, ReportBatcher},
+    service_load::ServiceLoads,
     sessions::Sessions,
     store::{Backup, Note, Past, Store, StoreError},
     turns::{Priority, Turns},
@@ -24,7 +25,7 @@ use meshward_control_state::{
     plans::workloads::{self, Report},
     records::{Mutation, Record, RecordKey},
     timestamp,
-    world::{NodeSet, World},
+    world::{Deltas, NodeSet, World},
 };
 use meshward_relay::{
     forwarder::Forwarder,
@@ -141,6 +142,8 @@ pub struct Mesh {
     pub journal: Journal,
     /// The latency of the API.
     pub api_latency: ApiLatency,
+    /// The load of services.
+    pub loads: ServiceLoads,
     world: RwLock<World>,
     store: Arc<Mutex<Box<dyn Store>>>,
     writing: Turns,
@@ -175,6 +178,7 @@ impl Mesh {
             members: MemberConnections::default(),
             journal: Journal::starting_after(contents.revision),
             api_latency: ApiLatency::default(),
+            loads: ServiceLoads::default(),
             world: RwLock::new(world),
             store: Arc::new(Mutex::new(store)),
             writing: Turns::default(),
@@ -296,6 +300,14 @@ impl Mesh {
         self.sessions.deliver(revision, &deltas);
         self.journal.append(revision, touched);
         deltas.touched()
+    }
+
+    /// Changes what follows from load, and is in no record, and delivers the deltas to nodes: at the
+    /// world's revision.
+    pub(crate) fn adjust(&self, change: impl FnOnce(&mut World) -> Deltas) {
+        let mut world = self.world.write();
+        let deltas = change(&mut world);
+        self.sessions.deliver(world.revision, &deltas);
     }
 
     /// Writes the reports of nodes, forever.

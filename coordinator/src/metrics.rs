@@ -1,8 +1,12 @@
 //! The metrics of the coordinator. docs/metrics.md lists every name.
 
-use crate::mesh::Mesh;
+use crate::{
+    mesh::Mesh,
+    service_load::{self, ServiceLoad},
+};
 use meshward_relay::metrics::{register_forwarder, register_guard};
 use meshward_runtime::metrics::{Scrape, count, measured, number, with_process};
+use meshward_types::{NetworkName, ServiceName};
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 
@@ -61,5 +65,34 @@ fn register(registry: &mut Registry, mesh: &Mesh) {
         let links = each(&|network| network.links.count() as u64);
         measured(registry, "links", "Ordered pairs of identities that may talk", links);
     });
+    register_services(registry, mesh);
     mesh.api_latency.register(registry);
+}
+
+fn register_services(registry: &mut Registry, mesh: &Mesh) {
+    let names: Vec<(NetworkName, ServiceName)> = mesh.look(|world| {
+        let services = service_load::services(world);
+        services.map(|(network, name)| (network.record.name.clone(), name.clone())).collect()
+    });
+    let loads: Vec<_> = names
+        .into_iter()
+        .map(|(network, name)| {
+            let load = mesh.loads.of(&network, &name);
+            ([("network", network.to_string()), ("service", name.to_string())], load)
+        })
+        .collect();
+    let each = |value: fn(&ServiceLoad) -> u64| -> Vec<_> {
+        loads.iter().map(|(labels, load)| (labels.clone(), value(load))).collect()
+    };
+    let open = each(ServiceLoad::open);
+    measured(registry, "service_open_flows", "Open flows through services", open);
+    let begun = each(ServiceLoad::begun);
+    measured(registry, "service_flows_per_second", "New flows a second through services", begun);
+    let desired = each(|load| load.desired as u64);
+    measured(
+        registry,
+        "service_desired_instances",
+        "Instances that services would need for their load",
+        desired,
+    );
 }

@@ -17,6 +17,8 @@ struct State {
     session: Option<UnboundedSender<FromNode>>,
     /// The coordinator has answered: another machine does not have this node's session.
     is_accepted: bool,
+    /// The sessions that have been accepted.
+    accepted: u64,
     /// Triggers that fired while there was no session.
     unreported: Vec<Fired>,
 }
@@ -35,7 +37,10 @@ impl CoordinatorLink {
     /// Notes that the coordinator has accepted the session.
     pub fn note_accepted(&self) {
         let mut state = self.0.lock();
-        state.is_accepted = state.session.is_some();
+        if state.session.is_some() && !state.is_accepted {
+            state.is_accepted = true;
+            state.accepted += 1;
+        }
     }
 
     /// Ends the session.
@@ -52,6 +57,12 @@ impl CoordinatorLink {
     /// Returns `true` if there is a session that the coordinator has accepted.
     pub fn is_connected(&self) -> bool {
         self.0.lock().is_accepted
+    }
+
+    /// Returns the number of the session, if there is one that the coordinator has accepted.
+    pub fn session_number(&self) -> Option<u64> {
+        let state = self.0.lock();
+        state.is_accepted.then_some(state.accepted)
     }
 
     /// Sends a message, if there is a session; returns whether there is.

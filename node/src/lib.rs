@@ -25,6 +25,7 @@ pub mod reachability;
 mod refusal;
 pub mod relay_queue;
 pub mod runtimes;
+pub mod service_load;
 pub mod session;
 mod state_files;
 mod sys;

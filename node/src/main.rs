@@ -13,7 +13,7 @@ use meshward_node::{
     host_name, leaving, metrics,
     offloads::Offload,
     reachability::{home_relays, port_mapping, relays},
-    relay_queue, runtimes, session,
+    relay_queue, runtimes, service_load, session,
 };
 use meshward_runtime::{
     Mistake,
@@ -302,6 +302,7 @@ fn start_tasks(node: &Arc<Node>, relayed: relay_queue::Receiver) -> JoinSet<()> 
     tasks.spawn(async move { own.watch_keys().await });
     let own = node.clone();
     tasks.spawn(async move { own.retry_endpoints().await });
+    tasks.spawn(service_load::report(node.clone()));
     let own = endpoints.clone();
     tasks.spawn(async move { own.keep_flows().await });
     let own = endpoints.clone();

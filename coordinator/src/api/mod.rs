@@ -7,6 +7,7 @@ mod devices;
 mod document;
 mod drains;
 mod enforcement;
+mod external_metrics;
 mod health;
 mod idempotency;
 mod inventory;

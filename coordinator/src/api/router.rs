@@ -5,8 +5,8 @@ use super::{
     caller::{self, Origin},
     credentials, devices,
     document::{self, DOCUMENT},
-    drains, health, idempotency, inventory, keys, links, logs, networks, policies, problem,
-    quarantines, relays, request, routes, services, shape,
+    drains, external_metrics, health, idempotency, inventory, keys, links, logs, networks,
+    policies, problem, quarantines, relays, request, routes, services, shape,
     state::Api,
     tokens, watch,
 };
@@ -41,6 +41,7 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(drains::begin, drains::list))
         .routes(routes!(drains::end))
         .routes(routes!(drains::progress))
+        .routes(routes!(external_metrics::get))
         .routes(routes!(links::list))
         .routes(routes!(keys::rotate))
         .routes(routes!(devices::create, devices::list))

@@ -5,6 +5,7 @@
 mod audit;
 mod credentials;
 pub mod diagnosis;
+mod external_metrics;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod links;
@@ -23,6 +24,7 @@ mod workloads;
 
 pub use audit::*;
 pub use credentials::*;
+pub use external_metrics::*;
 pub use links::*;
 pub use networks::*;
 pub use nodes::*;

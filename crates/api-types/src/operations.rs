@@ -5,9 +5,10 @@ use crate::{
     ApproveNode, ApproveRoute, AuditEntry, BeginDrain, ChangeCredential, CreateCredential,
     CreateDevice, CreateNetwork, CreateToken, CreatedCredential, CreatedDevice, CreatedToken,
     Credential, Device, Drain, DrainProgress, DrainResult, DrainTarget, ExplainQuery, Explanation,
-    Impose, Links, Network, Node, Page, Policy, PolicyDifference, PolicyRevision, Quarantine,
-    QuarantineResult, QuarantineTarget, Relay, Rollback, RotateKeys, RotatedKeys, Route, Service,
-    ServiceDetails, Status, SubmitPolicy, SubmitResult, Token, Workload,
+    ExternalMetricValueList, Impose, Links, Network, Node, Page, Policy, PolicyDifference,
+    PolicyRevision, Quarantine, QuarantineResult, QuarantineTarget, Relay, Rollback, RotateKeys,
+    RotatedKeys, Route, Service, ServiceDetails, Status, SubmitPolicy, SubmitResult, Token,
+    Workload,
 };
 use std::{
     fmt::{Display, Write as _},
@@ -217,6 +218,11 @@ operations! {
     END_DRAIN: Write<DrainTarget, DrainResult>(Post, "/v1/drains/end");
     /// The flows that drained workloads still have.
     DRAIN_PROGRESS: Ask<DrainTarget, DrainProgress>("/v1/drains/progress");
+
+    /// A metric of services, as Kubernetes reads it.
+    EXTERNAL_METRIC: Read<ExternalMetricValueList>(
+        "/apis/external.metrics.k8s.io/v1beta1/namespaces/{namespace}/{metric}"
+    );
 
     /// The links, with counters.
     LINKS: List<Links>("/v1/links");

@@ -1,13 +1,17 @@
 //! Conditions of triggers, which nodes count.
 
-use crate::selector::{self, Selector};
+use crate::{
+    names::ServiceName,
+    selector::{self, Selector},
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The longest time that a condition can span.
 pub const MAX_WITHIN: Duration = Duration::from_hours(1);
 
-/// A condition on one workload: everything that is set must be reached within a time span.
+/// A condition on one workload, of which everything that is set must be reached within a time span,
+/// or on a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
@@ -20,7 +24,10 @@ pub struct Condition {
     /// The number of different destination addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distinct_addresses: Option<u32>,
-    /// The time span, such as `10s`; at most an hour.
+    /// A service: the number of instances that it would need for its load has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired: Option<ServiceName>,
+    /// The time span, such as `10s`; at most an hour. For a service, it fires at most once in it.
     pub within: Lasting,
 }
 
@@ -31,10 +38,16 @@ impl Condition {
     /// A sentence that says how to fix it.
     pub fn check(&self) -> Result<(), String> {
         let counts = [self.denied_flows, self.distinct_ports, self.distinct_addresses];
-        if counts.iter().all(Option::is_none) {
+        let counts_nothing = counts.iter().all(Option::is_none);
+        if counts_nothing && self.desired.is_none() {
             return Err("`when` counts nothing; give `denied_flows`, `distinct_ports` or \
-                `distinct_addresses`"
+                `distinct_addresses`, or a service as `desired`"
                 .into());
+        }
+        if !counts_nothing && self.desired.is_some() {
+            return Err(
+                "`when` has counts of a workload beside `desired`; make two triggers".into()
+            );
         }
         if counts.iter().flatten().any(|count| !(1..=10_000).contains(count)) {
             return Err("what `when` counts must be from 1 to 10000".into());

@@ -12,7 +12,7 @@ use meshward_control_proto::{
     LinkAcl, LinkCount, LoggedFlow, WorkloadCuts, WorkloadFlows, view::NetworkSpec,
 };
 use meshward_datapath::{
-    EndpointStats, FlowKind, Link, LinkFlow, LinkStats, PathLossReason, Timeouts,
+    EndpointStats, FlowKind, Link, LinkFlow, LinkStats, PathLossReason, ServiceStats, Timeouts,
 };
 use meshward_types::{NetworkName, WorkloadId};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -85,6 +85,15 @@ impl Node {
             queries: count.queries,
         };
         counts.map(count).collect()
+    }
+
+    /// Returns what every endpoint has counted of services.
+    pub fn service_stats(&self) -> Vec<(NetworkName, Vec<ServiceStats>)> {
+        let now = clock::now();
+        let stats = |(network, served): (NetworkName, Arc<ServedEndpoint>)| {
+            (network, served.endpoint.service_stats(now))
+        };
+        self.enforcement.endpoints().into_iter().map(stats).collect()
     }
 
     /// Returns the node in short.

@@ -103,6 +103,7 @@ impl NodeSession {
         let session = Arc::new(Session::new(node, connection));
         session.set_clock_problem(hello.clock_problem);
         self.link.mesh.sessions.add(session.clone());
+        self.link.mesh.loads.begin(&self.link.node);
         session
     }
 
@@ -208,8 +209,10 @@ impl NodeSession {
             FromNode::Fired(fired) => {
                 reactions::fire(&self.link.mesh, &self.link.node, fired).await;
             }
-            // Subsets do not follow the load yet.
-            FromNode::Load(_) => {}
+            FromNode::Load(loads) => {
+                let mesh = &self.link.mesh;
+                mesh.look(|world| mesh.loads.report(world, &self.link.node, loads));
+            }
             FromNode::Renew { csr } => self.link.renew(&csr).await?,
             FromNode::Hello { .. }
             | FromNode::Inventory { .. }
@@ -298,6 +301,9 @@ impl Drop for RemoveAtEnd {
     fn drop(&mut self) {
         let Self { mesh, session } = self;
         mesh.sessions.remove(session);
+        if mesh.sessions.get(&session.node.name).is_none() {
+            mesh.loads.forget(&session.node.name);
+        }
         mesh.relays.announce_session(&mesh.forwarder, &mesh.sessions, &session.node.name);
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! It is kept in memory alone: reports say it anew.
 
-use meshward_control_proto::InstanceLoad;
+use meshward_control_proto::{InstanceLoad, MAX_LOADS};
 use meshward_types::{NetworkName, NodeName, ServiceName, WorkloadId};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
@@ -27,6 +27,9 @@ const MAX_SLOWNESS: u64 = 1500;
 
 /// The mean use of a subset, as a part of the limit, from which on it grows.
 const GROWS_AT: f64 = 0.8;
+/// The factor by which its use has to exceed that of all instances: otherwise more instances would be
+/// used as much, and growing would make views larger for nothing.
+const GROWS_ABOVE_MEAN: f64 = 1.1;
 /// The use that a subset has once it has grown, if its client is the only one.
 const AIMED_AT: f64 = 0.6;
 /// The mean use below which a subset shrinks, once it has it for [`SHRINKS_AFTER`].
@@ -40,8 +43,17 @@ const DESIRED_USE: f64 = 0.7;
 #[derive(Debug, Default)]
 pub struct Loads {
     services: HashMap<ServiceKey, Service>,
-    /// The services whose instances the workloads of a node have flows with.
-    by_node: HashMap<NodeName, BTreeSet<ServiceKey>>,
+    /// The last report of each node that has flows.
+    by_node: HashMap<NodeName, Reported>,
+}
+
+/// A node's last report.
+#[derive(Debug, Default)]
+struct Reported {
+    /// The services whose instances the node's workloads have flows with.
+    services: BTreeSet<ServiceKey>,
+    /// `true` if it had room for all instances.
+    is_whole: bool,
 }
 
 type ServiceKey = (NetworkName, ServiceName);
@@ -212,15 +224,28 @@ impl Service {
         self.instances.get(instance).map_or(0.0, |sum| sum.load().used)
     }
 
-    /// Returns the fan-out that a client is to have, if it is another one.
-    fn fan_out(&mut self, subset: &Subset, bounds: FanOuts, now: Duration) -> Option<usize> {
+    /// Returns the mean use of all instances.
+    fn mean_used(&self, instances: usize) -> f64 {
+        let used: f64 = self.instances.values().map(|sum| sum.load().used).sum();
+        used / instances.max(1) as f64
+    }
+
+    /// Returns the fan-out that a client is to have, if it is another one. `of_all`: the mean use of
+    /// all instances.
+    fn fan_out(
+        &mut self,
+        subset: &Subset,
+        bounds: FanOuts,
+        of_all: f64,
+        now: Duration,
+    ) -> Option<usize> {
         let size = subset.instances.len();
         let used: f64 = subset.instances.iter().map(|id| self.used(id)).sum();
         let mean = used / size.max(1) as f64;
         let Some(client) = self.clients.get_mut(subset.node) else {
             return (subset.fan_out > bounds.least).then_some(bounds.least);
         };
-        if mean >= GROWS_AT && size < bounds.most {
+        if mean >= GROWS_AT && mean >= of_all * GROWS_ABOVE_MEAN && size < bounds.most {
             client.idle_since = None;
             let wanted = (size as f64 * (mean / AIMED_AT).min(2.0)).ceil() as usize;
             return Some(wanted.clamp(size + 1, bounds.most));
@@ -245,14 +270,17 @@ impl Service {
 pub struct FanOuts {
     /// The fan-out of a client without load.
     pub least: usize,
-    /// The number of instances.
+    /// The largest fan-out.
     pub most: usize,
+    /// The number of instances.
+    pub instances: usize,
 }
 
 impl Loads {
     /// Replaces what a node reports.
     pub fn report(&mut self, node: &NodeName, loads: Vec<InstanceLoad>) {
-        let keys = self.by_node.remove(node).unwrap_or_default();
+        let keys = self.by_node.remove(node).unwrap_or_default().services;
+        let is_whole = loads.len() < MAX_LOADS;
         let mut before = HashMap::new();
         for key in &keys {
             let client = self.services.get_mut(key).and_then(|service| service.remove(node));
@@ -271,7 +299,7 @@ impl Loads {
             }
         }
         if !now.is_empty() {
-            self.by_node.insert(node.clone(), now);
+            self.by_node.insert(node.clone(), Reported { services: now, is_whole });
         }
     }
 
@@ -293,17 +321,18 @@ impl Loads {
         service.into_iter().flat_map(|service| service.clients.keys().cloned()).collect()
     }
 
-    /// Returns the number of open flows of a node with an instance.
-    pub fn open(
+    /// Returns `true` if a node may have flows with an instance, by what it reports.
+    pub fn may_have_flows(
         &self,
-        network: &NetworkName,
-        service: &ServiceName,
+        (network, service): (&NetworkName, &ServiceName),
         node: &NodeName,
         instance: &WorkloadId,
-    ) -> u32 {
+    ) -> bool {
+        let Some(reported) = self.by_node.get(node) else { return false };
         let service = self.services.get(&(network.clone(), service.clone()));
         let client = service.and_then(|service| service.clients.get(node));
-        client.and_then(|client| client.instances.get(instance)).map_or(0, |flows| flows.open)
+        let flows = client.and_then(|client| client.instances.get(instance));
+        !reported.is_whole || flows.is_some_and(|flows| flows.open > 0)
     }
 
     /// Returns the fan-outs that clients of a service are to have, where they are others than now.
@@ -315,9 +344,10 @@ impl Loads {
         now: Duration,
     ) -> Vec<FanOutChange> {
         let mut known = self.services.get_mut(&(network.clone(), service.clone()));
+        let of_all = known.as_ref().map_or(0.0, |known| known.mean_used(bounds.instances));
         let change = |subset: Subset| {
             let fan_out = match &mut known {
-                Some(known) => known.fan_out(&subset, bounds, now)?,
+                Some(known) => known.fan_out(&subset, bounds, of_all, now)?,
                 None => bounds.least,
             };
             (fan_out != subset.fan_out).then(|| FanOutChange {

@@ -1,9 +1,9 @@
 use super::{FanOuts, Loads, SHRINKS_AFTER, Subset, desired};
-use meshward_control_proto::InstanceLoad;
+use meshward_control_proto::{InstanceLoad, MAX_LOADS};
 use meshward_types::{NetworkName, NodeName, ServiceName, WorkloadId};
 use std::time::Duration;
 
-const BOUNDS: FanOuts = FanOuts { least: 20, most: 100 };
+const BOUNDS: FanOuts = FanOuts { least: 20, most: 100, instances: 100 };
 
 fn network() -> NetworkName {
     "shop".parse().unwrap()
@@ -80,6 +80,23 @@ fn no_subset_grows_beyond_the_instances() {
 }
 
 #[test]
+fn no_subset_grows_if_all_instances_are_used_alike() {
+    let mut client = Client { loads: Loads::default(), fan_out: 20 };
+    let other: NodeName = "other".parse().unwrap();
+    client.loads.report(&other, (20..100).map(|at| load(at, 250, None)).collect());
+    assert_eq!((0..30).map(|at| client.second(at, 20 * 250)).last(), Some(20));
+    client.loads.report(&other, (20..100).map(|at| load(at, 100, None)).collect());
+    assert!(client.second(30, 20 * 250) > 20);
+}
+
+#[test]
+fn a_report_without_room_for_all_instances_says_nothing_of_the_others() {
+    let mut loads = Loads::default();
+    loads.report(&node(), (0..MAX_LOADS).map(|at| load(at, 1, None)).collect());
+    assert!(loads.may_have_flows((&network(), &service()), &node(), &instance(MAX_LOADS)));
+}
+
+#[test]
 fn instances_that_have_become_slow_count_as_used() {
     let mut loads = Loads::default();
     loads.report(&node(), vec![load(0, 1, Some(Duration::from_millis(10)))]);
@@ -117,7 +134,9 @@ fn loads_are_the_sums_of_what_nodes_report_now() {
     assert_eq!(open(&loads), [5, 10]);
     loads.report(&node(), vec![load(1, 1, None)]);
     assert_eq!(open(&loads), [4]);
-    assert_eq!(loads.open(&network(), &service(), &node(), &instance(1)), 1);
+    let may_have_flows =
+        |loads: &Loads, at| loads.may_have_flows((&network(), &service()), &node(), &instance(at));
+    assert!(may_have_flows(&loads, 1) && !may_have_flows(&loads, 0));
     loads.forget(&other);
     loads.forget(&node());
     assert!(open(&loads).is_empty() && loads.services.is_empty() && loads.by_node.is_empty());

@@ -56,10 +56,11 @@ impl NetworkResources<'_> {
         Some((ResourceKey::Network(self.name().clone()), Resource::Network(spec)))
     }
 
-    /// Returns the triggers, which every node of the network gets.
+    /// Returns the triggers about workloads, which every node of the network gets.
     pub(super) fn triggers(&self) -> impl Iterator<Item = (ResourceKey, Resource)> {
         let name = self.name().clone();
-        self.network.links.policy().triggers.iter().map(move |trigger| {
+        let triggers = self.network.links.policy().triggers.iter();
+        triggers.filter(|trigger| trigger.when.desired.is_none()).map(move |trigger| {
             let spec = TriggerSpec::new(
                 trigger.watch.clone(),
                 &trigger.when,

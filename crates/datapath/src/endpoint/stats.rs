@@ -84,24 +84,24 @@ impl Endpoint {
         let stats = |peer| self.state.transport.stats(now, peer);
         let with_stats = peers.into_iter().filter_map(|(peer, node)| Some((node, stats(peer)?)));
         let devices = devices.into_iter().filter_map(|(peer, id)| Some((id, stats(peer)?)));
-        let micros = self.state.services.micros(now);
-        let mut services: Vec<ServiceStats> = self
-            .state
-            .tables
-            .read()
-            .services
-            .iter()
-            .map(|own| service_stats(own, micros))
-            .collect();
-        services.sort_by(|a, b| a.name.cmp(&b.name));
         EndpointStats {
             drops: self.state.drops.read(),
             flows: self.state.filter.flows(),
             links: self.state.filter.links(),
             peers: with_stats.collect(),
             devices: devices.collect(),
-            services,
+            services: self.service_stats(now),
         }
+    }
+
+    /// Returns the counters of the services.
+    pub fn service_stats(&self, now: Instant) -> Vec<ServiceStats> {
+        let micros = self.state.services.micros(now);
+        let tables = self.state.tables.read();
+        let mut services: Vec<ServiceStats> =
+            tables.services.iter().map(|own| service_stats(own, micros)).collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        services
     }
 }
 

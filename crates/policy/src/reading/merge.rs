@@ -83,7 +83,7 @@ impl Reader {
             }
         }
         for node in self.list(parts, "triggers") {
-            policy.triggers.extend(self.trigger(parts.file, node, named));
+            policy.triggers.extend(self.trigger(parts.file, services, node, named));
         }
         for node in self.list(parts, "admission") {
             policy.admission.extend(self.admission(parts.file, (sets, keys), node, named));

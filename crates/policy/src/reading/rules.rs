@@ -147,6 +147,7 @@ impl Reader {
     pub(super) fn trigger(
         &mut self,
         file: &str,
+        services: &Services,
         node: &Node,
         named: &mut HashMap<String, SourceSpan>,
     ) -> Option<Trigger> {
@@ -158,7 +159,7 @@ impl Reader {
         let lasts = self.optional(&parts, "for");
         let alone = self.optional(&parts, "alone").unwrap_or_default();
         let trigger = Trigger { name: name?, watch, when: when?, then: then?, lasts, alone };
-        if let Err(text) = check_trigger(&trigger) {
+        if let Err(text) = check_trigger(&trigger, services) {
             self.problem(file, node.at, text);
         }
         Some(trigger)
@@ -317,11 +318,25 @@ struct RuleTarget<'a> {
     service: Option<&'a Service>,
 }
 
-fn check_trigger(trigger: &Trigger) -> Result<(), String> {
+fn check_trigger(trigger: &Trigger, services: &Services) -> Result<(), String> {
     use crate::document::Reaction;
     let name = &trigger.name;
     if let Err(text) = trigger.when.check() {
         return Err(format!("trigger `{name}`: {text}"));
+    }
+    if let Some(service) = &trigger.when.desired {
+        if !services.all.iter().any(|known| known.name == *service) {
+            let known = services.all.iter().map(|known| known.name.as_str());
+            let mend = did_you_mean(service.as_str(), known);
+            let mend = mend.unwrap_or_else(|| "write it under `services:`".into());
+            return Err(format!("trigger `{name}`: there is no service `{service}`; {mend}"));
+        }
+        if !matches!(trigger.then, Reaction::Webhook(_)) || !trigger.watch.is_empty() {
+            return Err(format!(
+                "trigger `{name}`: what a service would need can be told to a webhook, and is of no \
+                workload: write `then: {{ webhook: URL }}`, and leave out `watch`"
+            ));
+        }
     }
     match &trigger.then {
         Reaction::Label(labels) if labels.is_empty() => {
