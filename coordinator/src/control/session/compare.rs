@@ -26,6 +26,7 @@ pub(super) async fn compare(
 ) -> Result<Vec<FromNode>> {
     link.send(&FromCoordinator::Compare).await?;
     let ReceivedHashes { hashes, other_messages } = receive_hashes(link, inbox).await?;
+    link.mesh.adjust(|world| world.adopt(&link.node, &hashes));
     let parts = link.mesh.look(|world| {
         session.clear_backlog();
         world.view_parts(&link.node)

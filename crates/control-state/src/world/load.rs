@@ -3,8 +3,8 @@
 
 use super::{deltas::Deltas, state::World};
 use crate::{loads::FanOutChange, subsets::Linked};
-use meshward_control_proto::InstanceLoad;
-use meshward_types::{NetworkName, NodeName, ServiceName};
+use meshward_control_proto::{InstanceLoad, ResourceKey, view::ResourceHashes};
+use meshward_types::{NetworkName, NodeName, ServiceName, WorkloadId};
 use std::collections::BTreeMap;
 
 /// A pair that has left the subsets of a service.
@@ -44,6 +44,30 @@ impl World {
                 })
             })
         })
+    }
+
+    /// Keeps workloads that a node knew before its session as ones that have left its subsets, where
+    /// subsets may have been the reason: so that a coordinator that is restarted, or that takes
+    /// over, cuts none of their flows. Returns the deltas, at the world's revision.
+    pub fn adopt(&mut self, node: &NodeName, known: &ResourceHashes) -> Deltas {
+        let mut deltas = Deltas::default();
+        let Some(index) = self.nodes.index(node) else { return deltas };
+        let mut by_network: BTreeMap<&NetworkName, Vec<&WorkloadId>> = BTreeMap::new();
+        for key in known.keys() {
+            if let ResourceKey::Workload(network, id) = key {
+                by_network.entry(network).or_default().push(id);
+            }
+        }
+        for (network, ids) in by_network {
+            let narrows =
+                self.networks.get(network).is_some_and(|state| !state.narrowing.is_empty());
+            if narrows {
+                self.with_builder(network, &mut deltas, |builder| {
+                    builder.adopt(index, ids.into_iter());
+                });
+            }
+        }
+        deltas
     }
 
     /// Releases pairs that have left the subsets of services: they have no flows any more. Returns

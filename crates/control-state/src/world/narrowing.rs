@@ -188,6 +188,13 @@ impl Narrowing {
         }
     }
 
+    /// Notes that a pair has left the subsets of a service.
+    pub(super) fn retain(&mut self, name: &ServiceName, linked: Linked) {
+        if let Some(service) = self.services.get_mut(name) {
+            service.leaving.insert(linked);
+        }
+    }
+
     /// Releases pairs that have left the subsets of a service. Returns those that were there.
     pub(super) fn release(&mut self, name: &ServiceName, pairs: &[Linked]) -> Vec<Linked> {
         let Some(service) = self.services.get_mut(name) else { return vec![] };

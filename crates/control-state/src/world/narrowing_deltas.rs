@@ -3,6 +3,7 @@
 
 use super::{
     deltas::{Arrival, DeltaBuilder},
+    narrowing::NarrowedService,
     network::NetworkState,
     node_set::{NodeIndex, NodeSet},
     nodes::Nodes,
@@ -134,6 +135,41 @@ impl NetworkState {
             self.clients_on(client, service).map(move |workload| (host, workload.clone()))
         });
         clients.chain([(client, instance.clone())]).collect()
+    }
+
+    /// Returns the pairs outside subsets, by service, because of which a node may have known a
+    /// workload: as an instance, or as a client of its own instances.
+    fn former_pairs(
+        &self,
+        node: NodeIndex,
+        host: NodeIndex,
+        record: &WorkloadRecord,
+    ) -> Vec<(ServiceName, Linked)> {
+        let mut pairs = Vec::new();
+        let mut add = |name: &ServiceName, client: NodeIndex, instance: &WorkloadId| {
+            let service = self.narrowing.service(name);
+            let is_former = |service: &NarrowedService| {
+                service.subsets.has_client(client.0)
+                    && service.subsets.has_instance(instance)
+                    && !service.is_joined(client, instance)
+            };
+            if service.is_some_and(is_former) {
+                pairs.push((name.clone(), Linked { client: client.0, instance: instance.clone() }));
+            }
+        };
+        for name in self.narrowing.selecting(record.identity) {
+            if self.identities_on(node).any(|own| self.uses_for(own, record.identity, name)) {
+                add(name, node, &record.id);
+            }
+        }
+        for own in self.workloads_on(node) {
+            for name in self.narrowing.selecting(own.identity) {
+                if self.uses_for(record.identity, own.identity, name) {
+                    add(name, host, &own.id);
+                }
+            }
+        }
+        pairs
     }
 
     /// Returns everything that a node may know because of subsets.
@@ -354,6 +390,35 @@ impl DeltaBuilder<'_> {
         for Linked { client, instance } in self.network.narrowing.release(service, pairs) {
             let host = self.network.host(self.nodes, &instance);
             doubts.extend(self.network.doubts_about(service, NodeIndex(client), &instance, host));
+        }
+        self.resolve(doubts, None);
+    }
+
+    /// Makes workloads that a node knows ones that have left its subsets, where that is why it may
+    /// know them: another coordinator, or this one before it was restarted, had them there.
+    pub(super) fn adopt<'a>(
+        &mut self,
+        node: NodeIndex,
+        known: impl Iterator<Item = &'a WorkloadId>,
+    ) {
+        let mut doubts = Doubts::new();
+        for id in known {
+            let Some(record) = self.network.workloads.get(id).cloned() else { continue };
+            if self.network.narrowing.knows(node, id) {
+                continue;
+            }
+            let host = self.nodes.index(&record.node).filter(|host| *host != node);
+            let Some(host) = host else { continue };
+            if self.network.meets_widely(node, record.identity) {
+                continue;
+            }
+            for (service, linked) in self.network.former_pairs(node, host, &record) {
+                let Linked { client, instance } = &linked;
+                let client = NodeIndex(*client);
+                let host = self.network.host(self.nodes, instance);
+                doubts.extend(self.network.doubts_about(&service, client, instance, host));
+                self.network.narrowing.retain(&service, linked);
+            }
         }
         self.resolve(doubts, None);
     }
