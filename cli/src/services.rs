@@ -99,7 +99,7 @@ fn print_details(common: &Common, details: &api::ServiceDetails) -> Result<()> {
     if whole(common, details)? {
         return Ok(());
     }
-    let api::ServiceDetails { service, clients, instances: all } = details;
+    let api::ServiceDetails { service, load, clients, instances: all } = details;
     let affinity = service.affinity_seconds.map_or("none".into(), |seconds| {
         format!("client, {}", humantime::format_duration(Duration::from_secs(seconds)))
     });
@@ -114,6 +114,9 @@ fn print_details(common: &Common, details: &api::ServiceDetails) -> Result<()> {
         ("health", or_dash(service.health.as_ref())),
         ("fan-out", service.fan_out.clone()),
         ("affinity", affinity),
+        ("load", in_short(load)),
+        ("desired", count(load.desired, "instance")),
+        ("subsets", subsets(load)),
     ] {
         out!("{what:<10} {text}");
     }
@@ -138,6 +141,7 @@ fn print_clients(service: &api::Service, clients: &[api::ServiceClients]) {
 
 fn print_instances(common: &Common, service: &api::Service, all: &[api::Instance]) -> Result<()> {
     let row = |instance: &api::Instance| {
+        let load = |text: fn(&api::InstanceLoad) -> String| instance.load.as_ref().map(text);
         let state = match (instance.quarantined, instance.serving) {
             (true, _) => bad("quarantined"),
             (false, Serving::Ready) => good("ready"),
@@ -152,6 +156,10 @@ fn print_instances(common: &Common, service: &api::Service, all: &[api::Instance
             instance.weight.to_string(),
             state,
             or_dash(instance.drain.as_ref().map(drained)),
+            or_dash(load(|load| load.open.to_string())),
+            or_dash(load(|load| load.connects_per_second.to_string())),
+            or_dash(instance.load.as_ref().and_then(|load| load.connect_micros).map(milliseconds)),
+            or_dash(load(|load| format!("{} %", load.used_percent))),
         ]
     };
     // Columns that would say the same of all are for `-o wide`.
@@ -163,7 +171,20 @@ fn print_instances(common: &Common, service: &api::Service, all: &[api::Instance
         true => "DRAINED+",
         false => "DRAINED",
     };
-    let columns = ["INSTANCE", "NAME", "NODE", "SITE", "ADDRESSES", weight, "STATE", drain];
+    let columns = [
+        "INSTANCE",
+        "NAME",
+        "NODE",
+        "SITE",
+        "ADDRESSES",
+        weight,
+        "STATE",
+        drain,
+        "OPEN",
+        "CONNECTS/S",
+        "CONNECT",
+        "USED",
+    ];
     let api::Service { network, selector, .. } = service;
     let none = format!(
         "no instances: no workload of network {network} has the labels {selector}; \
@@ -204,6 +225,24 @@ async fn workload_id(client: &Client, given: WorkloadId) -> Result<WorkloadId> {
             Err(Mistake(format!("{text}{}", if several.len() > 8 { " …" } else { "" })).into())
         }
     }
+}
+
+fn in_short(load: &api::ServiceLoad) -> String {
+    let api::ServiceLoad { open, connects_per_second, .. } = load;
+    format!("{open} open, {connects_per_second} connects a second")
+}
+
+fn subsets(load: &api::ServiceLoad) -> String {
+    let clients = count(load.clients, "node");
+    match (load.least_fan_out, load.most_fan_out) {
+        (Some(least), Some(most)) if least == most => format!("{least} instances, {clients}"),
+        (Some(least), Some(most)) => format!("{least} to {most} instances, {clients}"),
+        _ => "-".into(),
+    }
+}
+
+fn milliseconds(micros: u64) -> String {
+    format!("{:.1} ms", micros as f64 / 1e3)
 }
 
 pub(crate) async fn drain(common: &Common, wanted: Drain) -> Result<ExitCode> {

@@ -8,14 +8,15 @@ use super::{
     request::At,
     state::Api,
 };
-use crate::mesh::Mesh;
+use crate::{mesh::Mesh, service_load};
 use axum::{Json, extract::State, response::Response};
 use meshward_api_types::{
-    Instance, Page, Service, ServiceClients, ServiceDetails, ServicePort, ServiceProtocol,
-    operations,
+    Instance, InstanceLoad, Page, Service, ServiceClients, ServiceDetails, ServiceLoad,
+    ServicePort, ServiceProtocol, operations,
 };
 use meshward_control_state::{
     change_log::ListKind,
+    loads::Load,
     plans::networks,
     records::WorkloadRecord,
     world::{NetworkState, World},
@@ -189,14 +190,19 @@ pub(super) async fn get(
         let missing = mesh.look(|world| missing(world.networks.get(&network)?, &name));
         missing.filter(|_| caller.reaches(&network)).unwrap_or(error)
     })?;
-    let (clients, instances) = mesh.look(|world| {
-        let Some((network, service)) = find(world, &key) else { return (vec![], vec![]) };
-        let mut all: Vec<Instance> =
-            instances(network, service).map(|of| instance(world, network, service, of)).collect();
+    let loads = mesh.loads.of(&network, &name);
+    let details = mesh.look(|world| {
+        let (network, known) = find(world, &key)?;
+        let described = instances(network, known).map(|of| Instance {
+            load: loads.instances.get(&of.1.id).map(instance_load),
+            ..instance(world, network, known, of)
+        });
+        let mut all: Vec<Instance> = described.collect();
         all.sort_unstable_by(|a, b| (&a.node, &a.workload).cmp(&(&b.node, &b.workload)));
-        (clients(network, service), all)
+        let load = service_load(network, &name, &loads);
+        Some(ServiceDetails { service, load, clients: clients(network, known), instances: all })
     });
-    Ok(Json(ServiceDetails { service, clients, instances }))
+    details.map(Json).ok_or_else(|| ApiError::missing("the service has just been removed"))
 }
 
 /// Returns the error for a service that a network does not have, with those that it has; `None` if
@@ -248,6 +254,35 @@ fn clients(network: &NetworkState, service: &PolicyService) -> Vec<ServiceClient
         .collect()
 }
 
+fn service_load(
+    network: &NetworkState,
+    name: &ServiceName,
+    load: &service_load::ServiceLoad,
+) -> ServiceLoad {
+    let narrowed = network.narrowing.service(name);
+    let sizes = narrowed.into_iter().flat_map(|narrowed| {
+        narrowed.subsets.clients().map(|client| narrowed.subsets.of(client).count())
+    });
+    let sizes: Vec<usize> = sizes.collect();
+    ServiceLoad {
+        open: load.open(),
+        connects_per_second: load.begun(),
+        desired: load.desired,
+        clients: sizes.len(),
+        least_fan_out: sizes.iter().min().copied(),
+        most_fan_out: sizes.iter().max().copied(),
+    }
+}
+
+fn instance_load(load: &Load) -> InstanceLoad {
+    InstanceLoad {
+        open: load.open,
+        connects_per_second: load.begun,
+        connect_micros: load.connect_time.map(|time| time.as_micros() as u64),
+        used_percent: (load.used * 100.0).round() as u64,
+    }
+}
+
 fn instance(
     world: &World,
     network: &NetworkState,
@@ -268,5 +303,6 @@ fn instance(
         serving: serving(world, record),
         drain: world.drains.of(record).map(|drain| drains::describe(world, drain)),
         quarantined: quarantine.is_some(),
+        load: None,
     }
 }

@@ -30,8 +30,9 @@ pub struct Service {
     pub prefer: Vec<Nearness>,
     /// The health check, such as `http /healthz every 2s`; null if there is none.
     pub health: Option<String>,
-    /// The number of instances that a client's node is linked with: `auto`, `all` or a number.
-    #[schema(pattern = "^(auto|all|[1-9][0-9]{0,4})$")]
+    /// The number of instances that a client's node is linked with: `auto`, `all`, a number, or a
+    /// range such as `5-50`.
+    #[schema(pattern = "^(auto|all|[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?)$")]
     pub fan_out: String,
     /// How long a client keeps its instance, in seconds; null if each connection has its own choice.
     pub affinity_seconds: Option<u64>,
@@ -89,6 +90,8 @@ pub struct ServiceDetails {
     /// The rules by which clients reach it, in the order of the policy. Other rules and guardrails
     /// may deny what they allow.
     pub clients: Vec<ServiceClients>,
+    /// The live load, as the nodes of clients report it.
+    pub load: ServiceLoad,
     /// The instances, by node.
     pub instances: Vec<Instance>,
 }
@@ -102,6 +105,36 @@ pub struct ServiceClients {
     pub ports: Vec<PortSpec>,
     /// The name of the rule.
     pub rule: String,
+}
+
+/// The live load of a service: of the connections that clients have through it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceLoad {
+    /// Open connections.
+    pub open: u64,
+    /// New connections a second.
+    pub connects_per_second: u64,
+    /// The number of instances that would be used to seven tenths of their limit.
+    pub desired: usize,
+    /// The nodes that are linked with a subset of the instances.
+    pub clients: usize,
+    /// The smallest subset; null if there are no clients with subsets.
+    pub least_fan_out: Option<usize>,
+    /// The largest subset.
+    pub most_fan_out: Option<usize>,
+}
+
+/// The live load of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceLoad {
+    /// Open connections.
+    pub open: u64,
+    /// New connections a second.
+    pub connects_per_second: u64,
+    /// The mean of the clients' smoothed times to connect, in microseconds; null if none is known.
+    pub connect_micros: Option<u64>,
+    /// The use in percent: 100 at the limit.
+    pub used_percent: u64,
 }
 
 /// An instance of a service.
@@ -128,6 +161,8 @@ pub struct Instance {
     pub drain: Option<Drain>,
     /// `true` if the instance is quarantined.
     pub quarantined: bool,
+    /// The live load; null if no client reports any.
+    pub load: Option<InstanceLoad>,
 }
 
 /// The target of a drain: exactly one of the two.

@@ -31,8 +31,8 @@ pub(crate) fn service() -> Nested {
         Attribute::optional(
             "fan_out",
             Type::String,
-            "How many instances the node of a client is linked with: `auto` (as many as their load \
-             needs, the default), `all`, or a number.",
+            "How many instances the node of a client is linked with: `auto` (20, and more while their \
+             load needs it; the default), `all`, a number, or a range such as `5-50`.",
         )
         .checked(checks::fan_out),
         Attribute::optional(
