@@ -37,9 +37,9 @@ pub(crate) fn service() -> Nested {
         .checked(checks::fan_out),
         Attribute::optional(
             "weights",
-            Type::objects(&[("for", Type::String), ("weight", Type::Number)]),
-            "The shares of new connections that instances get, in proportion: `for` is a selector, \
-             `weight` a number from 0 to 1000. The first that selects an instance counts; others \
+            Type::objects(&[("selector", Type::String), ("weight", Type::Number)]),
+            "The shares of new connections that instances get, in proportion: `selector` has their \
+             labels, `weight` is a number from 0 to 1000. The first that selects an instance counts; others \
              have 100.",
         ),
         Attribute::optional(
@@ -144,7 +144,7 @@ pub(crate) fn item(block: &Value) -> Result<serde_json::Value, Diagnostic> {
     }
     let mut weights = Vec::new();
     for weight in block.get("weights").elements() {
-        let who = weight.get("for").text().unwrap_or_default().parse::<Selector>();
+        let who = weight.get("selector").text().unwrap_or_default().parse::<Selector>();
         let who = who.map_err(|error| invalid(format!("{error}")))?;
         weights.push(json!({ "for": who, "weight": weight.get("weight").to_json() }));
     }
@@ -185,7 +185,7 @@ pub(crate) fn block(service: &Service) -> Value {
         block.insert("affinity".into(), json!(Lasting(*time)));
     }
     if !weights.is_empty() {
-        let weight = |rule: &WeightRule| json!({ "for": selector_text(&rule.instances), "weight": rule.weight.get() });
+        let weight = |rule: &WeightRule| json!({ "selector": selector_text(&rule.instances), "weight": rule.weight.get() });
         block.insert("weights".into(), weights.iter().map(weight).collect());
     }
     if let Some(check) = health {

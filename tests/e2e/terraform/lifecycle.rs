@@ -35,7 +35,7 @@ resource "meshward_policy" "shop" {
     for     = "app=api"
     ports   = ["tcp/80 to 8080"]
     prefer  = ["site"]
-    weights = [{ for = "version=2", weight = 5 }]
+    weights = [{ selector = "version=2", weight = 5 }]
   }
   rule {
     name  = "api-to-db"

@@ -118,7 +118,10 @@ fn services_are_written_and_read_back_as_they_were() {
                 "prefer": ["node", "site"],
                 "fan_out": "20",
                 "affinity": "10m",
-                "weights": [{ "for": "version=2", "weight": 5 }, { "for": "!size", "weight": 0 }],
+                "weights": [
+                    { "selector": "version=2", "weight": 5 },
+                    { "selector": "!size", "weight": 0 },
+                ],
                 "health_http": "/healthz",
                 "health_every": "2s",
             },
