@@ -37,6 +37,8 @@ pub(super) enum Leg {
     Request(Request),
     /// An instance that is its own client answers itself.
     LoopedAnswer(Arc<Translation>),
+    /// A later fragment of what an instance that is its own client sends itself by this service.
+    LoopedFragment { service: IpAddr },
     /// It is translated, and nothing is left to be done: a later fragment, or an ICMP error.
     Done,
 }
@@ -62,7 +64,7 @@ impl Leg {
         match self {
             Self::Request(request) => Some(&request.translation),
             Self::LoopedAnswer(translation) => Some(translation),
-            Self::Direct | Self::Done => None,
+            Self::Direct | Self::LoopedFragment { .. } | Self::Done => None,
         }
     }
 }
@@ -96,7 +98,12 @@ impl PacketBatch<'_> {
         if let Fragment::Later(_) = headers.fragment {
             let ends = self.state.services.ends_of_fragment(self.now, headers);
             let ends = ends.ok_or(DropReason::OrphanFragment)?;
-            return rewrite(packet, headers, Offload::None, &ends).map(|()| Leg::Done);
+            let service = headers.destination;
+            rewrite(packet, headers, Offload::None, &ends)?;
+            return Ok(match ends.source.address == ends.destination.address {
+                true => Leg::LoopedFragment { service },
+                false => Leg::Done,
+            });
         }
         if headers.icmp == Icmp::Error {
             return self.translate_error(packet, headers).map(|()| Leg::Done);

@@ -198,6 +198,12 @@ impl PacketBatch<'_> {
                 rewrite(packet, headers, *offload, &translation.mapping.answer())?;
                 Ok(Some(next_hop))
             }
+            Leg::LoopedFragment { service } => {
+                let Ends { source, destination } = ends_of(headers);
+                let source = Socket { address: *service, ..source };
+                rewrite(packet, headers, *offload, &Ends { source, destination })?;
+                Ok(Some(next_hop))
+            }
             Leg::Done => {
                 if let (Some(translation), Icmp::Error) = (passed.translation, headers.icmp) {
                     // An instance's error about what it sent to itself.

@@ -422,6 +422,28 @@ fn fragments_go_where_their_packet_goes_in_any_order() {
 }
 
 #[test]
+fn fragments_of_an_instance_to_itself_come_from_the_service() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+        let mut pair = Pair::with_service(&[1]);
+        let mut exchange = |pieces: Vec<Vec<u8>>| {
+            for number in order {
+                pair.send(1, &pieces[number]);
+            }
+            reassembled(std::mem::take(&mut pair.nodes[1].wire.delivered))
+        };
+        let request = fragments(&udp(("10.42.1.1", 4000), (SERVICE, 53), &[7; 2000]));
+        assert_eq!(exchange(request), seen("10.42.255.7:4000", "10.42.1.1:5353", 0), "{order:?}");
+        let mut answer = fragments(&udp(("10.42.1.1", 5353), (SERVICE, 4000), &[8; 2000]));
+        for piece in &mut answer {
+            // Another datagram.
+            piece[4..6].copy_from_slice(&[0, 10]);
+            crate::checksum::set_ipv4(piece, 20);
+        }
+        assert_eq!(exchange(answer), seen("10.42.255.7:53", "10.42.1.1:4000", 0), "{order:?}");
+    }
+}
+
+#[test]
 fn a_refused_connect_goes_to_another_instance_before_its_client_notices() {
     let mut pair = Pair::with_service(&[1, 2]);
     let first = pair.request(&syn(4000));
