@@ -292,6 +292,13 @@ impl PacketBatch<'_> {
                 return Ok(());
             }
         }
+        if is_gone && translation.keeps_syn() && self.may_retry(translation) {
+            // The client is not told: somebody else may take its connection.
+            self.note_connection(from, translation);
+            translation.note_refused(self.state.services.micros(self.now));
+            self.retry(translation, sink);
+            return Ok(());
+        }
         let source = self.tables.local(from).and_then(LocalEntry::party);
         let answer = match is_gone {
             true => source.and_then(|source| self.refusal_of(source, packet)),

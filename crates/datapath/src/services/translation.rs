@@ -127,6 +127,11 @@ impl Translation {
         }
     }
 
+    /// Returns whether it has a SYN that is not answered.
+    pub(crate) fn keeps_syn(&self) -> bool {
+        self.syn.lock().is_some()
+    }
+
     /// Removes and returns its SYN.
     pub(crate) fn take_syn(&self) -> Option<Syn> {
         self.syn.lock().take()

@@ -85,6 +85,24 @@ impl Pair {
         pair
     }
 
+    /// Adds a client to the node of the instances.
+    fn add_client_beside(&mut self, address: &str) -> WorkloadIndex {
+        let endpoint = &self.nodes[1].endpoint;
+        let addresses = vec![address.parse().unwrap()];
+        let config = WorkloadConfig {
+            prefixes: vec![],
+            node: name(1),
+            addresses: addresses.clone(),
+            identity: WEB,
+            quarantine: Quarantine::None,
+            serving: Serving::Ready,
+        };
+        let web: WorkloadId = "web-9".parse().unwrap();
+        endpoint.apply(self.now, [ConfigChange::PutWorkload(web.clone(), config)]);
+        let local = LocalWorkload { prefixes: vec![], id: web, addresses, vouched: None };
+        endpoint.add_workload(local)
+    }
+
     /// Returns the only packet that was delivered at a node since the last call.
     fn delivered(&mut self, at: usize) -> Vec<u8> {
         let mut all = std::mem::take(&mut self.nodes[at].wire.delivered);
@@ -270,25 +288,7 @@ fn an_instance_of_the_same_node_is_reached_too_and_so_is_the_client_itself() {
     assert_eq!(answer, seen("10.42.255.7:80", "10.42.1.1:4000", SYN | ACK));
     pair.send(1, &tcp(("10.42.1.1", 4000), (SERVICE, 80), ACK, b"get"));
     assert_eq!(Seen::new(&pair.delivered(1)).to, "10.42.1.1:8080");
-    // A client beside it.
-    let endpoint = &pair.nodes[1].endpoint;
-    let addresses = vec!["10.42.1.9".parse().unwrap()];
-    let config = WorkloadConfig {
-        prefixes: vec![],
-        node: name(1),
-        addresses: addresses.clone(),
-        identity: WEB,
-        quarantine: Quarantine::None,
-        serving: Serving::Ready,
-    };
-    let web: WorkloadId = "web-9".parse().unwrap();
-    endpoint.apply(pair.now, [ConfigChange::PutWorkload(web.clone(), config)]);
-    let beside = endpoint.add_workload(LocalWorkload {
-        prefixes: vec![],
-        id: web,
-        addresses,
-        vouched: None,
-    });
+    let beside = pair.add_client_beside("10.42.1.9");
     let now = pair.now;
     let request = tcp(("10.42.1.9", 5000), (SERVICE, 80), SYN, b"");
     pair.nodes[1].send(now, beside, Offload::None, &request);
@@ -441,6 +441,24 @@ fn fragments_of_an_instance_to_itself_come_from_the_service() {
         }
         assert_eq!(exchange(answer), seen("10.42.255.7:53", "10.42.1.1:4000", 0), "{order:?}");
     }
+}
+
+#[test]
+fn a_connect_to_an_instance_that_has_just_gone_goes_to_another_one() {
+    let mut pair = Pair::with_service(&[1, 2]);
+    let (now, beside) = (pair.now, pair.add_client_beside("10.42.1.9"));
+    // The node knows that it is gone, and the view not yet.
+    let tables = pair.nodes[1].endpoint.state.tables.read();
+    let (gone, _) = tables.local_at("10.42.1.2".parse().unwrap()).unwrap();
+    drop(tables);
+    pair.nodes[1].endpoint.remove_workload(gone);
+    for port in 5000..5020 {
+        let request = tcp(("10.42.1.9", port), (SERVICE, 80), SYN, b"");
+        pair.nodes[1].send(now, beside, Offload::None, &request);
+        let arrived = Seen::new(&pair.delivered(1));
+        assert_eq!(arrived.to, "10.42.1.1:8080", "and nothing to the client");
+    }
+    assert!(pair.service(1).refused > 0);
 }
 
 #[test]
