@@ -39,6 +39,7 @@ mod reactions;
 mod recovery;
 mod refusals;
 mod relay;
+mod services;
 mod support;
 mod terraform;
 mod traffic;

@@ -69,7 +69,7 @@ impl Named {
     }
 }
 
-fn resolver(node: &Node) -> Vec<IpAddr> {
+pub(crate) fn resolver(node: &Node) -> Vec<IpAddr> {
     let mut addresses = node.endpoint().unwrap().resolver;
     addresses.sort_by_key(IpAddr::is_ipv6);
     addresses
@@ -83,7 +83,7 @@ fn queries(node: &Node, outcome: &str) -> u64 {
 
 /// The output of `dig`.
 #[derive(Debug)]
-struct Answer {
+pub(crate) struct Answer {
     text: String,
 }
 
@@ -100,7 +100,7 @@ impl Answer {
     }
 
     /// The data of the records of the answer section, sorted.
-    fn data(&self) -> Vec<String> {
+    pub(crate) fn data(&self) -> Vec<String> {
         let section = self.text.split_once(";; ANSWER SECTION:\n").map_or("", |(_, rest)| rest);
         let records = section.lines().take_while(|line| !line.is_empty());
         // Name, TTL, class, type, data.
@@ -112,7 +112,7 @@ impl Answer {
 }
 
 /// Runs `dig @server ARGUMENTS` in a namespace.
-fn dig(from: &Netns, server: IpAddr, arguments: &str) -> Answer {
+pub(crate) fn dig(from: &Netns, server: IpAddr, arguments: &str) -> Answer {
     let server = format!("@{server}");
     let mut words = vec![server.as_str(), "+tries=1", "+time=3"];
     words.extend(arguments.split_whitespace());
