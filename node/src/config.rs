@@ -48,6 +48,9 @@ pub struct Config {
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
     pub docker_socket: PathBuf,
+    /// `true` if container runtimes may be told to run the commands of health checks (`exec`):
+    /// whoever writes a network's policy runs them in the containers of the network.
+    pub health_exec: bool,
     /// Prefixes of keys of containers' labels to ignore, besides the usual ones; with a `!` in
     /// front, of labels to use.
     pub ignored_labels: Vec<String>,
@@ -81,6 +84,7 @@ impl Default for Config {
             resolv_conf: RESOLV_CONF.into(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),
+            health_exec: false,
             ignored_labels: Vec::new(),
             insecure_registries: Vec::new(),
             private_registries: Vec::new(),

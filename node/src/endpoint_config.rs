@@ -8,7 +8,9 @@ use meshward_datapath::{
     ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, ServiceConfig,
     WorkloadConfig,
 };
-use meshward_types::{IdentityId, NetworkName, ServiceName, Weight, WeightRule};
+use meshward_types::{
+    Health, IdentityId, NetworkName, ServiceName, Serving, Weight, WeightRule, WorkloadId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The part of an endpoint's configuration that follows from several resources at once.
@@ -19,12 +21,15 @@ pub struct EndpointConfig {
     site: Option<String>,
     /// The identities that each service's selector matches.
     instances: BTreeMap<ServiceName, BTreeSet<IdentityId>>,
+    /// The findings of this node's health checks, which the view has later.
+    health: BTreeMap<WorkloadId, Health>,
 }
 
 impl EndpointConfig {
     /// The configuration of an endpoint that has been told nothing.
     pub(crate) fn new(network: NetworkName) -> Self {
-        Self { network, site: None, instances: BTreeMap::new() }
+        let (instances, health) = (BTreeMap::new(), BTreeMap::new());
+        Self { network, site: None, instances, health }
     }
 
     /// Returns what changes of the view mean for the endpoint. `view` has them already.
@@ -61,6 +66,7 @@ impl EndpointConfig {
                             changed.extend(self.note_identity(view, *id, None));
                         }
                         ResourceKey::Service(_, name) => _ = self.instances.remove(name),
+                        ResourceKey::Workload(_, id) => _ = self.health.remove(id),
                         _ => {}
                     }
                 }
@@ -149,6 +155,21 @@ impl EndpointConfig {
         all.filter(|(_, weight)| *weight != Weight::default()).collect()
     }
 
+    /// Sets the finding of a workload's health checks; `None`: there is none. Returns what changes.
+    pub(crate) fn set_health(
+        &mut self,
+        view: &View,
+        id: &WorkloadId,
+        health: Option<Health>,
+    ) -> Option<ConfigChange> {
+        let spec = view.workload(&self.network, id)?;
+        let before = match health {
+            Some(health) => self.health.insert(id.clone(), health),
+            None => self.health.remove(id),
+        };
+        (before != health).then(|| ConfigChange::PutWorkload(id.clone(), self.workload(id, spec)))
+    }
+
     /// Returns all peers, as changes that put them.
     fn peers(&self, view: &View) -> Vec<ConfigChange> {
         let own = view.resources.iter().filter(|(key, _)| *key.network() == self.network);
@@ -174,13 +195,33 @@ impl EndpointConfig {
                 ConfigChange::PutIdentity(*id, quarantine(quarantined, reset))
             }
             (ResourceKey::Workload(_, id), Resource::Workload(spec)) => {
-                ConfigChange::PutWorkload(id.clone(), workload(spec))
+                ConfigChange::PutWorkload(id.clone(), self.workload(id, spec))
             }
             (&ResourceKey::Link(_, from, to), Resource::Link(acl)) => {
                 ConfigChange::PutLink(Link { from, to }, acl.clone())
             }
             _ => return None,
         })
+    }
+
+    fn workload(&self, id: &WorkloadId, spec: &WorkloadSpec) -> WorkloadConfig {
+        let WorkloadSpec {
+            node, addresses, prefixes, identity, quarantined, reset, serving, ..
+        } = spec;
+        let serving = match (serving, self.health.get(id)) {
+            (Serving::Draining, _) => Serving::Draining,
+            (_, Some(Health::Unhealthy)) => Serving::Unhealthy,
+            (_, Some(Health::Healthy)) => Serving::Ready,
+            (_, None) => *serving,
+        };
+        WorkloadConfig {
+            node: node.clone(),
+            addresses: addresses.clone(),
+            prefixes: prefixes.clone(),
+            identity: *identity,
+            quarantine: quarantine(*quarantined, *reset),
+            serving,
+        }
     }
 
     fn peer(&self, spec: &PeerSpec) -> PeerConfig {
@@ -227,19 +268,6 @@ fn network(spec: &NetworkSpec) -> NetworkConfig {
         service_blocks: service_blocks.clone(),
         mtu: *mtu,
         conduct: *conduct,
-    }
-}
-
-fn workload(spec: &WorkloadSpec) -> WorkloadConfig {
-    let WorkloadSpec { node, addresses, prefixes, identity, quarantined, reset, serving, .. } =
-        spec;
-    WorkloadConfig {
-        node: node.clone(),
-        addresses: addresses.clone(),
-        prefixes: prefixes.clone(),
-        identity: *identity,
-        quarantine: quarantine(*quarantined, *reset),
-        serving: *serving,
     }
 }
 

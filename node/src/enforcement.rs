@@ -22,7 +22,7 @@ use meshward_control_proto::{
 };
 use meshward_datapath::WorkloadIndex;
 use meshward_runtime::write_behind::Troubles;
-use meshward_types::{IdentityId, NetworkName, NodeName, PublicKey, Revision, WorkloadId};
+use meshward_types::{Health, IdentityId, NetworkName, NodeName, PublicKey, Revision, WorkloadId};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -291,6 +291,17 @@ impl Enforcement {
         let Some(running) = endpoints.get_mut(network) else { return };
         let identity = if is_decided { None } else { decide(view) };
         set_vouched(running, id, identity);
+    }
+
+    /// Sets the finding of the health checks of a workload of this node; `None`: there is none, and
+    /// the view's word holds.
+    pub fn set_health(&self, network: &NetworkName, id: &WorkloadId, health: Option<Health>) {
+        let mut state = self.state.lock();
+        let State { view, endpoints, .. } = &mut *state;
+        if let Some(running) = endpoints.get_mut(network) {
+            let change = running.config.set_health(view.view(), id, health);
+            running.served.endpoint.apply(clock::now(), change);
+        }
     }
 
     /// Returns how a workload stands.

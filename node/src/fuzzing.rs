@@ -174,6 +174,7 @@ fn attachment(id: &str) -> Vec<u8> {
         origin: Origin::Local,
         measured: true,
         admitted_as: None,
+        health: None,
     };
     encode(&WorkloadFile::from(&attachment)).expect("plain data is JSON")
 }

@@ -14,6 +14,7 @@ mod enforcement;
 pub mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod health;
 pub mod host_name;
 pub mod leaving;
 pub mod metrics;

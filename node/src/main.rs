@@ -10,7 +10,7 @@ use meshward_node::{
     config::{Config, USUAL_FILE},
     docker,
     folder::Folder,
-    host_name, leaving, metrics,
+    health, host_name, leaving, metrics,
     offloads::Offload,
     reachability::{home_relays, port_mapping, relays},
     relay_queue, runtimes, service_load, session,
@@ -117,6 +117,11 @@ struct NodeFlags {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     docker_socket: Option<PathBuf>,
+    /// Let health checks of services run their commands in containers (`exec`): whoever writes a
+    /// network's policy chooses these [default: false]
+    #[arg(long, value_name = "true|false")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health_exec: Option<bool>,
     /// A registry that is asked for signatures without TLS, also in a private network; may be given
     /// several times
     #[arg(long = "insecure-registry", value_name = "HOST:PORT")]
@@ -259,6 +264,7 @@ async fn run(common: ConfigArguments<NodeFlags>) -> Result<()> {
         node = %node.membership.name, mesh = %node.membership.mesh,
         socket = %node.config.socket.display(), "node ready"
     );
+    health::start(node.clone())?;
     let session = tokio::spawn(session::keep(node.clone()));
     let mut tasks = start_tasks(&node, relayed_orders);
     let removed = tokio::select! {

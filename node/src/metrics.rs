@@ -1,5 +1,6 @@
 //! The node's metrics for Prometheus. docs/metrics.md lists every name.
 
+mod health;
 mod names;
 mod services;
 
@@ -24,6 +25,7 @@ fn registry(node: &Node) -> Registry {
     with_process("meshward_node", env!("CARGO_PKG_VERSION"), |registry| {
         register(registry, &status, &workloads, &stats);
         names::register(registry, node);
+        health::register(registry, &workloads, &node.workloads.probes());
     })
 }
 

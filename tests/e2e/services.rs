@@ -1,5 +1,7 @@
 //! Connections through services, on real devices: translation, policy, failover, and restarts.
 
+mod health;
+
 use crate::{
     names::{dig, resolver},
     support::{Echo, PATIENCE, SILENCE, Stream, connect, mesh, tcp_echoes, udp_echoes},

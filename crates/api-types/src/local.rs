@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use meshward_types::{
     accept::AcceptFrom,
     labels::Labels,
-    names::{NetworkName, NodeName, Revision, WorkloadId, WorkloadName},
+    names::{NetworkName, NodeName, Revision, ServiceName, WorkloadId, WorkloadName},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -222,9 +222,39 @@ pub struct LocalWorkload {
     /// The measurement; null for a process without a container runtime.
     #[serde(default)]
     pub measured: Option<Measured>,
+    /// The health checks that services want of it.
+    #[serde(default)]
+    pub checks: Vec<LocalCheck>,
     /// The state.
     #[serde(flatten)]
     pub state: State,
+}
+
+/// A health check of a workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalCheck {
+    /// The probe: its kind, and what it asks.
+    pub probe: String,
+    /// The services that want it.
+    pub services: Vec<ServiceName>,
+    /// The finding.
+    pub state: CheckState,
+    /// The failures in a row.
+    pub failures: u32,
+    /// The reason why the last probe did not pass.
+    pub problem: Option<String>,
+}
+
+/// The finding of a health check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckState {
+    /// There is none yet.
+    Unknown,
+    /// It passes.
+    Healthy,
+    /// It fails.
+    Unhealthy,
 }
 
 /// A peer, as an endpoint sees it.

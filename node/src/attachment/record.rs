@@ -5,7 +5,7 @@ use meshward_api_types::local::Pod;
 use meshward_control_proto::WorkloadReport;
 use meshward_netns::{Netns, NetnsId};
 use meshward_runtime::random;
-use meshward_types::{WorkloadId, measurement::Measurement};
+use meshward_types::{Health, WorkloadId, measurement::Measurement};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 /// An attached workload. It is kept on disk, so that a restarted daemon finds it again.
@@ -33,6 +33,8 @@ pub(crate) struct Attachment {
     /// The measurement under which it was admitted, while it is something else and the coordinator
     /// is away, which would have to admit that: it is closed.
     pub(crate) admitted_as: Option<Arc<Measurement>>,
+    /// The finding of its health checks; `None` if there is none.
+    pub(crate) health: Option<Health>,
 }
 
 /// The maker of a workload's namespace, and the workload's name there.
@@ -83,6 +85,7 @@ impl Attachment {
             origin,
             measured: false,
             admitted_as: None,
+            health: None,
         }
     }
 
@@ -98,7 +101,7 @@ impl Attachment {
     }
 
     /// Opens its namespace; `None` if it is gone, or another one has its path.
-    pub(super) fn open_netns(&self) -> Option<Netns> {
+    pub(crate) fn open_netns(&self) -> Option<Netns> {
         let netns = Netns::open(&self.netns).ok()?;
         (netns.id().ok() == self.netns_id).then_some(netns)
     }

@@ -1,12 +1,17 @@
 //! Answers from outside, read with a bound: of size, of time, and of where they come from.
 
 use anyhow::{Context, Result, bail, ensure};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::{
-    Request, Response, StatusCode, body::Bytes, body::Incoming, client::conn::http1, header::HOST,
+    Request, Response, StatusCode,
+    body::{Body, Bytes, Incoming},
+    client::conn::http1,
+    header::{CONTENT_TYPE, HOST},
+    http::request,
 };
 use hyper_util::rt::TokioIo;
 use std::{
+    convert::Infallible,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     time::Duration,
@@ -44,15 +49,36 @@ pub(super) async fn ask_unix(
     limit: usize,
     patience: Duration,
 ) -> Result<(StatusCode, Bytes)> {
-    let ask = async {
-        let response = open_unix(socket, path).await?;
+    answered(open_unix(socket, path), (limit, patience)).await
+}
+
+/// Sends a POST request with a body in JSON over a unix socket, and reads an answer.
+///
+/// # Errors
+/// Fails if nothing answers there in time, or with more bytes than the limit.
+pub(super) async fn post_unix(
+    socket: &Path,
+    path: &str,
+    body: String,
+    bounds: (usize, Duration),
+) -> Result<(StatusCode, Bytes)> {
+    let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+    answered(send_unix(socket, request, Full::new(Bytes::from(body))), bounds).await
+}
+
+async fn answered(
+    response: impl Future<Output = Result<Response<Incoming>>>,
+    (limit, patience): (usize, Duration),
+) -> Result<(StatusCode, Bytes)> {
+    let read = async {
+        let response = response.await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), limit).collect().await;
         let body =
             body.map_err(|error| anyhow::anyhow!("{error}; at most {limit} bytes are taken"))?;
         Ok((status, body.to_bytes()))
     };
-    let answer = tokio::time::timeout(patience, ask).await;
+    let answer = tokio::time::timeout(patience, read).await;
     answer.with_context(|| format!("no answer within {} s", patience.as_secs()))?
 }
 
@@ -61,11 +87,22 @@ pub(super) async fn ask_unix(
 /// # Errors
 /// Fails if nothing answers there.
 pub(super) async fn open_unix(socket: &Path, path: &str) -> Result<Response<Incoming>> {
+    send_unix(socket, Request::get(path), Empty::<Bytes>::new()).await
+}
+
+async fn send_unix<B>(
+    socket: &Path,
+    request: request::Builder,
+    body: B,
+) -> Result<Response<Incoming>>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let stream = UnixStream::connect(socket).await?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let request = Request::get(path).header(HOST, "localhost").body(Empty::<Bytes>::new())?;
+    let request = request.header(HOST, "localhost").body(body)?;
     Ok(sender.send_request(request).await?)
 }
 

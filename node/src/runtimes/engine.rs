@@ -27,9 +27,9 @@ use tokio::{
 };
 
 /// The time within which the runtime must answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest answers about one container or image, and about all containers, in bytes.
-const MAX_ANSWER: usize = 4 << 20;
+pub(super) const MAX_ANSWER: usize = 4 << 20;
 const MAX_LIST: usize = 32 << 20;
 /// The largest number of requests to one runtime at a time; others wait in order.
 const AT_ONCE: usize = 8;
@@ -39,11 +39,17 @@ const LIST_LASTS: Duration = Duration::from_millis(50);
 const EVENTS: &str = "/events?filters=%7B%22event%22%3A%5B%22start%22%2C%22connect%22%2C\
     %22unpause%22%2C%22die%22%2C%22died%22%5D%7D";
 
+/// A container's name at its runtime.
+pub(super) enum Named {
+    Endpoint(String),
+    Container(String),
+}
+
 /// A runtime that answers.
 pub struct Engine {
-    socket: PathBuf,
+    pub(super) socket: PathBuf,
     /// The prefix of every path: the version of the API.
-    prefix: String,
+    pub(super) prefix: String,
     /// The runtime's name.
     pub runtime: String,
     listed: Mutex<Option<(Instant, Arc<Running>)>>,
@@ -89,7 +95,11 @@ impl Engine {
     }
 
     /// Sends a request; `None` if the runtime answers 404.
-    async fn ask<T: DeserializeOwned>(&self, path: &str, limit: usize) -> Result<Option<T>> {
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        limit: usize,
+    ) -> Result<Option<T>> {
         let path = format!("{}{path}", self.prefix);
         let (status, body) = ask_unix(&self.socket, &path, limit, PATIENCE).await?;
         if status == StatusCode::NOT_FOUND {

@@ -6,6 +6,7 @@
 //! namespace or leaves it, and when its labels change.
 
 mod bounded;
+mod commands;
 mod engine;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -21,8 +22,9 @@ use crate::{
     attachment::Origin,
     workloads::{Container, ContainerFacts},
 };
+pub(crate) use commands::{Command, CommandEnd, Commands};
 pub use engine::Engine;
-use engine::Engines;
+use engine::{Engines, Named};
 use kubernetes::Pods;
 use labels::LabelFilter;
 use meshward_api_types::local::Pod;
@@ -109,12 +111,6 @@ pub async fn measure(node: Arc<Node>) {
 enum Source {
     Engine { socket: PathBuf, container: Named },
     Pod(Pod),
-}
-
-/// A container's name there.
-enum Named {
-    Endpoint(String),
-    Container(String),
 }
 
 /// The state of measuring.

@@ -11,9 +11,9 @@ use meshward_datapath::{Endpoint, Now, SecretKey};
 use meshward_netns::NetnsId;
 use meshward_runtime::state_files::{StateFile, decode, encode};
 use meshward_types::{
-    Acl, AclEntry, Affinity, Conduct, DnsSettings, HealthCheck, HealthProbe, IdentityId, Nearness,
-    OnDeny, OnRevoke, PortRange, Protocol, PublicKey, Revision, ServicePort, Serving, Weight,
-    WeightRule,
+    Acl, AclEntry, Affinity, Conduct, DnsSettings, Health, HealthCheck, HealthProbe, IdentityId,
+    Nearness, OnDeny, OnRevoke, PortRange, Protocol, PublicKey, Revision, ServicePort, Serving,
+    Weight, WeightRule,
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
     relay::RelayNumber,
     trigger::TriggerSpec,
@@ -52,14 +52,31 @@ macro_rules! check {
     };
 }
 
+macro_rules! formats {
+    ($name:literal) => {
+        [
+            &include_bytes!(concat!("testdata/format-1/", $name))[..],
+            &include_bytes!(concat!("testdata/format-2/", $name))[..],
+            &include_bytes!(concat!("testdata/format-3/", $name))[..],
+        ]
+    };
+}
+
 #[test]
 fn workloads() {
-    for (attachment, name) in [(container(), 0), (process(), 1)] {
+    for (attachment, files) in
+        [(container(), formats!("container.json")), (process(), formats!("process.json"))]
+    {
         let file = WorkloadFile::from(&attachment);
-        match name {
-            0 => check!(&file, "container.json"),
-            _ => check!(&file, "process.json"),
+        let mut before = attachment.clone();
+        (before.health, before.report.health) = (None, Health::Healthy);
+        let [old @ .., newest] = files;
+        for old in old {
+            assert_eq!(Attachment::from(decode::<WorkloadFile>(old).unwrap()), before);
         }
+        assert_eq!(decode::<WorkloadFile>(newest).unwrap(), file);
+        let written = String::from_utf8(encode(&file).unwrap()).unwrap();
+        assert_eq!(written, String::from_utf8_lossy(newest), "that is a new format");
         assert_eq!(Attachment::from(file), attachment);
     }
     let bare = include_bytes!("testdata/format-1/bare.json");
@@ -326,6 +343,7 @@ fn container() -> Attachment {
             measurement: Some(Arc::new(measurement(digest))),
             signatures: vec![ImageSignatures { image: digest, signatures: vec![signature] }],
             objection: Some("label meshward.accept-from: no".into()),
+            health: Health::Unhealthy,
             ..report()
         },
         netns: "/run/netns/cni-1".into(),
@@ -342,6 +360,7 @@ fn container() -> Attachment {
         },
         measured: true,
         admitted_as: Some(Arc::new(measurement(before))),
+        health: Some(Health::Unhealthy),
     }
 }
 

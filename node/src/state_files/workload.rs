@@ -20,7 +20,8 @@ use std::{
     sync::Arc,
 };
 
-/// The file of an attached workload. Formats 1 and 2 differ in the number alone.
+/// The file of an attached workload. Formats 1 and 2 differ in the number alone; format 3 has the
+/// finding of health checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkloadFile {
     report: ReportEntry,
@@ -42,6 +43,16 @@ pub(crate) struct WorkloadFile {
     /// [`Attachment::admitted_as`].
     #[serde(default)]
     let_in_as: Option<MeasurementEntry>,
+    /// [`Attachment::health`].
+    #[serde(default)]
+    health: Option<HealthEntry>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum HealthEntry {
+    Healthy,
+    Unhealthy,
 }
 
 /// Workloads were always measured before the first release that could wait for it.
@@ -143,7 +154,9 @@ struct SignatureEntry {
     signature: String,
 }
 
-impl StateFile for WorkloadFile {}
+impl StateFile for WorkloadFile {
+    const FORMAT: u32 = 3;
+}
 
 /// Implements the conversions in both directions between structures with the same fields, each
 /// converted by `into`.
@@ -204,6 +217,24 @@ impl From<MeasurementEntry> for Measurement {
     }
 }
 
+impl From<Health> for HealthEntry {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Healthy => Self::Healthy,
+            Health::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+impl From<HealthEntry> for Health {
+    fn from(entry: HealthEntry) -> Self {
+        match entry {
+            HealthEntry::Healthy => Self::Healthy,
+            HealthEntry::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
 impl From<Origin> for OriginEntry {
     fn from(origin: Origin) -> Self {
         match origin {
@@ -246,7 +277,7 @@ impl From<WorkloadReport> for ReportEntry {
             measurement,
             signatures,
             objection,
-            // It is found anew.
+            // The file has the finding itself.
             health: _,
         } = report;
         let measurement = measurement.map(|own| Arc::unwrap_or_clone(own).into());
@@ -318,6 +349,7 @@ impl From<&Attachment> for WorkloadFile {
             origin,
             measured,
             admitted_as,
+            health,
         } = attachment.clone();
         Self {
             report: report.into(),
@@ -330,6 +362,7 @@ impl From<&Attachment> for WorkloadFile {
             origin: origin.into(),
             measured,
             let_in_as: admitted_as.map(|own| Arc::unwrap_or_clone(own).into()),
+            health: health.map(Into::into),
         }
     }
 }
@@ -347,9 +380,11 @@ impl From<WorkloadFile> for Attachment {
             origin,
             measured,
             let_in_as,
+            health,
         } = file;
+        let health = health.map(Health::from);
         Self {
-            report: report.into(),
+            report: WorkloadReport { health: health.unwrap_or_default(), ..report.into() },
             netns,
             netns_id: netns_id.map(|(device, inode)| NetnsId { device, inode }),
             owner: owner.map(Into::into),
@@ -359,6 +394,7 @@ impl From<WorkloadFile> for Attachment {
             origin: origin.into(),
             measured,
             admitted_as: let_in_as.map(|own| Arc::new(own.into())),
+            health,
         }
     }
 }

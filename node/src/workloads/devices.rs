@@ -90,7 +90,8 @@ impl Workloads {
         };
         let index = self.enforcement.add_workload(&network, &id, &served, add).ok_or_else(gone)?;
         let default_routes = BTreeSet::new();
-        let workload = Workload { attachment, served, index, refused: None, default_routes };
+        let (refused, checks) = (None, vec![]);
+        let workload = Workload { attachment, served, index, refused, default_routes, checks };
         state.attached.insert(id, workload);
         Ok(())
     }

@@ -112,7 +112,8 @@ impl Workloads {
             self.change_routes(vec![attachment.clone()], &routes, &now);
         }
         let default_routes = BTreeSet::new();
-        let workload = Workload { attachment, served, index, refused: None, default_routes };
+        let (refused, checks) = (None, vec![]);
+        let workload = Workload { attachment, served, index, refused, default_routes, checks };
         state.attached.insert(id, workload);
         self.spread_default_routes(&mut state, &network);
         Ok(())

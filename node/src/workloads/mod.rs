@@ -15,6 +15,7 @@ mod default_routes;
 mod denied_attempts;
 mod devices;
 mod egress;
+mod health;
 mod interfaces;
 mod kernel_changes;
 mod reservations;

@@ -42,7 +42,8 @@ impl Workloads {
     pub(super) fn show(&self, workload: &Workload) -> LocalWorkload {
         let report = &workload.attachment.report;
         let standing = self.enforcement.standing(&report.network, &report.id);
-        show(&workload.attachment, standing, workload.refused.as_deref())
+        let shown = show(&workload.attachment, standing, workload.refused.as_deref());
+        LocalWorkload { checks: workload.checks.clone(), ..shown }
     }
 }
 
@@ -78,6 +79,7 @@ pub(super) fn show(
         interface: interface.clone(),
         netns: netns.clone(),
         measured: report.measurement.as_deref().map(Measured::from),
+        checks: vec![],
         state,
     }
 }

@@ -15,6 +15,7 @@ use crate::{
 };
 use anyhow::Result;
 use ipnet::IpNet;
+use meshward_api_types::local::LocalCheck;
 use meshward_control_proto::{FromNode, WorkloadReport};
 use meshward_datapath::WorkloadIndex;
 use meshward_runtime::member::Membership;
@@ -48,6 +49,8 @@ pub struct Workloads {
     pub(super) kernel_changes: KernelChanges,
     /// Notified when there is a container to be measured.
     pub to_measure: Notify,
+    /// The numbers of probes of health checks so far, by their kind and outcome.
+    pub(super) probes: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
 
 #[derive(Default)]
@@ -75,6 +78,8 @@ pub(super) struct Workload {
     pub(super) refused: Option<String>,
     /// The default routes that its namespace was given, to egress gateways.
     pub(super) default_routes: BTreeSet<IpNet>,
+    /// The health checks that services want of it.
+    pub(super) checks: Vec<LocalCheck>,
 }
 
 impl Workloads {
@@ -97,6 +102,7 @@ impl Workloads {
             attaching: tokio::sync::Mutex::default(),
             kernel_changes: KernelChanges::start(),
             to_measure: Notify::new(),
+            probes: Mutex::default(),
         }
     }
 

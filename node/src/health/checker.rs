@@ -1,0 +1,212 @@
+//! The thread that makes the checks.
+
+use super::{
+    check::{CheckState, Outcome, finding},
+    probes::Prober,
+    wanted::{Subject, WantedCheck, wanted},
+};
+use crate::app::Node;
+use meshward_api_types::local::{CheckState as ShownState, LocalCheck};
+use meshward_runtime::random;
+use meshward_types::{Health, HealthProbe, WorkloadId};
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, io, sync::Arc, thread, time::Duration};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tracing::info;
+
+/// The shortest time between two looks at the view, however often it changes.
+const LOOK: Duration = Duration::from_millis(200);
+/// The longest time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// The bound on the first pause of checks that are taken up again after a restart, so that they do
+/// not all begin at once.
+const SPREAD: Duration = Duration::from_secs(5);
+
+/// Starts the thread, which ends with the process.
+///
+/// # Errors
+/// Fails if the kernel gives no thread.
+pub fn start(node: Arc<Node>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let prober = Arc::new(Prober::new(&node.config));
+    let checker = Checker { node, prober, checked: BTreeMap::new() };
+    thread::Builder::new().name("health".into()).spawn(move || runtime.block_on(checker.run()))?;
+    Ok(())
+}
+
+/// The checks that are made now.
+struct Checker {
+    node: Arc<Node>,
+    prober: Arc<Prober>,
+    checked: BTreeMap<WorkloadId, Checked>,
+}
+
+/// A workload that is checked; its tasks end with it.
+struct Checked {
+    states: Arc<States>,
+    _tasks: JoinSet<()>,
+}
+
+/// What is known of a workload.
+struct States {
+    node: Arc<Node>,
+    id: WorkloadId,
+    subject: Subject,
+    /// The state of each of its checks.
+    all: Mutex<Vec<CheckState>>,
+}
+
+impl Checker {
+    async fn run(mut self) {
+        loop {
+            let node = self.node.clone();
+            let changed = node.enforcement.changed();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.look();
+            let _ = timeout(LOOK_AGAIN, changed).await;
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Begins and ends checks as the view says.
+    fn look(&mut self) {
+        let node = self.node.clone();
+        let wanted = wanted(&node.enforcement, &node.workloads);
+        self.checked.retain(|id, _| {
+            let is_wanted = wanted.contains_key(id);
+            if !is_wanted {
+                node.workloads.note_health(id, None, vec![]);
+            }
+            is_wanted
+        });
+        for (id, subject) in wanted {
+            let before = self.checked.get(&id).map(|own| own.states.clone());
+            let is_same = before.as_ref().is_some_and(|own| {
+                own.subject.checks == subject.checks && own.subject.is_at(&subject.attachment)
+            });
+            if !is_same {
+                let begun = self.begin(id.clone(), subject, before.as_deref());
+                self.checked.insert(id, begun);
+            }
+        }
+        // An endpoint that was started anew does not know the findings.
+        for own in self.checked.values() {
+            own.states.tell();
+        }
+    }
+
+    /// Begins the checks of a workload. Those that were made before go on as they were.
+    fn begin(&self, id: WorkloadId, subject: Subject, before: Option<&States>) -> Checked {
+        let restored = subject.attachment.health;
+        let state = |own: &WantedCheck| match before {
+            None => CheckState::restored(restored),
+            Some(before) => {
+                let all = before.all.lock();
+                let mut known = before.subject.checks.iter().zip(&*all);
+                let same = known.find(|(wanted, _)| wanted.check == own.check);
+                same.map(|(_, state)| state.clone()).unwrap_or_default()
+            }
+        };
+        let all: Vec<CheckState> = subject.checks.iter().map(state).collect();
+        let node = self.node.clone();
+        let states = Arc::new(States { node, id, subject, all: Mutex::new(all) });
+        let mut tasks = JoinSet::new();
+        for number in 0..states.subject.checks.len() {
+            tasks.spawn(states.clone().keep(number, self.prober.clone()));
+        }
+        Checked { states, _tasks: tasks }
+    }
+}
+
+impl States {
+    /// Makes a check, for ever.
+    async fn keep(self: Arc<Self>, number: usize, prober: Arc<Prober>) {
+        let Some(WantedCheck { check, port, .. }) = self.subject.checks.get(number) else { return };
+        let mut probe = prober.probe(&self.subject.attachment, check, *port);
+        if self.all.lock()[number].health.is_some() {
+            sleep(SPREAD.min(check.every).mul_f64(f64::from(turn()) / f64::from(u16::MAX))).await;
+        }
+        loop {
+            let begun = Instant::now();
+            let outcome = probe.attempt().await;
+            self.node.workloads.count_probe(kind(&check.probe), word(&outcome));
+            let pause = {
+                let state = &mut self.all.lock()[number];
+                let before = state.health.unwrap_or_default();
+                state.note(outcome, check);
+                self.log(before, state);
+                state.pause(check, turn())
+            };
+            self.tell();
+            sleep_until(begun + pause).await;
+        }
+    }
+
+    fn log(&self, before: Health, CheckState { health, problem, .. }: &CheckState) {
+        let workload = &self.id;
+        match (before, health.unwrap_or_default()) {
+            (Health::Healthy, Health::Unhealthy) => {
+                info!(%workload, "unhealthy: {}", problem.as_deref().unwrap_or_default());
+            }
+            (Health::Unhealthy, Health::Healthy) => info!(%workload, "healthy again"),
+            _ => {}
+        }
+    }
+
+    /// Has the finding enforced and reported, if it is another one than before.
+    fn tell(&self) {
+        let all = self.all.lock();
+        let shown = |(wanted, state): (&WantedCheck, &CheckState)| LocalCheck {
+            probe: in_words(wanted),
+            services: wanted.services.clone(),
+            state: match state.health {
+                None => ShownState::Unknown,
+                Some(Health::Healthy) => ShownState::Healthy,
+                Some(Health::Unhealthy) => ShownState::Unhealthy,
+            },
+            failures: state.failures,
+            problem: state.problem.clone(),
+        };
+        let checks = self.subject.checks.iter().zip(&*all).map(shown).collect();
+        self.node.workloads.note_health(&self.id, finding(all.iter()), checks);
+    }
+}
+
+fn turn() -> u16 {
+    u16::from_be_bytes(random())
+}
+
+/// Returns the kind of a probe, as metrics call it.
+fn kind(probe: &HealthProbe) -> &'static str {
+    match probe {
+        HealthProbe::Http(_) => "http",
+        HealthProbe::Tcp => "tcp",
+        HealthProbe::Grpc(_) => "grpc",
+        HealthProbe::Exec(_) => "exec",
+    }
+}
+
+/// Returns a probe's outcome, as metrics call it.
+fn word(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Passed => "passed",
+        Outcome::Failed(_) => "failed",
+        Outcome::TimedOut => "timed_out",
+        Outcome::Impossible(_) => "impossible",
+    }
+}
+
+/// Returns a check as people are shown it.
+fn in_words(WantedCheck { check, port, .. }: &WantedCheck) -> String {
+    match &check.probe {
+        HealthProbe::Http(path) => format!("http :{port}{path}"),
+        HealthProbe::Tcp => format!("tcp :{port}"),
+        HealthProbe::Grpc(service) if service.is_empty() => format!("grpc :{port}"),
+        HealthProbe::Grpc(service) => format!("grpc :{port} {service}"),
+        HealthProbe::Exec(command) => format!("exec {}", command.join(" ")),
+    }
+}

@@ -1,0 +1,170 @@
+//! Probes, one at a time for each check.
+
+mod grpc;
+mod http;
+
+use super::check::Outcome;
+use crate::{
+    attachment::Attachment,
+    config::Config,
+    runtimes::{Command, CommandEnd, Commands},
+};
+use meshward_types::{HealthCheck, HealthProbe};
+use std::{net::SocketAddr, time::Duration};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+/// The largest number of commands of all checks at the same time; others wait, in order.
+const MAX_COMMANDS: usize = 128;
+/// The pauses between two looks whether a command has ended.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LAST_LOOK: Duration = Duration::from_millis(320);
+/// The longest reason of a failure, in characters: the other side may have written it.
+const MAX_PROBLEM: usize = 200;
+
+/// The parts that probes share.
+pub(super) struct Prober {
+    commands: Commands,
+    turns: Semaphore,
+    may_exec: bool,
+}
+
+/// The probes of one check.
+pub(super) struct Probe<'a> {
+    prober: &'a Prober,
+    attachment: &'a Attachment,
+    check: &'a HealthCheck,
+    port: u16,
+    /// A command that has not ended within its time: no other begins before it has.
+    command: Option<Command>,
+}
+
+impl Prober {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            commands: Commands::new(config.docker_socket.clone()),
+            turns: Semaphore::new(MAX_COMMANDS),
+            may_exec: config.health_exec,
+        }
+    }
+
+    pub(super) fn probe<'a>(
+        &'a self,
+        attachment: &'a Attachment,
+        check: &'a HealthCheck,
+        port: u16,
+    ) -> Probe<'a> {
+        Probe { prober: self, attachment, check, port, command: None }
+    }
+}
+
+impl Probe<'_> {
+    /// Makes a probe. It ends within the check's timeout.
+    pub(super) async fn attempt(&mut self) -> Outcome {
+        let outcome = match &self.check.probe {
+            HealthProbe::Exec(command) => self.execute(command).await,
+            other => match timeout(self.check.timeout, self.ask(other)).await {
+                Ok(Ok(())) => Outcome::Passed,
+                Ok(Err(problem)) => Outcome::Failed(problem),
+                Err(_) => Outcome::TimedOut,
+            },
+        };
+        match outcome {
+            Outcome::Failed(problem) => Outcome::Failed(cut(&problem)),
+            Outcome::Impossible(problem) => Outcome::Impossible(cut(&problem)),
+            other => other,
+        }
+    }
+
+    async fn ask(&self, probe: &HealthProbe) -> Result<(), String> {
+        let (stream, address) = self.connect().await?;
+        match probe {
+            HealthProbe::Http(path) => http::ask(stream, address, path).await,
+            HealthProbe::Grpc(service) => grpc::ask(stream, address, service).await,
+            HealthProbe::Tcp | HealthProbe::Exec(_) => Ok(()),
+        }
+    }
+
+    /// Connects to the first of the workload's addresses that accepts, from within its namespace.
+    async fn connect(&self) -> Result<(TcpStream, SocketAddr), String> {
+        let netns = self.attachment.open_netns().ok_or("its network namespace is gone")?;
+        let mut problem = "it has no address".to_owned();
+        for address in &self.attachment.report.addresses {
+            let address = SocketAddr::new(*address, self.port);
+            let make = || match address.is_ipv4() {
+                true => TcpSocket::new_v4(),
+                false => TcpSocket::new_v6(),
+            };
+            let socket = netns.run(make).map_err(|error| error.to_string())?;
+            let connected = match socket {
+                Ok(socket) => socket.connect(address).await,
+                Err(error) => Err(error),
+            };
+            match connected {
+                Ok(stream) => return Ok((stream, address)),
+                Err(error) => problem = format!("{address}: {error}"),
+            }
+        }
+        Err(problem)
+    }
+
+    /// Has the workload's runtime run a command in the container.
+    async fn execute(&mut self, command: &[String]) -> Outcome {
+        if !self.prober.may_exec {
+            let text = "this node runs no commands for health checks: its setting `health_exec` is \
+                not set";
+            return Outcome::Impossible(text.to_owned());
+        }
+        if !Commands::can_run_in(&self.attachment.origin) {
+            let text = "only containers of Docker and Podman can run a command for a health check; \
+                use http, tcp or grpc";
+            return Outcome::Impossible(text.to_owned());
+        }
+        let Ok(_turn) = self.prober.turns.acquire().await else { return Outcome::TimedOut };
+        match timeout(self.check.timeout, self.run(command)).await {
+            Ok(Ok(0)) => Outcome::Passed,
+            Ok(Ok(status)) => Outcome::Failed(format!("the command ended with status {status}")),
+            Ok(Err(error)) => Outcome::Failed(format!("{error:#}")),
+            Err(_) => Outcome::TimedOut,
+        }
+    }
+
+    /// Begins a command, and waits for its status. If the last one still runs, waits for its end
+    /// first.
+    async fn run(&mut self, command: &[String]) -> anyhow::Result<i64> {
+        if let Some(last) = &self.command {
+            self.prober.wait(last).await?;
+            self.command = None;
+        }
+        let begun = self.prober.commands.begin(&self.attachment.origin, command).await?;
+        let begun = self.command.insert(begun);
+        let status = self.prober.wait(begun).await?;
+        self.command = None;
+        Ok(status)
+    }
+}
+
+impl Prober {
+    async fn wait(&self, command: &Command) -> anyhow::Result<i64> {
+        let mut pause = FIRST_LOOK;
+        loop {
+            match command.end().await? {
+                CommandEnd::Status(status) => return Ok(status),
+                // The runtime has forgotten it, as after the container's end.
+                CommandEnd::Unknown => return Ok(-1),
+                CommandEnd::Running => sleep(pause).await,
+            }
+            pause = LAST_LOOK.min(pause * 2);
+        }
+    }
+}
+
+fn cut(problem: &str) -> String {
+    problem.chars().filter(|c| !c.is_control()).take(MAX_PROBLEM).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! Health checks of real instances by their own nodes.
+
+use super::{Group, Teller, WEB_API, checked, open};
+use crate::{
+    docker::Host,
+    support::{PATIENCE, echo_once},
+};
+use meshward_api_types::{
+    self as api,
+    local::{CheckState, LocalCheck},
+};
+use meshward_lab::Node;
+use meshward_netns::Netns;
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The time within which a change of health is to be everywhere: some intervals of the checks here,
+/// on a machine that does much else.
+const SOON: Duration = Duration::from_secs(20);
+
+const HTTP: &str = "health: { http: /healthz, port: 9000, every: 300ms, failures: 2 }";
+
+/// Answers requests on port 9000 by its health.
+struct Healthz {
+    is_well: Arc<AtomicBool>,
+}
+
+impl Healthz {
+    fn start(netns: &Netns) -> Self {
+        let listener = netns.run(|| TcpListener::bind(("::", 9000))).unwrap().unwrap();
+        let is_well = Arc::new(AtomicBool::new(true));
+        let health = is_well.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let status = if health.load(Relaxed) { "200 OK" } else { "503 Unavailable" };
+                let _ = stream.read(&mut [0; 1024]);
+                let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
+                let _ = stream.write_all(head.as_bytes());
+            }
+        });
+        Self { is_well }
+    }
+}
+
+/// Waits until a condition holds.
+fn wait(what: &str, mut is_true: impl FnMut() -> bool) {
+    let until = Instant::now() + SOON;
+    while !is_true() {
+        assert!(Instant::now() < until, "{what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Group {
+    /// Returns the check of an instance.
+    fn check(&self, instance: usize) -> Option<LocalCheck> {
+        let id = self.instances[instance].id.as_str();
+        self.nodes.iter().find_map(|node| check_of(node, id))
+    }
+
+    /// Waits until an instance is unhealthy and new connections go past it.
+    fn wait_passed_over(&self, instance: usize) {
+        let state = || self.check(instance).map(|check| check.state);
+        wait("its check passes", || state() == Some(CheckState::Unhealthy));
+        let instance = self.instances[instance].v4();
+        wait("new connections still go there", || (0..20).all(|_| self.ask().unwrap() != instance));
+    }
+
+    /// Waits until an instance gets a new connection.
+    fn wait_chosen(&self, instance: IpAddr) {
+        wait("it gets no connection", || self.ask().unwrap() == instance);
+    }
+
+    /// Returns how many instances are ready and unhealthy, as the coordinator knows it.
+    fn counts(&self) -> (usize, usize) {
+        let services: Vec<api::Service> = self.mesh.list("service").unwrap();
+        (services[0].ready, services[0].unhealthy)
+    }
+}
+
+fn check_of(node: &Node, id: &str) -> Option<LocalCheck> {
+    let mut all = node.attached().unwrap().into_iter();
+    all.find(|own| own.id.as_str() == id)?.checks.pop()
+}
+
+#[test]
+fn an_unhealthy_instance_gets_no_new_connections_keeps_those_it_has_and_returns() {
+    let group = Group::with([1, 2], &checked(HTTP, WEB_API));
+    let _tellers: Vec<Teller> =
+        group.instances.iter().map(|own| Teller::start(&own.netns)).collect();
+    let healths: Vec<Healthz> =
+        group.instances.iter().map(|own| Healthz::start(&own.netns)).collect();
+    wait("all are ready", || group.counts() == (3, 0));
+    let ill = &group.instances[1];
+    let mut kept = loop {
+        let (stream, name) = open(&group.web.netns, group.v4(), PATIENCE).unwrap();
+        if name == ill.v4() {
+            break stream;
+        }
+    };
+    healths[1].is_well.store(false, Relaxed);
+    group.wait_passed_over(1);
+    assert!(echo_once(&mut kept, 1000).unwrap(), "its connection goes on");
+    let check = group.check(1).unwrap();
+    assert_eq!(check.problem.as_deref(), Some("status 503"));
+    assert_eq!(check.probe, "http :9000/healthz");
+    wait("the coordinator knows", || group.counts() == (2, 1));
+    assert!(echo_once(&mut kept, 1000).unwrap());
+
+    healths[1].is_well.store(true, Relaxed);
+    group.wait_chosen(ill.v4());
+    // If all are unhealthy, all are used.
+    for own in &healths {
+        own.is_well.store(false, Relaxed);
+    }
+    wait("all are unhealthy", || group.counts() == (0, 3));
+    group.ask().unwrap();
+    // Without the check, nothing is held against them.
+    group.mesh.apply(&checked("", WEB_API)).unwrap();
+    wait("they count as healthy", || group.counts() == (3, 0));
+    assert_eq!(group.check(1), None);
+}
+
+#[test]
+fn findings_survive_the_daemon_and_are_made_without_the_coordinator() {
+    let mut group = Group::with([2, 0], &checked(HTTP, WEB_API));
+    let _tellers: Vec<Teller> =
+        group.instances.iter().map(|own| Teller::start(&own.netns)).collect();
+    let healths: Vec<Healthz> =
+        group.instances.iter().map(|own| Healthz::start(&own.netns)).collect();
+    let (well, ill) = (group.instances[0].v4(), group.instances[1].v4());
+    wait("both are ready", || group.counts() == (2, 0));
+    group.mesh.coordinator.kill();
+    healths[1].is_well.store(false, Relaxed);
+    group.wait_passed_over(1);
+    group.nodes[0].process().stop();
+    group.nodes[0].start().unwrap();
+    wait("it is checked", || group.check(1).is_some());
+    assert_eq!(group.check(1).unwrap().state, CheckState::Unhealthy);
+    for _ in 0..20 {
+        assert_eq!(group.ask().unwrap(), well);
+    }
+    healths[1].is_well.store(true, Relaxed);
+    group.wait_chosen(ill);
+    healths[0].is_well.store(false, Relaxed);
+    group.wait_passed_over(0);
+    // The coordinator is told when it is back.
+    group.mesh.restart_coordinator().unwrap();
+    wait("the coordinator knows", || group.counts() == (1, 1));
+}
+
+#[test]
+fn an_instance_that_starts_is_used_once_it_passes() {
+    let mut group = Group::with([1, 0], &checked("health: { tcp: 8080, every: 2s }", WEB_API));
+    let _first = Teller::start(&group.instances[0].netns);
+    wait("it is ready", || group.counts() == (1, 0));
+    let added = group.add(1).v4();
+    group.wait_passed_over(1);
+    let _second = Teller::start(&group.instances[1].netns);
+    group.wait_chosen(added);
+}
+
+#[test]
+fn commands_are_run_in_containers_if_the_node_lets_them() {
+    let exec = "health: { exec: [busybox, test, -e, /well], every: 1s, failures: 1 }";
+    let mut host = Host::new(&checked(exec, WEB_API));
+    let container = host.start("api", &["app=api"], &[]);
+    let check = |host: &Host| {
+        let mut all = host.node.attached().unwrap().into_iter();
+        all.find(|own| own.addresses.contains(&container.v4()))?.checks.pop()
+    };
+    wait("it is checked", || check(&host).is_some_and(|own| own.problem.is_some()));
+    let said = check(&host).unwrap();
+    assert_eq!(said.state, CheckState::Unknown);
+    assert!(said.problem.unwrap().contains("health_exec"));
+    host.node.environment.push(("MESHWARD_HEALTH_EXEC".into(), "true".into()));
+    host.node.kill();
+    host.node.start().unwrap();
+    let is = |host: &Host, state| check(host).is_some_and(|own| own.state == state);
+    wait("there is no such file", || is(&host, CheckState::Unhealthy));
+    assert_eq!(check(&host).unwrap().problem.unwrap(), "the command ended with status 1");
+    host.docker.run(&["exec", "api", "busybox", "touch", "/well"]).unwrap();
+    wait("there is one", || is(&host, CheckState::Healthy));
+}
