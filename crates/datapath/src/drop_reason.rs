@@ -26,6 +26,9 @@ pub enum DropReason {
     NoInstance,
     /// A packet of an instance whose connection through a service has gone to another one.
     Moved,
+    /// A packet of a connection through a service, before the flows from before a restart are
+    /// imported.
+    AwaitsFlows,
     /// Policy has no open link for it.
     Denied,
     /// One end is quarantined.
@@ -89,7 +92,7 @@ impl DropReason {
     }
 
     /// Every reason with the name that counters use.
-    pub const ALL: [(Self, &'static str); 23] = [
+    pub const ALL: [(Self, &'static str); 24] = [
         (Self::Malformed, "malformed"),
         (Self::SourceRouted, "source_routed"),
         (Self::NotUnicast, "not_unicast"),
@@ -99,6 +102,7 @@ impl DropReason {
         (Self::UnknownAddress, "unknown_address"),
         (Self::NoInstance, "no_instance"),
         (Self::Moved, "moved"),
+        (Self::AwaitsFlows, "awaits_flows"),
         (Self::Denied, "denied"),
         (Self::Quarantined, "quarantined"),
         (Self::Rejected, "rejected"),

@@ -33,6 +33,7 @@ impl Endpoints {
             let flows = self
                 .folder
                 .read_or_set_aside(&file(&network), |kept| endpoint.import_flows(now(), kept));
+            endpoint.note_flows_imported();
             let Some(flows) = flows else { continue };
             info!(%network, flows, "flows taken up again");
             // From now on there may be others, so the file does not have all of them any more.

@@ -125,6 +125,10 @@ impl PacketBatch<'_> {
                 found.note_request(packet, headers, now);
                 return Ok(Leg::Request(Request { translation: found, kind: RequestKind::Later }));
             }
+            // Its sender sends it again.
+            None if !begins(headers) && self.state.filter.awaits_flows() => {
+                return Err(DropReason::AwaitsFlows);
+            }
             found => found,
         };
         let translation = self.open(from, packet, headers, found.as_ref())?;

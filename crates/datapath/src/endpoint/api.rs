@@ -50,13 +50,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint that knows nothing and lets nothing pass. `resume`: see [`Filter::new`].
+    /// An endpoint that knows nothing and lets nothing pass. `resume`: see [`Filter::new`]; if it is
+    /// not zero, flows from before a restart are awaited until [`Self::note_flows_imported`].
     ///
     /// [`Filter::new`]: crate::Filter::new
     pub fn new(node: NodeName, secret: SecretKey, now: Instant, resume: Duration) -> Self {
         let seed = secret.derive(b"stun transactions");
+        let state = EndpointState::new(node, secret, now, resume);
+        state.filter.set_awaits_flows(!resume.is_zero());
         Self {
-            state: EndpointState::new(node, secret, now, resume),
+            state,
             reflexive: Mutex::new(ReflexiveAddresses::new(seed)),
             next_vouch: Mutex::default(),
             pending_flow_changes: AtomicU8::new(0),
@@ -210,6 +213,12 @@ impl Endpoint {
             translation: flow.mapping.map(translation_of),
         };
         self.state.filter.import(now.instant, now.unix, bytes, restoration_of)
+    }
+
+    /// Notes that all flows from before the start are imported that there are. Before, packets of
+    /// connections through services wait for that: they would go to another instance.
+    pub fn note_flows_imported(&self) {
+        self.state.filter.set_awaits_flows(false);
     }
 
     /// Returns the kinds of flows that workloads of this node have begun, or tried to, in the time

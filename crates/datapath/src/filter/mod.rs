@@ -56,6 +56,8 @@ pub struct Filter {
     start: Instant,
     /// The second after the start until which connections are resumed.
     resumes_until: AtomicU32,
+    /// `true` until the flows from before the start are imported.
+    awaits_flows: AtomicBool,
     state: FilterState,
     /// `true` if any connection was ever reset.
     has_reset: AtomicBool,
@@ -72,9 +74,22 @@ impl Filter {
         Self {
             start: now,
             resumes_until: AtomicU32::new(resume.as_secs() as u32),
+            awaits_flows: AtomicBool::new(false),
             state: FilterState::new(max_flows),
             has_reset: AtomicBool::new(false),
         }
+    }
+
+    /// Says whether flows from before the start are still to be imported. Until they are, no
+    /// connection is resumed by the responding side: it may be one through a service.
+    pub(crate) fn set_awaits_flows(&self, awaits: bool) {
+        self.awaits_flows.store(awaits, Relaxed);
+    }
+
+    /// Returns `true` while flows from before the start are still to be imported.
+    #[inline]
+    pub(crate) fn awaits_flows(&self) -> bool {
+        self.awaits_flows.load(Relaxed)
     }
 
     /// Checks whether a packet may pass, and counts it.
@@ -89,7 +104,8 @@ impl Filter {
         input: &FilterInput<'_>,
     ) -> Result<Passed, DropReason> {
         let seconds = self.seconds(now);
-        let time = Time { seconds, resumes: seconds < self.resumes_until.load(Relaxed) };
+        let resumes = seconds < self.resumes_until.load(Relaxed) && !self.awaits_flows();
+        let time = Time { seconds, resumes };
         let evaluation = Evaluation { state: &self.state, rules, time, input };
         evaluation.check().inspect_err(|reason| evaluation.note_refused(*reason))
     }

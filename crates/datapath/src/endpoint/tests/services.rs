@@ -583,7 +583,15 @@ fn a_restarted_daemon_goes_on_with_connections_through_services() {
         .collect();
     let saved = pair.nodes[0].endpoint.export_flows(time(pair.now), true);
     let mut other = Pair::with_service(&[1, 2, 3]);
+    // Before they are imported, it is not known which instance they have.
+    other.nodes[0].endpoint.state.filter.set_awaits_flows(true);
+    for (port, _) in &connections {
+        other.send(0, &tcp((CLIENT, *port), (SERVICE, 80), ACK, b"more"));
+    }
+    assert_eq!(other.drops(0, DropReason::AwaitsFlows), 20);
+    assert!(other.nodes[1].wire.delivered.is_empty());
     other.nodes[0].endpoint.import_flows(time(other.now), &saved).unwrap();
+    other.nodes[0].endpoint.note_flows_imported();
     std::mem::swap(&mut pair.nodes[0].endpoint, &mut other.nodes[0].endpoint);
     assert_eq!(pair.service(0).instances.iter().map(|own| own.open).sum::<u64>(), 20);
     // Sessions do not outlive the daemon.
