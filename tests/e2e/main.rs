@@ -40,6 +40,7 @@ mod recovery;
 mod refusals;
 mod relay;
 mod services;
+mod subsets;
 mod support;
 mod terraform;
 mod traffic;
