@@ -12,6 +12,7 @@ pub mod fuzzing;
 mod ids;
 pub mod journal;
 pub mod limits;
+pub mod load_follower;
 pub mod mesh;
 pub mod metrics;
 mod pool;

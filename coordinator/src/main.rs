@@ -9,8 +9,9 @@ use meshward_coordinator::{
     config::{Config, USUAL_FILE},
     control,
     limits::Retention,
+    load_follower,
     mesh::{Mesh, Settings},
-    metrics, reactions, service_load,
+    metrics, reactions,
     store::{self, StoreError},
 };
 use meshward_relay::{
@@ -189,7 +190,7 @@ async fn start(arguments: Arguments) -> Result<()> {
 /// Starts the tasks that run until the process ends.
 fn start_tasks(mesh: &Arc<Mesh>, retention: Retention) {
     tokio::spawn(reactions::expire(mesh.clone()));
-    tokio::spawn(service_load::follow(mesh.clone()));
+    tokio::spawn(load_follower::follow(mesh.clone()));
     let own = mesh.clone();
     tokio::spawn(async move { own.keep_retention(retention).await });
     let own = mesh.clone();

@@ -1,27 +1,20 @@
-//! The load of services: what nodes report, and the subsets that follow from it.
+//! The load of services: what nodes report, and the fan-outs that follow from it.
 
-use crate::mesh::Mesh;
 use meshward_control_proto::InstanceLoad;
 use meshward_control_state::{
     loads::{FanOutChange, FanOuts, Load, Loads, Subset, desired},
     world::{Leaving, NetworkState, NodeIndex, World},
 };
-use meshward_policy::Reaction;
 use meshward_types::{NetworkName, NodeName, ServiceName, WorkloadId};
 use parking_lot::Mutex;
-use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
     time::{Duration, Instant},
 };
-use tracing::{info, warn};
 
-/// The time between two looks at the load.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The time for which an instance that has left a subset stays known to the client's node, at least,
 /// and the age of that node's session: longer than a node takes to report a flow that it begins.
-const STAYS_FOR: Duration = Duration::from_secs(5);
+pub(crate) const STAYS_FOR: Duration = Duration::from_secs(5);
 
 /// The load of services, in memory alone.
 pub struct ServiceLoads {
@@ -93,7 +86,7 @@ impl ServiceLoads {
     }
 
     /// Returns the fan-outs that clients are to have, where they are others than now.
-    fn decide(&self, world: &World) -> Vec<FanOutChange> {
+    pub(crate) fn decide(&self, world: &World) -> Vec<FanOutChange> {
         let (mut heard, now) = (self.heard.lock(), self.began.elapsed());
         let loads = &mut heard.loads;
         let mut changes = Vec::new();
@@ -127,103 +120,12 @@ impl ServiceLoads {
 
     /// Returns `true` if a node reports no flows with an instance that has left its subset. A node
     /// that has no session, or not had it for long, may have some.
-    fn is_idle(&self, world: &World, leaving: &Leaving) -> bool {
+    pub(crate) fn is_idle(&self, world: &World, leaving: &Leaving) -> bool {
         let Leaving { network, service, linked } = leaving;
         let Some(node) = world.nodes.name(NodeIndex(linked.client)) else { return true };
         let heard = self.heard.lock();
         let is_heard = heard.sessions.get(node).is_some_and(|began| began.elapsed() >= STAYS_FOR);
         is_heard && !heard.loads.may_have_flows((network, service), node, &linked.instance)
-    }
-}
-
-/// A trigger about what a service would need, and its last webhook.
-#[derive(Debug, Clone, Copy)]
-struct Announced {
-    desired: usize,
-    at: Instant,
-}
-
-/// The last webhooks by network and trigger.
-type Announcements = HashMap<(NetworkName, String), Announced>;
-
-/// Lets subsets follow their load, and tells webhooks what services would need, forever.
-pub async fn follow(mesh: Arc<Mesh>) {
-    let mut since: HashMap<Leaving, Instant> = HashMap::new();
-    let mut announced = Announcements::new();
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        announce(&mesh, &mut announced);
-        let changes = mesh.look(|world| mesh.loads.decide(world));
-        for FanOutChange { network, service, node, fan_out } in &changes {
-            info!(%network, %service, %node, fan_out, "a subset follows its load");
-        }
-        if !changes.is_empty() {
-            mesh.adjust(|world| world.set_fan_outs(&changes));
-        }
-        let now = Instant::now();
-        let leaving: Vec<Leaving> = mesh.look(|world| world.leaving().collect());
-        since = leaving
-            .into_iter()
-            .map(|pair| {
-                let at = since.get(&pair).copied().unwrap_or(now);
-                (pair, at)
-            })
-            .collect();
-        let idle: Vec<Leaving> = mesh.look(|world| {
-            let old = since.iter().filter(|(_, at)| now.duration_since(**at) >= STAYS_FOR);
-            let idle = old.filter(|(pair, _)| mesh.loads.is_idle(world, pair));
-            idle.map(|(pair, _)| pair.clone()).collect()
-        });
-        if !idle.is_empty() {
-            mesh.adjust(|world| world.release(&idle));
-        }
-    }
-}
-
-/// Calls the webhooks of triggers whose service would need another number of instances than they
-/// were told, each at most once within its time.
-fn announce(mesh: &Arc<Mesh>, announced: &mut Announcements) {
-    let now = Instant::now();
-    let mut before = std::mem::take(announced);
-    let mut calls = Vec::new();
-    mesh.look(|world| {
-        for (name, network) in &world.networks {
-            for trigger in &network.links.policy().triggers {
-                let (Some(service), Reaction::Webhook(url)) =
-                    (&trigger.when.desired, &trigger.then)
-                else {
-                    continue;
-                };
-                let load = mesh.loads.of(name, service);
-                let key = (name.clone(), trigger.name.clone());
-                // What a restarted coordinator has heard of load is not all of it yet.
-                let last = before.remove(&key).unwrap_or(Announced { desired: 0, at: now });
-                let is_due = now.duration_since(last.at) >= trigger.when.within.0;
-                if load.desired == last.desired || !is_due {
-                    announced.insert(key, last);
-                    continue;
-                }
-                announced.insert(key, Announced { desired: load.desired, at: now });
-                let instances = network.links.policy().service(service).map_or(0, |own| {
-                    let selected = network.links.select(&own.instances).into_iter();
-                    selected.map(|id| network.workloads_of(id).count()).sum()
-                });
-                let body = json!({
-                    "trigger": trigger.name, "network": name, "service": service,
-                    "desired": load.desired, "instances": instances, "open": load.open(),
-                    "connects_per_second": load.begun(),
-                });
-                calls.push((url.clone(), body));
-            }
-        }
-    });
-    for (url, body) in calls {
-        let mesh = mesh.clone();
-        tokio::spawn(async move {
-            if let Err(error) = mesh.webhooks.post(&url, &body).await {
-                warn!(%url, "a webhook was not delivered: {error:#}");
-            }
-        });
     }
 }
 
