@@ -293,9 +293,9 @@ async fn differing_texts(common: &Common, revisions: &[Revision], of: OfNetwork)
 }
 
 pub(crate) async fn explain(common: &Common, query: Explain) -> Result<ExitCode> {
-    let Explain { from, to, service, port, network, revision } = query;
+    let Explain { from, to, service, outside, port, network, revision } = query;
     let to = to.unwrap_or_default();
-    let query = ExplainQuery { network, from, to, service, port, revision };
+    let query = ExplainQuery { network, from, to, service, outside, port, revision };
     let all = Client::coordinator(common)?.ask(&operations::EXPLAIN, &query).await?;
     if whole(common, &all)? {
         return Ok(ExitCode::SUCCESS);

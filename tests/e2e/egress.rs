@@ -21,7 +21,7 @@ struct Outside {
     web: Workload,
     other: Workload,
     gateways: Vec<Node>,
-    _cloud: Node,
+    cloud: Node,
     server: Site,
     mesh: Mesh,
     _echo: [Echo; 2],
@@ -38,7 +38,7 @@ impl Outside {
         let gateways: Vec<Node> =
             gateways.iter().map(|name| mesh.node(name).start().unwrap()).collect();
         let echo = [Echo::start(&server.netns, 443), Echo::start(&server.netns, 22)];
-        Self { web, other, gateways, _cloud: cloud, server, mesh, _echo: echo }
+        Self { web, other, gateways, cloud, server, mesh, _echo: echo }
     }
 
     fn start(&self, number: usize) -> anyhow::Result<String> {
@@ -210,4 +210,69 @@ fn another_egress_gateway_takes_over() {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// Rules that name the server's addresses, with ports as given.
+fn by_address(outside: &Outside, ports: &str) -> String {
+    let [v4, v6] = outside.addresses();
+    format!(
+        "network: shop
+routes: [{{ name: out, within: [0.0.0.0/0, \"::/0\"] }}]
+rules:
+  - {{ name: server, from: {{ app: web }}, to: {{ cidr: [{v4}, \"{v6}/128\"] }}, allow: [{ports}] }}
+guardrails:
+  - {{ name: not-the-router, from: {{}}, to: {{ cidr: 198.18.0.1/32 }}, deny: [any] }}
+tests:
+  - {{ from: {{ app: web }}, to: {{ cidr: {v4} }}, port: tcp/443, expect: allow }}
+  - {{ from: {{ app: web }}, to: {{ cidr: 192.0.2.1 }}, port: tcp/443, expect: deny }}
+"
+    )
+}
+
+#[test]
+fn rules_name_addresses_outside_and_both_nodes_judge() {
+    let mut outside = Outside::new(&["gw"]);
+    forward(&outside.gateways[0]);
+    outside.mesh.apply(&by_address(&outside, "tcp/443, icmp")).unwrap();
+    let said = outside.start(0).unwrap();
+    assert!(!said.contains("waits"), "the policy names the default routes: {said}");
+    let elsewhere = outside.mesh.internet.site("elsewhere").unwrap();
+    let _echo = Echo::start(&elsewhere.netns, 443);
+    for to in outside.addresses() {
+        outside.mesh.wait(|| outside.reaches(to, SILENCE)).unwrap();
+        assert!(pings(&outside.web.netns, to, PATIENCE));
+        assert!(!tcp_echoes(&outside.web.netns, to, 22, 1, SILENCE));
+        assert!(!tcp_echoes(&outside.other.netns, to, 443, 1, SILENCE));
+    }
+    for to in [IpAddr::from(elsewhere.v4), elsewhere.v6.into()] {
+        assert!(!tcp_echoes(&outside.web.netns, to, 443, 1, SILENCE), "no rule names it");
+    }
+    assert_eq!(default_routes(&outside.other), "");
+
+    let [v4, v6] = outside.addresses();
+    let explain = |to: &str| {
+        let asked = ["explain", "--from", "app=web", "--outside", to, "--port", "tcp/443"];
+        outside.mesh.meshctl(&asked).unwrap()
+    };
+    let said = explain(&v4.to_string());
+    assert!(said.contains("allowed") && said.contains("rule `server`"), "{said}");
+    let said = explain("192.0.2.1");
+    assert!(said.contains("denied") && said.contains("default deny"), "{said}");
+    let said = explain("198.18.0.1");
+    assert!(said.contains("guardrail `not-the-router`"), "{said}");
+    let links = outside.mesh.meshctl(&["links"]).unwrap();
+    assert!(links.contains(&format!("to {v4}/32")), "{links}");
+
+    // The daemons' files have the rules as well, and a change cuts what runs.
+    let streams = [v4, v6].map(|to| Stream::start(&outside.web.netns, to, 443));
+    assert!(streams.iter().all(|stream| stream.flows(PATIENCE)));
+    outside.gateways[0].kill();
+    outside.cloud.kill();
+    outside.gateways[0].start().unwrap();
+    outside.cloud.start().unwrap();
+    assert!(streams.iter().all(|stream| stream.flows(PATIENCE)));
+    let narrowed = by_address(&outside, "tcp/8443, icmp").replace("expect: allow", "expect: deny");
+    outside.mesh.apply(&narrowed).unwrap();
+    assert!(streams.iter().all(|stream| !stream.flows(SILENCE)));
+    assert!(pings(&outside.web.netns, v4, PATIENCE));
 }

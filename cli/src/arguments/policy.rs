@@ -3,7 +3,9 @@
 use super::common::{Watching, duration, live};
 use crate::completion;
 use clap::{Args, Subcommand};
-use meshward_types::{LabelKey, NetworkName, PortSpec, Revision, Selector, ServiceName};
+use meshward_types::{
+    LabelKey, NetworkName, OutsideTarget, PortSpec, Revision, Selector, ServiceName,
+};
 use std::{path::PathBuf, time::Duration};
 
 #[derive(Args)]
@@ -155,11 +157,15 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "SELECTOR")]
     pub from: Selector,
     /// The labels of the server
-    #[arg(long, value_name = "SELECTOR", required_unless_present = "service")]
+    #[arg(long, value_name = "SELECTOR", required_unless_present_any = ["service", "outside"])]
     pub to: Option<Selector>,
     /// The service that the client connects to, instead of the server's labels
     #[arg(long, conflicts_with = "to", add = live(completion::services))]
     pub service: Option<ServiceName>,
+    /// The address or domain name outside of the mesh that the flow is to; `--to` names the egress
+    /// gateway then [default: any]
+    #[arg(long, value_name = "ADDRESS|NAME", conflicts_with = "service")]
+    pub outside: Option<OutsideTarget>,
     /// The port, such as tcp/5432, udp/53, icmp; with --service, a port of the service
     #[arg(long, value_name = "PORT")]
     pub port: PortSpec,

@@ -2,7 +2,8 @@
 
 use crate::Paged;
 use meshward_types::{
-    Acl, Labels, NetworkName, NodeName, OnDeny, PortSpec, Revision, Selector, ServiceName,
+    Acl, Labels, NetworkName, NodeName, OnDeny, OutsideTarget, PortSpec, Revision, Selector,
+    ServiceName,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -64,12 +65,16 @@ pub struct ExplainQuery {
     pub network: Option<NetworkName>,
     /// The client: every identity with these labels, or, if there is none, exactly these labels.
     pub from: Selector,
-    /// The server; with `service`, left out.
+    /// The server; with `service`, left out; with `outside`, the egress gateways, of which all are
+    /// meant by default.
     #[serde(default, skip_serializing_if = "Selector::is_empty")]
     pub to: Selector,
     /// The service whose instances are the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
+    /// The address, prefix or domain name outside of the mesh that the flow is to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<OutsideTarget>,
     /// The port, such as `tcp/5432`: of the service, if there is one.
     pub port: PortSpec,
     /// The revision of the policies and quarantines to decide by, among the current workloads

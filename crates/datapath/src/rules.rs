@@ -8,6 +8,7 @@ use crate::{
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use meshward_types::{Acl, Conduct, IdentityId, OnDeny, Protocol, Verdict};
+use std::net::IpAddr;
 
 /// One end of a packet, as policy sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,15 @@ impl Party {
 pub(crate) struct Ports {
     pub(crate) source: u16,
     pub(crate) destination: u16,
+}
+
+/// The destination of a packet that would begin a flow.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Destination {
+    pub(crate) address: IpAddr,
+    pub(crate) protocol: Protocol,
+    /// The port; 0 where the protocol has none.
+    pub(crate) port: u16,
 }
 
 /// The rules of one endpoint: what is allowed now.
@@ -148,13 +158,14 @@ impl Rules {
             || self.identities.get(&party.identity).is_some_and(|quarantine| quarantine.is_active())
     }
 
-    /// Returns the verdict on a packet that would begin a flow.
-    pub(crate) fn verdict(&self, from: Party, to: Party, protocol: Protocol, port: u16) -> Verdict {
+    /// Returns the verdict on a packet that would begin a flow to an address of `to`, or behind it.
+    pub(crate) fn verdict(&self, from: Party, to: Party, destination: Destination) -> Verdict {
+        let Destination { address, protocol, port } = destination;
         let known = |party: Party| self.identities.contains_key(&party.identity);
         let acl = self.acls.get(&link(from, to)).filter(|_| known(from) && known(to));
         let Some(acl) = acl else { return Verdict::Denied };
         match (self.is_quarantined(from), self.is_quarantined(to)) {
-            (false, false) => acl.verdict(protocol, port),
+            (false, false) => acl.verdict_on(protocol, port, |target| target.includes(address)),
             (false, true) if acl.allows_forensics(protocol, port) => Verdict::Allowed,
             _ => Verdict::Denied,
         }

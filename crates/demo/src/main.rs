@@ -228,6 +228,7 @@ fn matrix(policy: &Policy, workloads: &[Workload]) -> Result<bool> {
             let flow = NewFlow {
                 from: &from,
                 to: &to,
+                outside: None,
                 accepts: &[],
                 protocol: Protocol::Tcp,
                 port: PARTS[b].2,

@@ -2,7 +2,7 @@
 
 use crate::{
     budget::{Budget, Exhausted, steps},
-    compile::compile_matching,
+    compile::compile_alike,
     decide::decide,
     document::Tier,
     document::{Expect, Policy, Rule, TestCase},
@@ -54,6 +54,10 @@ pub fn run_tests(policy: &Policy, budget: &Budget) -> Result<Vec<TestFailure>, E
             ending.select_within(test.to.labels(), budget)?.into_iter().collect();
         let matching: Vec<_> =
             begins.iter().filter(|at| ends.contains(*at)).map(|at| rules[*at]).collect();
+        let targets: usize = matching.iter().map(|(_, rule)| rule.target.outside().len()).sum();
+        budget.spend(steps(targets))?;
+        let speaks = |(_, rule): &(Tier, &Rule)| rule.speaks_of(test.to.outside());
+        let matching: Vec<_> = matching.into_iter().filter(speaks).collect();
         let ports: usize = matching.iter().map(|(_, rule)| rule.ports().len()).sum();
         budget.spend(1 + steps(begins.len() + ends.len() + matching.len() + ports))?;
         failures.extend(run_test(policy, at + 1, test, matching));
@@ -67,7 +71,7 @@ fn run_test(
     test: &TestCase,
     matching: Vec<(Tier, &Rule)>,
 ) -> Option<TestFailure> {
-    let acl = compile_matching(policy, matching.clone(), None);
+    let acl = compile_alike(policy, matching.clone(), None);
     let ports = test.ports();
     let passed = ports.iter().all(|port| match test.expect {
         Expect::Allow => acl.allows_all(*port),

@@ -5,7 +5,9 @@ use crate::{
     matching::{Deciding, declared, is_lifted},
 };
 use meshward_types::{
-    AcceptFrom, Acl, AclEntry, Labels, OnDeny, PortRange, PortSpec, Protocol, Verdict,
+    AcceptFrom, Acl, AclEntry, Labels, OnDeny, OutsideTarget, PortRange, PortSpec, Protocol,
+    Verdict, entries_of,
+    outside::{Effect, Outside, OutsideRule, Precedence},
 };
 
 /// Compiles the ACL between two label sets: exactly what [`Policy::decide`] says, for every
@@ -18,11 +20,61 @@ pub fn compile(policy: &Policy, from: &Labels, to: &Labels, accepts: &[AcceptFro
     compile_matching(policy, matching.collect(), declared(accepts, from))
 }
 
+/// Compiles the decisions between two label sets about one address or name outside of the mesh, or
+/// about everything else.
+pub fn compile_for(
+    policy: &Policy,
+    from: &Labels,
+    to: &Labels,
+    accepts: &[AcceptFrom],
+    outside: Option<&OutsideTarget>,
+) -> Acl {
+    let outside = outside.filter(|_| accepts.is_empty());
+    let matching = policy.tiers().filter(|(_, rule)| {
+        rule.from.matches(from) && rule.to.matches(to) && rule.speaks_of(outside)
+    });
+    compile_alike(policy, matching.collect(), declared(accepts, from))
+}
+
 /// Compiles an ACL from the guardrails and rules that match the pair, and the ports that are
 /// declared for it.
 ///
 /// Sweeps once over the ends of all port ranges: the cost grows little faster than their number.
 pub(crate) fn compile_matching(
+    policy: &Policy,
+    mut rules: Vec<(Tier, &Rule)>,
+    declared: Option<Vec<PortSpec>>,
+) -> Acl {
+    // What a gateway declares, it declares for all addresses behind it.
+    let names_addresses = rules.iter().any(|(_, rule)| !rule.target.outside().is_empty());
+    let outside = (names_addresses && declared.is_none()).then(|| outside(policy, &rules));
+    rules.retain(|(_, rule)| rule.speaks_of(None));
+    compile_alike(policy, rules, declared).with_outside(outside)
+}
+
+/// Returns the rules about what is behind a gateway: those that name addresses there, and those
+/// that hold for all of them.
+fn outside(policy: &Policy, rules: &[(Tier, &Rule)]) -> Outside {
+    let rules = rules.iter().filter_map(|(tier, rule)| {
+        let precedence = match tier {
+            Tier::Guardrail => Precedence::Guardrail,
+            Tier::Rule => Precedence::Rule,
+            Tier::LetIn | Tier::LetInByAdmin | Tier::Forensics { .. } => return None,
+        };
+        let effect = match rule.action() {
+            Action::Allow => Effect::Allow,
+            Action::Deny if is_lifted(policy.mode, *tier, rule) => Effect::Observe,
+            Action::Deny => Effect::Deny,
+        };
+        let ports = entries_of(rule.ports());
+        let targets = rule.target.outside().to_vec();
+        Some(OutsideRule { targets, precedence, effect, ports, on_deny: rule.on_deny })
+    });
+    Outside { rules: rules.collect(), observes: policy.mode == Mode::Observe }
+}
+
+/// Compiles an ACL from guardrails and rules of which all count, whatever addresses they name.
+pub(crate) fn compile_alike(
     policy: &Policy,
     rules: Vec<(Tier, &Rule)>,
     declared: Option<Vec<PortSpec>>,

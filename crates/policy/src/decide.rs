@@ -3,8 +3,9 @@
 use crate::{
     document::{Action, Declarations, Mode, Policy, Rule, Tier},
     matching::{Deciding, declared, is_lifted},
+    target::Target,
 };
-use meshward_types::{AcceptFrom, Labels, PortSpec, Protocol, Verdict};
+use meshward_types::{AcceptFrom, Labels, OutsideTarget, PortSpec, Protocol, Verdict};
 use std::fmt;
 
 /// The reason of a verdict.
@@ -34,6 +35,9 @@ pub struct NewFlow<'a> {
     pub from: &'a Labels,
     /// The labels of the destination.
     pub to: &'a Labels,
+    /// The address or name outside of the mesh that it is to, if the destination is the egress
+    /// gateway there.
+    pub outside: Option<&'a OutsideTarget>,
     /// The declarations of the destination.
     pub accepts: &'a [AcceptFrom],
     /// The protocol.
@@ -45,16 +49,19 @@ pub struct NewFlow<'a> {
 impl Policy {
     /// Decides about a packet that would begin a flow.
     pub fn decide(&self, flow: &NewFlow<'_>) -> Decision<'_> {
-        let NewFlow { from, to, accepts, protocol, port } = *flow;
+        let NewFlow { from, to, outside, accepts, protocol, port } = *flow;
         let declared = declared(accepts, from);
+        // What a gateway declares, it declares for all addresses behind it.
+        let outside = outside.filter(|_| declared.is_none());
         let names = |ports: &Vec<PortSpec>| ports.iter().any(|spec| spec.matches(protocol, port));
         if declared.as_ref().is_some_and(|ports| !names(ports)) {
             return Decision { verdict: Verdict::Denied, reason: Reason::Declaration };
         }
         let opened =
             declared.filter(|_| self.declarations == Declarations::Open).unwrap_or_default();
-        let matching =
-            self.tiers().filter(|(_, rule)| rule.from.matches(from) && rule.to.matches(to));
+        let matching = self.tiers().filter(|(_, rule)| {
+            rule.from.matches(from) && rule.to.matches(to) && rule.speaks_of(outside)
+        });
         let deciding = Deciding { mode: self.mode, rules: matching.collect(), opened };
         let reason = decide(&deciding, protocol, port, |_, _| true);
         Decision { verdict: verdict(&deciding, protocol, port), reason }
@@ -134,10 +141,14 @@ impl fmt::Display for Reason<'_> {
         };
         let ports: Vec<String> = rule.ports().iter().map(ToString::to_string).collect();
         let Rule { name, from, to, .. } = rule;
-        write!(f, "{tier} `{name}`: {action} {} from {from} to {to}", ports.join(", "))?;
-        match rule.target.service() {
-            Some(service) => write!(f, " (service {service})"),
-            None => Ok(()),
+        write!(f, "{tier} `{name}`: {action} {} from {from} to ", ports.join(", "))?;
+        match &rule.target {
+            Target::Labels => write!(f, "{to}"),
+            Target::Service(service) => write!(f, "{to} (service {})", service.name),
+            Target::Outside(targets) => {
+                let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+                write!(f, "{} by {to}", targets.join(", "))
+            }
         }
     }
 }

@@ -3,12 +3,13 @@
 use crate::{
     admission_rules::{AdmissionRule, Keys},
     routes::RouteRule,
-    services::{Destination, Service, Target, write_target},
+    services::Service,
+    target::{Destination, Target, via, write_target},
     written::write_dns,
 };
 use meshward_types::{
     Condition, Conduct, DnsSettings, FlowTimeouts, Labels, Lasting, NetworkName, OnDeny, OnRevoke,
-    PortSpec, Selector, ServiceName,
+    OutsideTarget, PortSpec, Selector, ServiceName,
 };
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -124,9 +125,10 @@ pub struct Rule {
     pub name: String,
     /// The workloads that begin flows.
     pub from: Selector,
-    /// The workloads at the other end: for a rule about a service, its instances.
+    /// The workloads at the other end: for a rule about a service, its instances; for one about
+    /// addresses outside of the mesh, the egress gateways.
     pub to: Selector,
-    /// The way in which the rule names the workloads at the other end.
+    /// The way in which the rule names what is at the other end.
     pub target: Target,
     /// The ports that it allows; a rule has either this or `deny`. For a rule about a service,
     /// those of its instances.
@@ -187,7 +189,7 @@ impl<'a> From<&'a Rule> for WrittenRule<'a> {
         let Rule { name, from, to, target, allow, deny, observe, on_deny } = rule;
         // A rule about a service names the service's ports, not those of the instances.
         let (allow, deny): (&[PortSpec], &[PortSpec]) = match target {
-            Target::Labels => (allow, deny),
+            Target::Labels | Target::Outside(_) => (allow, deny),
             Target::Service(target) if deny.is_empty() => (&target.ports, &[]),
             Target::Service(target) => (&[], &target.ports),
         };
@@ -227,6 +229,20 @@ impl Rule {
     pub fn ports(&self) -> &[PortSpec] {
         if self.deny.is_empty() { &self.allow } else { &self.deny }
     }
+
+    /// Returns the selector of the egress gateways of a rule about addresses outside of the mesh, as
+    /// it is written.
+    pub fn via(&self) -> Selector {
+        via(&self.to)
+    }
+
+    /// Returns `true` if it speaks of a flow between workloads that it selects. `outside`: the
+    /// address or name outside of the mesh that the flow is to, if it is to one.
+    pub(crate) fn speaks_of(&self, outside: Option<&OutsideTarget>) -> bool {
+        let own = self.target.outside();
+        let is_named = |target| own.iter().any(|own| own.covers(target));
+        own.is_empty() || outside.is_some_and(is_named)
+    }
 }
 
 /// A policy test: one expectation.
@@ -246,7 +262,9 @@ impl TestCase {
     /// Returns the ports of the workload at the other end.
     pub(crate) fn ports(&self) -> &[PortSpec] {
         match &self.to {
-            Destination::Labels(_) => std::slice::from_ref(&self.port),
+            Destination::Labels(_) | Destination::Outside { .. } => {
+                std::slice::from_ref(&self.port)
+            }
             Destination::Service { targets, .. } => targets,
         }
     }

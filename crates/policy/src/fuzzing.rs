@@ -1,7 +1,7 @@
 //! Properties of any policy; see the crate `meshward-fuzzing`.
 
 use crate::{Budget, NewFlow, ParsedPolicy, Policy, compile, read, review, run_tests};
-use meshward_types::{Labels, PolicyFile, Protocol};
+use meshward_types::{Labels, OutsideTarget, PolicyFile, Protocol};
 
 meshward_fuzzing::targets! {
     policy: policy, samples, |length| (16 << 20) + 1024 * length as u64;
@@ -9,7 +9,8 @@ meshward_fuzzing::targets! {
 
 /// The separator of two files.
 const NEXT_FILE: char = '\u{c}';
-const LABELS: [&str; 4] = ["", "app=web", "app=api,env=prod", "app=db,env=test,tier=data"];
+const LABELS: [&str; 5] =
+    ["", "meshward/route=egress", "app=web", "app=api,env=prod", "app=db,env=test,tier=data"];
 
 /// Policy files: every mistake has its position in them; a valid policy is the same after it was
 /// written and read again, and compiles to what it decides.
@@ -58,18 +59,20 @@ fn check(parsed: &ParsedPolicy) {
     let mut ports: Vec<u16> = edges.take(64).chain([0, 80, u16::MAX]).collect();
     ports.sort_unstable();
     ports.dedup();
+    let named = policy.tiers().flat_map(|(_, rule)| rule.target.outside()).take(4).map(Some);
+    let targets: Vec<Option<&OutsideTarget>> = named.chain([None]).collect();
     for from in &labels {
         for to in &labels {
             let acl = compile(policy, from, to, &[]);
             for protocol in Protocol::ALL {
-                for port in &ports {
-                    let flow = NewFlow { from, to, accepts: &[], protocol, port: *port };
+                for (port, outside) in
+                    ports.iter().flat_map(|port| targets.iter().map(move |at| (port, *at)))
+                {
+                    let flow = NewFlow { from, to, outside, accepts: &[], protocol, port: *port };
+                    let is_at = |own: &OutsideTarget| outside.is_some_and(|at| own.covers(at));
+                    let compiled = acl.verdict_on(protocol, *port, is_at);
                     let decided = policy.decide(&flow).verdict;
-                    assert_eq!(
-                        acl.verdict(protocol, *port),
-                        decided,
-                        "{from} to {to}: {protocol}/{port}"
-                    );
+                    assert_eq!(compiled, decided, "{from} to {to}, {outside:?}: {protocol}/{port}");
                 }
             }
         }
@@ -95,6 +98,7 @@ rules:
     deny: [udp, icmp]
     observe: true
 guardrails:
+  - { name: out, from: {}, to: { cidr: 192.0.2.0/24, via: { role: out } }, deny: [any] }
   - { name: db, from: { app: web }, to: { app: db }, deny: [tcp] }
 tests:
   - { from: { app: web }, to: { app: api, env: prod }, port: tcp/80, expect: allow }

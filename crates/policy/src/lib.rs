@@ -15,6 +15,7 @@ mod cases;
 mod compile;
 mod decide;
 mod document;
+mod egress_label;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod links;
@@ -25,18 +26,20 @@ mod routes;
 mod selecting;
 mod services;
 mod suggest;
+mod target;
 mod written;
 
 pub use admission::{AdmissionDecision, Candidate};
 pub use admission_rules::{AdmissionRule, ImagePattern, Keys, Shared, SigningKey};
 pub use budget::{Budget, Exhausted};
 pub use cases::{TestFailure, run_tests};
-pub use compile::compile;
+pub use compile::{compile, compile_for};
 pub use decide::{Decision, NewFlow, Reason};
 pub use document::{
     Action, Declarations, Expect, ForensicsRule, LetIn, Mode, Policy, Reaction, Rule, TestCase,
     Tier, Trigger,
 };
+pub use egress_label::egress_gateways;
 pub use links::{Bounds, LinkChange, LinkInputs, Links, PolicyStep, TooMuch};
 pub use reading::{
     BadPolicy, MAX_SOURCE, NetworkPolicy, ParsedPolicy, Problem, SourceSpan, own_documents, read,
@@ -44,5 +47,6 @@ pub use reading::{
 };
 pub use review::{review, review_live};
 pub use routes::RouteRule;
-pub use services::{Destination, MAX_SERVICES, Service, ServiceIndex, ServiceTarget, Target};
+pub use services::{MAX_SERVICES, Service, ServiceIndex};
 pub use suggest::suggest;
+pub use target::{Destination, ServiceTarget, Target};

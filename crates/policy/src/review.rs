@@ -8,7 +8,7 @@ use crate::{
     links::LinkInputs,
     reading::{ParsedPolicy, Problem, did_you_mean},
 };
-use meshward_types::{Labels, PortSpec, Selector, selector::Requirement};
+use meshward_types::{Labels, OutsideTarget, PortSpec, Selector, selector::Requirement};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Reviews a policy by itself: rules that never decide because others do, and short timeouts.
@@ -119,6 +119,10 @@ fn find_violations(
         let [from, to] = sides(rule)?;
         for (guardrail, [denied_from, denied_to]) in &denying {
             budget.spend(steps(rule.allow.len() * guardrail.deny.len()))?;
+            budget.spend(steps(rule.target.outside().len() * guardrail.target.outside().len()))?;
+            if !names_some(rule.target.outside(), guardrail.target.outside()) {
+                continue;
+            }
             if !rule
                 .allow
                 .iter()
@@ -163,12 +167,26 @@ fn covers(outer: &Rule, inner: &Rule, budget: &Budget) -> Result<bool, Exhausted
     if outer.observe != inner.observe
         || !implies(&inner.from, &outer.from)
         || !implies(&inner.to, &outer.to)
+        || !names_all(outer.target.outside(), inner.target.outside())
     {
         return Ok(false);
     }
     budget.spend(steps(outer.ports().len() * inner.ports().len()))?;
+    budget.spend(steps(outer.target.outside().len() * inner.target.outside().len()))?;
     let covered = |spec: &PortSpec| outer.ports().iter().any(|own| holds(*own, *spec));
     Ok(inner.ports().iter().all(covered))
+}
+
+/// Returns `true` if the addresses of a rule include all those of another.
+fn names_all(outer: &[OutsideTarget], inner: &[OutsideTarget]) -> bool {
+    let is_named = |target| outer.iter().any(|own| own.covers(target));
+    outer.is_empty() || !inner.is_empty() && inner.iter().all(is_named)
+}
+
+/// Returns `true` if the addresses of two rules have one in common, as far as their text shows.
+fn names_some(a: &[OutsideTarget], b: &[OutsideTarget]) -> bool {
+    let meets = |one: &OutsideTarget| b.iter().any(|own| own.covers(one) || one.covers(own));
+    a.is_empty() || b.is_empty() || a.iter().any(meets)
 }
 
 fn holds(outer: PortSpec, inner: PortSpec) -> bool {

@@ -1,31 +1,13 @@
 //! The ACL of a link: the packets that one identity may send to another.
 
 use crate::{
+    acl_entry::{AclEntry, Verdict, holds, merged},
     conduct::OnDeny,
+    outside::{Effect, Outside, OutsideTarget},
     ports::{PortRange, PortSpec, Protocol},
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// One range of ports of a protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct AclEntry {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The destination ports; [`PortRange::ALL`] where the protocol has none.
-    pub ports: PortRange,
-}
-
-/// The decision about a packet that would begin a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It passes.
-    Allowed,
-    /// It passes, and counts as one that would be denied.
-    Observed,
-    /// It is dropped.
-    Denied,
-}
 
 /// The decisions of a link: sorted, merged ranges that do not overlap. An empty ACL denies
 /// everything.
@@ -42,6 +24,9 @@ pub struct Acl {
     dropped: Vec<AclEntry>,
     /// The answer to everything else that is denied; `None` for the network's default.
     otherwise: Option<OnDeny>,
+    /// The rules about what is behind the destination, an egress gateway, if any of them names
+    /// addresses there. Then they decide, and not the ranges, which are those of all addresses.
+    outside: Option<Box<Outside>>,
 }
 
 impl Acl {
@@ -72,6 +57,18 @@ impl Acl {
         otherwise: Option<OnDeny>,
     ) -> Self {
         Self { rejected: merged(rejected), dropped: merged(dropped), otherwise, ..self }
+    }
+
+    /// Adds the rules about what is behind the destination, an egress gateway.
+    #[must_use]
+    pub fn with_outside(self, outside: Option<Outside>) -> Self {
+        Self { outside: outside.map(Box::new), ..self }
+    }
+
+    /// Returns the rules about what is behind the destination, if any of them names addresses
+    /// there.
+    pub fn outside(&self) -> Option<&Outside> {
+        self.outside.as_deref()
     }
 
     /// Returns the answer to a denied packet; `None` for the network's default.
@@ -152,6 +149,7 @@ impl Acl {
     /// the default answer.
     pub fn is_empty(&self) -> bool {
         self.is_closed()
+            && self.outside.is_none()
             && self.rejected.is_empty()
             && self.dropped.is_empty()
             && self.otherwise.is_none()
@@ -159,7 +157,24 @@ impl Acl {
 
     /// Returns `true` if nothing may pass.
     pub fn is_closed(&self) -> bool {
-        self.allowed.is_empty() && self.observed.is_empty() && self.forensic.is_empty()
+        self.allowed.is_empty()
+            && self.observed.is_empty()
+            && self.forensic.is_empty()
+            && !self.outside().is_some_and(Outside::is_open)
+    }
+
+    /// Decides about a packet to an address behind the destination. `is_at`: `true` if the address
+    /// is one of a target's.
+    pub fn verdict_on(
+        &self,
+        protocol: Protocol,
+        port: u16,
+        is_at: impl Fn(&OutsideTarget) -> bool,
+    ) -> Verdict {
+        match &self.outside {
+            Some(outside) => outside.verdict(protocol, port, is_at),
+            None => self.verdict(protocol, port),
+        }
     }
 
     /// Decides about a packet to `port`, which is ignored if `protocol` has no ports.
@@ -225,30 +240,6 @@ impl Acl {
     }
 }
 
-fn merged(mut entries: Vec<AclEntry>) -> Vec<AclEntry> {
-    entries.sort_unstable();
-    let mut merged: Vec<AclEntry> = Vec::with_capacity(entries.len());
-    for entry in entries {
-        match merged.last_mut() {
-            Some(last)
-                if last.protocol == entry.protocol
-                    && entry.ports.first <= last.ports.last.saturating_add(1) =>
-            {
-                last.ports.last = last.ports.last.max(entry.ports.last);
-            }
-            _ => merged.push(entry),
-        }
-    }
-    merged
-}
-
-fn holds(entries: &[AclEntry], protocol: Protocol, port: u16) -> bool {
-    let port = if protocol.has_ports() { port } else { 0 };
-    let after = entries.partition_point(|e| (e.protocol, e.ports.first) <= (protocol, port));
-    let entry = after.checked_sub(1).map(|at| entries[at]);
-    entry.is_some_and(|entry| entry.protocol == protocol && entry.ports.contains(port))
-}
-
 impl fmt::Display for Acl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let told =
@@ -282,8 +273,25 @@ impl fmt::Display for Acl {
             (marked(&self.observed, "observed"), marked(&self.forensic, "forensics"));
         let (rejected, dropped) =
             (marked(&self.rejected, "rejected"), marked(&self.dropped, "dropped"));
-        let all =
-            allowed.chain(observed).chain(forensic).chain(rejected).chain(dropped).chain(told);
+        let outside = self.outside.iter().flat_map(|outside| &outside.rules);
+        let outside = outside.filter(|rule| !rule.targets.is_empty()).map(|rule| {
+            let ports: Vec<String> = rule.ports.iter().map(name).collect();
+            let ports = if everything(&rule.ports) { "any".to_owned() } else { ports.join(" ") };
+            let mark = match rule.effect {
+                Effect::Allow => "",
+                Effect::Deny => "not ",
+                Effect::Observe => "observed ",
+            };
+            let targets: Vec<String> = rule.targets.iter().map(ToString::to_string).collect();
+            format!("{ports} ({mark}to {})", targets.join(", "))
+        });
+        let all = allowed
+            .chain(observed)
+            .chain(forensic)
+            .chain(rejected)
+            .chain(dropped)
+            .chain(outside)
+            .chain(told);
         f.pad(&all.collect::<Vec<_>>().join(" "))
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod accept;
 pub mod acl;
+mod acl_entry;
 pub mod bounded;
 pub mod conduct;
 mod count;
@@ -18,6 +19,7 @@ pub mod keys;
 pub mod labels;
 pub mod measurement;
 pub mod names;
+pub mod outside;
 mod policy_file;
 pub mod ports;
 pub mod relay;
@@ -29,7 +31,8 @@ pub mod token;
 pub mod trigger;
 
 pub use accept::AcceptFrom;
-pub use acl::{Acl, AclEntry, Verdict};
+pub use acl::Acl;
+pub use acl_entry::{AclEntry, Verdict, entries_of};
 pub use conduct::{Conduct, FlowTimeouts, OnDeny, OnRevoke};
 pub use count::Count;
 pub use dns::{DnsSettings, DomainName, Upstream};
@@ -38,6 +41,7 @@ pub use labels::{LabelKey, Labels};
 pub use names::{
     IdentityId, NetworkName, NodeName, Revision, ServiceName, WorkloadId, WorkloadName,
 };
+pub use outside::{NamePattern, Outside, OutsideTarget};
 pub use policy_file::PolicyFile;
 pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;

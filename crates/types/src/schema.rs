@@ -7,6 +7,7 @@ use crate::{
     acl::Acl,
     labels::Labels,
     names::{IdentityId, NetworkName, NodeName, Revision, ServiceName, WorkloadId, WorkloadName},
+    outside::OutsideTarget,
     ports::PortSpec,
     selector::Selector,
 };
@@ -56,6 +57,7 @@ macro_rules! named {
 named!(
     Cidr Address SocketAddress Time CredentialName WireGuardKey
     NetworkName NodeName ServiceName WorkloadName WorkloadId Revision IdentityId Labels Selector PortSpec Acl
+    OutsideTarget
 );
 
 const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
@@ -117,6 +119,7 @@ pub fn forms() -> Vec<(&'static str, Value)> {
         ("Selector", selector()),
         ("PortSpec", port_spec()),
         ("Acl", acl()),
+        ("OutsideTarget", outside_target()),
     ]
 }
 
@@ -133,7 +136,30 @@ fn whole(what: &str, most: u64) -> Value {
     })
 }
 
+fn outside_target() -> Value {
+    let [v4, v6] = prefix_patterns();
+    let label = "[a-zA-Z0-9_]([a-zA-Z0-9_-]{0,61}[a-zA-Z0-9_])?";
+    let name = format!("^(\\*|(\\*\\.)?{label}(\\.{label}){{0,126}})$");
+    json!({
+        "type": "string", "maxLength": 200,
+        "examples": ["203.0.113.0/24", "api.example.com", "*.example.com"],
+        "anyOf": [{ "pattern": v4 }, { "pattern": v6 }, { "pattern": name }],
+        "description": "Addresses outside of the mesh: a prefix, an address, a domain name, or \
+            all names below one."
+    })
+}
+
 fn cidr() -> Value {
+    let [v4, v6] = prefix_patterns();
+    json!({
+        "type": "string", "maxLength": 64, "examples": ["10.42.0.0/16", "fd42::/48"],
+        "anyOf": [{ "pattern": v4 }, { "pattern": v6 }],
+        "description": "An IP prefix in CIDR notation."
+    })
+}
+
+/// Returns the regular expressions of IPv4 and IPv6 prefixes.
+fn prefix_patterns() -> [String; 2] {
     let byte = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
     let v4 = format!("^({byte}\\.){{3}}{byte}/(3[0-2]|[12]?[0-9])$");
     let group = "[0-9a-fA-F]{1,4}";
@@ -142,11 +168,7 @@ fn cidr() -> Value {
     forms.extend(short);
     forms.push(format!(":((:{group}){{1,7}}|:)"));
     let v6 = format!("^({})/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$", forms.join("|"));
-    json!({
-        "type": "string", "maxLength": 64, "examples": ["10.42.0.0/16", "fd42::/48"],
-        "anyOf": [{ "pattern": v4 }, { "pattern": v6 }],
-        "description": "An IP prefix in CIDR notation."
-    })
+    [v4, v6]
 }
 
 fn address() -> Value {
@@ -203,6 +225,29 @@ fn port_spec() -> Value {
     })
 }
 
+fn outside(entries: &Value) -> Value {
+    let rule = json!({
+        "type": "object",
+        "properties": {
+            "targets": { "type": "array", "items": { "type": "string" } },
+            "precedence": { "type": "string", "enum": ["guardrail", "rule"] },
+            "effect": { "type": "string", "enum": ["allow", "deny", "observe"] },
+            "ports": entries,
+            "on_deny": { "type": ["string", "null"], "enum": ["drop", "reject", null] },
+        },
+        "required": ["targets", "precedence", "effect", "ports"]
+    });
+    json!({
+        "type": ["object", "null"],
+        "properties": {
+            "rules": { "type": "array", "items": rule }, "observes": { "type": "boolean" }
+        },
+        "required": ["rules", "observes"],
+        "description": "The rules that decide about addresses behind an egress gateway, if any of \
+            them names such addresses; a rule without targets is about all of them."
+    })
+}
+
 fn acl() -> Value {
     let port = json!({ "type": "integer", "format": "int32", "minimum": 0, "maximum": 65535 });
     let ports = json!({
@@ -220,6 +265,7 @@ fn acl() -> Value {
             "allowed": entries, "observed": entries, "forensic": entries,
             "rejected": entries, "dropped": entries,
             "otherwise": { "type": ["string", "null"], "enum": ["drop", "reject", null] },
+            "outside": outside(&entries),
         },
         "required": ["allowed", "observed", "forensic", "rejected", "dropped"],
         "description": "The ACL of a link: what may pass, what passes only in observe mode, what \

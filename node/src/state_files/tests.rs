@@ -12,9 +12,10 @@ use meshward_netns::NetnsId;
 use meshward_runtime::state_files::{StateFile, decode, encode};
 use meshward_types::{
     Acl, AclEntry, Affinity, Conduct, DnsSettings, Health, HealthCheck, HealthProbe, IdentityId,
-    Nearness, OnDeny, OnRevoke, PortRange, Protocol, PublicKey, Revision, ServicePort, Serving,
-    Weight, WeightRule,
+    Nearness, OnDeny, OnRevoke, Outside, PortRange, Protocol, PublicKey, Revision, ServicePort,
+    Serving, Weight, WeightRule, entries_of,
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
+    outside::{Effect, OutsideRule, Precedence},
     relay::RelayNumber,
     trigger::TriggerSpec,
 };
@@ -205,7 +206,7 @@ fn view() -> View {
                 name: Some(of("web")),
                 serving: Serving::Unhealthy,
             }),
-            4 => Resource::Link(acl()),
+            4 => Resource::Link(acl().with_outside(Some(outside()))),
             5 => Resource::Trigger(TriggerSpec {
                 watch: of("app=web"),
                 denied_flows: Some(20),
@@ -263,6 +264,7 @@ fn view_without_services() -> View {
             }
             Resource::Peer(spec) => spec.site = None,
             Resource::Workload(spec) => (spec.name, spec.serving) = (None, Serving::Ready),
+            Resource::Link(acl) => *acl = acl.clone().with_outside(None),
             _ => {}
         }
     }
@@ -279,6 +281,22 @@ fn acl() -> Acl {
             vec![entry(Protocol::Other, 0, u16::MAX)],
             Some(OnDeny::Reject),
         )
+}
+
+fn outside() -> Outside {
+    let rule = |target: &str, precedence, effect, on_deny| OutsideRule {
+        targets: vec![of(target)],
+        precedence,
+        effect,
+        ports: entries_of(&[of("tcp/443")]),
+        on_deny,
+    };
+    let rules = vec![
+        rule("203.0.113.0/24", Precedence::Guardrail, Effect::Deny, Some(OnDeny::Reject)),
+        rule("*.example.com", Precedence::Rule, Effect::Allow, None),
+        rule("2001:db8::7", Precedence::Rule, Effect::Observe, None),
+    ];
+    Outside { rules, observes: true }
 }
 
 /// Changes of every kind.

@@ -3,11 +3,12 @@
 use crate::services;
 use meshward_policy::{
     Action, BadPolicy, Budget, Declarations, Destination, Mode, Policy, Problem, Rule, Shared,
-    Target, run_tests,
+    Target, TestCase, run_tests,
 };
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
 use meshward_types::{Labels, NetworkName, OnDeny, OnRevoke, PolicyFile, Selector};
 use serde_json::{Map, json};
+use std::slice;
 
 /// The file that is generated from the blocks of a `meshward_policy`.
 pub(crate) const POLICY: &str = "terraform/policy.yaml";
@@ -157,16 +158,30 @@ fn servers(block: &Value, name: &str) -> Result<serde_json::Value, Diagnostic> {
     }
 }
 
-/// Converts what a rule or a test names at the other end: `to`, or `to_service`.
+/// Converts what a rule or a test names at the other end: `to`, `to_service`, or what is outside of
+/// the mesh.
 fn destination(
     block: &Value,
     read: fn(&Value, &str) -> Result<serde_json::Value, Diagnostic>,
 ) -> Result<serde_json::Value, Diagnostic> {
-    match (block.get("to").text(), block.get("to_service").text()) {
-        (None, Some(service)) => Ok(json!({ "service": service })),
-        (Some(_), None) => read(block, "to"),
+    let mut outside = Map::new();
+    let prefixes = block.get("to_cidr");
+    if !prefixes.elements().is_empty() {
+        outside.insert("cidr".into(), prefixes.to_json());
+    }
+    let is_outside = !outside.is_empty();
+    match (block.get("to").text(), block.get("to_service").text(), is_outside) {
+        (None, Some(service), false) => Ok(json!({ "service": service })),
+        (Some(_), None, false) => read(block, "to"),
+        (None, None, true) => {
+            if block.get("via").text().is_some() {
+                outside.insert("via".into(), read(block, "via")?);
+            }
+            Ok(outside.into())
+        }
         _ => {
-            let text = "Set either `to` or `to_service`.";
+            let text = "Set one of `to`, `to_service` and, for what is outside of the mesh, \
+                        `to_cidr`.";
             Err(Diagnostic::error("One server", text))
         }
     }
@@ -321,20 +336,28 @@ pub(crate) fn policy_blocks(policy: &Policy) -> Option<Value> {
     }
     blocks.set("rule", Value::List(policy.rules.iter().map(rule_block).collect()));
     blocks.set("guardrail", Value::List(policy.guardrails.iter().map(rule_block).collect()));
-    let tests = policy.tests.iter().map(|test| {
-        let (to, text) = match &test.to {
-            Destination::Labels(labels) => ("to", labels.to_string()),
-            Destination::Service { name, .. } => ("to_service", name.to_string()),
-        };
-        Value::from_json(json!({
-            "from": test.from.to_string(),
-            to: text,
-            "port": test.port,
-            "expect": test.expect,
-        }))
-    });
-    blocks.set("test", Value::List(tests.collect()));
+    blocks.set("test", Value::List(policy.tests.iter().map(test_block).collect()));
     Some(blocks)
+}
+
+fn test_block(test: &TestCase) -> Value {
+    let mut block = Value::from_json(json!({
+        "from": test.from.to_string(),
+        "port": test.port,
+        "expect": test.expect,
+    }));
+    match &test.to {
+        Destination::Labels(labels) => block.set("to", labels.to_string()),
+        Destination::Service { name, .. } => block.set("to_service", name.as_str()),
+        Destination::Outside { target, .. } => {
+            block.set("to_cidr", strings(slice::from_ref(target)));
+            let via = test.to.via();
+            if !via.is_empty() {
+                block.set("via", via.to_string());
+            }
+        }
+    }
+    block
 }
 
 fn rule_block(rule: &Rule) -> Value {
@@ -349,6 +372,13 @@ fn rule_block(rule: &Rule) -> Value {
             match rule.action() {
                 Action::Allow => allow = &target.ports,
                 Action::Deny => deny = &target.ports,
+            }
+        }
+        Target::Outside(targets) => {
+            block.set("to_cidr", strings(targets));
+            let via = rule.via();
+            if !via.is_empty() {
+                block.set("via", services::selector_text(&via));
             }
         }
     }

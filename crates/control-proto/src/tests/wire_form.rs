@@ -10,6 +10,7 @@ use crate::{
 };
 use meshward_types::{
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
+    outside::{Effect, OutsideRule, Precedence},
     relay::{RelayId, RelayNetwork, RelayNumber},
     trigger::TriggerSpec,
     *,
@@ -222,6 +223,22 @@ fn acl() -> Acl {
     Acl::new(vec![entry("tcp/80-90"), entry("udp/53")])
         .with_observed(vec![entry("tcp/443")])
         .with_forensics(vec![entry("tcp/22")])
+}
+
+fn outside_acl() -> Acl {
+    let rule = |target: &str, precedence, effect, on_deny| OutsideRule {
+        targets: vec![of(target)],
+        precedence,
+        effect,
+        ports: entries_of(&[of("tcp/443")]),
+        on_deny,
+    };
+    let rules = vec![
+        rule("203.0.113.0/24", Precedence::Guardrail, Effect::Deny, Some(OnDeny::Reject)),
+        rule("*.example.com", Precedence::Rule, Effect::Allow, None),
+        rule("2001:db8::7", Precedence::Rule, Effect::Observe, None),
+    ];
+    acl().with_outside(Some(Outside { rules, observes: true }))
 }
 
 fn endpoint() -> EndpointReport {
@@ -493,6 +510,7 @@ fn changes() -> Vec<Change> {
         Change::Put(ResourceKey::Identity(shop(), web), Resource::Identity(identity)),
         Change::Put(ResourceKey::Workload(shop(), id.clone()), Resource::Workload(workload)),
         Change::Put(ResourceKey::Link(shop(), web, IdentityId(2)), Resource::Link(acl())),
+        Change::Put(ResourceKey::Link(shop(), web, IdentityId(3)), Resource::Link(outside_acl())),
         Change::Put(ResourceKey::Trigger(shop(), "scan".into()), Resource::Trigger(trigger)),
         Change::Put(ResourceKey::Refused(shop(), id.clone()), Resource::Refused("no".into())),
         put_service("api", HealthProbe::Http("/healthz".into()), Affinity::None),

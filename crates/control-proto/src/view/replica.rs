@@ -117,7 +117,7 @@ impl ViewReplica {
     }
 
     /// Returns the default routes of the egress gateways of a network, by identity: of those to
-    /// which a link leads from it.
+    /// which a link leads from it that lets anything pass.
     pub fn default_routes(&self, network: &NetworkName) -> BTreeMap<IdentityId, BTreeSet<IpNet>> {
         let mut routes: BTreeMap<IdentityId, BTreeSet<IpNet>> = BTreeMap::new();
         let mut gateways: BTreeMap<IdentityId, BTreeSet<IpNet>> = BTreeMap::new();
@@ -131,8 +131,9 @@ impl ViewReplica {
         if gateways.is_empty() {
             return routes;
         }
-        for (from, to) in self.links(network) {
-            if let Some(defaults) = gateways.get(&to) {
+        for (from, to, acl) in self.links(network) {
+            let open = gateways.get(&to).filter(|_| !acl.is_closed());
+            if let Some(defaults) = open {
                 routes.entry(from).or_default().extend(defaults);
             }
         }

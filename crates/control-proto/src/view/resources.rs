@@ -342,11 +342,16 @@ impl View {
         }
     }
 
-    /// Returns the links of a network, by the identities at their ends.
-    pub fn links(&self, network: &NetworkName) -> impl Iterator<Item = (IdentityId, IdentityId)> {
+    /// Returns the links of a network: the identities at their ends, and the ACL.
+    pub fn links(
+        &self,
+        network: &NetworkName,
+    ) -> impl Iterator<Item = (IdentityId, IdentityId, &Acl)> {
         let first = ResourceKey::Link(network.clone(), IdentityId(0), IdentityId(0));
-        self.resources.range(first..).map_while(move |(key, _)| match key {
-            ResourceKey::Link(own, from, to) if own == network => Some((*from, *to)),
+        self.resources.range(first..).map_while(move |(key, resource)| match (key, resource) {
+            (ResourceKey::Link(own, from, to), Resource::Link(acl)) if own == network => {
+                Some((*from, *to, acl))
+            }
             _ => None,
         })
     }

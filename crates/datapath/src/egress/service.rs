@@ -8,7 +8,7 @@ use crate::{
     index::WorkloadIndex,
     offload::Offload,
     packet_batch::{CachedTranslation, PacketBatch},
-    rules::Party,
+    rules::{Destination, Party},
     services::{
         choice::{Choice, Instance, mix},
         connections::ClientKey,
@@ -248,7 +248,14 @@ impl PacketBatch<'_> {
         let reaches = |identity| {
             let to = Party::of_identity(identity, source.owner);
             let rules = &self.tables.rules;
-            rules.verdict(*source, to, port.protocol, port.target) != Verdict::Denied
+            // The address of the instance is not known yet. A rule about addresses outside of the
+            // mesh names none of either.
+            let wanted = Destination {
+                address: headers.destination,
+                protocol: port.protocol,
+                port: port.target,
+            };
+            rules.verdict(*source, to, wanted) != Verdict::Denied
         };
         if let Some(last) = self.last_instance(opening) {
             return Ok(last);

@@ -24,7 +24,9 @@ use crate::{
     },
     workload::LocalWorkload,
 };
-use meshward_types::{Acl, IdentityId, NodeName, PublicKey, Verdict, WorkloadId, stun};
+use meshward_types::{
+    Acl, IdentityId, NodeName, OutsideTarget, PublicKey, Verdict, WorkloadId, stun,
+};
 use meshward_wireguard::load_gate::Incoming;
 use parking_lot::Mutex;
 use std::{
@@ -244,7 +246,9 @@ impl Endpoint {
             };
             let acl = links.get(&Link { from: source.identity, to: route.party.identity });
             let is_cut = acl.is_some_and(|acl| {
-                acl.verdict(flow.protocol, flow.destination_port) == Verdict::Denied
+                let is_at = |target: &OutsideTarget| target.includes(flow.destination);
+                let verdict = acl.verdict_on(flow.protocol, flow.destination_port, is_at);
+                verdict == Verdict::Denied
             });
             if is_cut {
                 *cuts.entry(local.workload.id.clone()).or_default() += 1;

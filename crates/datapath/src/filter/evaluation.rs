@@ -11,15 +11,15 @@ use crate::{
     },
     flow_log::FlowKind,
     fragment::FirstVerdict,
-    headers::{Fragment, Icmp, RST},
+    headers::{Fragment, Headers, Icmp, RST},
     icmp_error::Quoted,
     link_counters::Counters,
-    rules::{Party, Rules},
+    rules::{Destination, Party, Rules},
     services::translation::Translation,
     tcp::{Segment, State},
 };
 use meshward_types::{Protocol, Verdict};
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 /// The time of a check.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +44,8 @@ pub(super) struct Evaluation<'a> {
 struct Direction {
     from: Party,
     to: Party,
+    /// The destination's address.
+    address: IpAddr,
     port: u16,
 }
 
@@ -143,7 +145,8 @@ impl Evaluation<'_> {
     fn verdict(&self) -> Verdict {
         let FilterInput { headers, source, destination, .. } = *self.input;
         let (protocol, port) = (headers.protocol(), headers.destination_port);
-        self.rules.verdict(source, destination, protocol, port)
+        let wanted = Destination { address: headers.destination, protocol, port };
+        self.rules.verdict(source, destination, wanted)
     }
 
     /// Checks a packet that belongs to no flow and begins none.
@@ -174,10 +177,11 @@ impl Evaluation<'_> {
         let flow = entry.get(time.seconds).ok_or_else(|| self.refusal())?;
         if !flow.is_of(rules.generation()) {
             // The quoted packet went from `destination` to `source`.
+            let Headers { source: origin, destination: address, .. } = quoted.headers;
             let port = quoted.headers.destination_port;
-            let there = Direction { from: destination, to: source, port };
+            let there = Direction { from: destination, to: source, address, port };
             let port = quoted.headers.source_port;
-            let back = Direction { from: source, to: destination, port };
+            let back = Direction { from: source, to: destination, address: origin, port };
             let protocol = quoted.headers.protocol();
             let directions = FlowDirections { from, there, back, is_sent: false };
             let ruling = self.ruling_of(flow, protocol, &directions);
@@ -250,8 +254,10 @@ impl Evaluation<'_> {
         };
         let generation = rules.generation();
         if !flow.is_of(generation) || flow.is_denied() && from != flow.initiator() {
-            let there = Direction { from: source, to: destination, port: headers.destination_port };
-            let back = Direction { from: destination, to: source, port: headers.source_port };
+            let (address, port) = (headers.destination, headers.destination_port);
+            let there = Direction { from: source, to: destination, address, port };
+            let (address, port) = (headers.source, headers.source_port);
+            let back = Direction { from: destination, to: source, address, port };
             let directions = FlowDirections { from, there, back, is_sent: true };
             let ruling = self.ruling_of(flow, headers.protocol(), &directions);
             flow.apply_ruling(generation, ruling);
@@ -287,8 +293,8 @@ impl Evaluation<'_> {
     ) -> Option<Ruling> {
         let FlowDirections { from, there, back, is_sent } = *directions;
         let by_right_of = |right: FlowEnd| {
-            let Direction { from, to, port } = if right == from { there } else { back };
-            let verdict = self.rules.verdict(from, to, protocol, port);
+            let Direction { from, to, address, port } = if right == from { there } else { back };
+            let verdict = self.rules.verdict(from, to, Destination { address, protocol, port });
             let observed = verdict == Verdict::Observed;
             let link = || self.link(from, to);
             (verdict != Verdict::Denied).then(|| Ruling { right, link: link(), observed })
@@ -319,7 +325,12 @@ impl Evaluation<'_> {
             return self.begin_flow(entry, packet, flow);
         }
         if self.time.resumes && segment.is_some_and(|segment| segment.goes_on()) {
-            let back = rules.verdict(destination, source, Protocol::Tcp, headers.source_port);
+            let wanted = Destination {
+                address: headers.source,
+                protocol: Protocol::Tcp,
+                port: headers.source_port,
+            };
+            let back = rules.verdict(destination, source, wanted);
             if back != Verdict::Denied {
                 let (right, link) = (from.other(), self.link(destination, source));
                 let ruling = Ruling { right, link, observed: back == Verdict::Observed };

@@ -5,7 +5,7 @@ use crate::{
     flow::{key::FlowTuple, state::Flow},
     headers::RST,
     reject::{TcpEnd, tcp_segment},
-    rules::{Party, Ports, Rules},
+    rules::{Destination, Party, Ports, Rules},
     tcp::{ACK, BareSegment},
 };
 use meshward_types::{OnDeny, OnRevoke, Protocol, Verdict};
@@ -35,9 +35,13 @@ pub(super) fn is_to_be_reset(
         (None, Some(b)) => return is_all || is_told(b, None, back),
         (None, None) => return is_all,
     };
-    let allows = |from, to, port| rules.verdict(from, to, Protocol::Tcp, port) != Verdict::Denied;
-    let responder_may_begin = flow.responder_has_sent() && allows(b, a, tuple.source_port);
-    if allows(a, b, tuple.destination_port) || responder_may_begin {
+    let allows = |from, to, address, port| {
+        let wanted = Destination { address, protocol: Protocol::Tcp, port };
+        rules.verdict(from, to, wanted) != Verdict::Denied
+    };
+    let responder_may_begin =
+        flow.responder_has_sent() && allows(b, a, tuple.source, tuple.source_port);
+    if allows(a, b, tuple.destination, tuple.destination_port) || responder_may_begin {
         return false;
     }
     // One end would be answered at its next packet, and the other one is not to be left waiting.

@@ -8,6 +8,7 @@
 use crate::{
     admission_rules::{AdmissionRule, Shared, SigningKey},
     document::Policy,
+    egress_label::{EGRESS, ROUTE},
 };
 use ipnet::IpNet;
 use meshward_types::{
@@ -22,11 +23,6 @@ use serde::Deserialize;
 /// The label that names the node. It exists only in networks whose policy uses it, since every node
 /// would have identities of its own otherwise.
 const NODE: &str = "meshward/node";
-
-/// The label that says what a route leads to, where that matters, and its value for an egress
-/// gateway: everything outside of the network.
-const ROUTE: &str = "meshward/route";
-const EGRESS: &str = "egress";
 
 /// The largest number of signatures of an image that are checked: verified ones, and those that
 /// nodes report.

@@ -5,7 +5,7 @@ use crate::{
     compile::compile,
     decide::NewFlow,
     document::{Action, Declarations, ForensicsRule, LetIn, Mode, Policy, Rule},
-    services::Target,
+    target::Target,
 };
 use meshward_types::{
     AcceptFrom, Acl, IdentityId, Labels, OnDeny, OnRevoke, PortRange, PortSpec, Protocol, Selector,
@@ -135,7 +135,7 @@ fn accepts() -> impl Strategy<Value = Vec<AcceptFrom>> {
 /// Returns the verdict according to the documentation, written independently of `decide` and
 /// `compile`.
 fn naive(policy: &Policy, flow: &NewFlow<'_>) -> Verdict {
-    let NewFlow { from, to, accepts, protocol, port } = *flow;
+    let NewFlow { from, to, accepts, protocol, port, .. } = *flow;
     let speaks_of = |ports: &[PortSpec]| {
         ports.iter().any(|spec| match spec.protocol {
             Some(own) if own != protocol => false,
@@ -249,7 +249,7 @@ proptest! {
         let acl = compile(&policy, &from, &to, &accepts);
         for (protocol, port) in packets {
             let protocol = Protocol::ALL[protocol];
-            let flow = NewFlow { from: &from, to: &to, accepts: &accepts, protocol, port };
+            let flow = NewFlow { from: &from, to: &to, outside: None, accepts: &accepts, protocol, port };
             let expected = naive(&policy, &flow);
             prop_assert_eq!(
                 acl.verdict(protocol, port),

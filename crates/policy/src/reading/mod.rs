@@ -3,6 +3,7 @@
 
 mod documents;
 mod merge;
+mod outside;
 mod own;
 mod parsed;
 mod problems;

@@ -2,6 +2,7 @@
 
 use super::{
     merge::Known,
+    outside::Outside,
     problems::{SourceSpan, did_you_mean, span},
     reader::{Parts, Reader, Sets},
     services::{Naming, Services},
@@ -10,11 +11,13 @@ use super::{
 use crate::{
     admission_rules::{AdmissionRule, ImagePattern, SigningKey},
     document::{ForensicsRule, Rule, TestCase, Trigger},
+    egress_label::egress_gateways,
     routes::RouteRule,
-    services::{Service, ServiceTarget, Target},
+    services::Service,
+    target::{ServiceTarget, Target},
 };
 use ipnet::IpNet;
-use meshward_types::{OnDeny, PortSpec, Selector, measurement::Sha256};
+use meshward_types::{OnDeny, OutsideTarget, PortSpec, Selector, measurement::Sha256};
 use std::collections::{BTreeMap, HashMap, hash_map::Entry};
 
 impl Reader {
@@ -86,12 +89,12 @@ impl Reader {
         let on_deny = self.optional::<OnDeny>(&parts, "on_deny");
         let from = self.whom(&parts, sets, "from");
         let (allow, deny) = (self.ports(&parts, sets, "allow"), self.ports(&parts, sets, "deny"));
-        let RuleTarget { to, service } = to?;
+        let RuleTarget { to, outside, service } = to?;
         let rule = Rule {
             name: name?,
             from: from?,
             to,
-            target: Target::Labels,
+            target: if outside.is_empty() { Target::Labels } else { Target::Outside(outside) },
             allow,
             deny,
             observe,
@@ -107,16 +110,22 @@ impl Reader {
     /// service.
     fn rule_target<'a>(&mut self, parts: &Parts, known: &'a Known) -> Option<RuleTarget<'a>> {
         let node = self.there(parts, "to")?;
+        if let Some(Outside { parts: own, targets }) = self.outside(parts) {
+            let via = self.whom_or_all(&own, &known.sets, "via")?;
+            let to = egress_gateways(&via);
+            return Some(RuleTarget { to, outside: targets, service: None });
+        }
         match self.naming(parts.file, node, &known.services) {
             Naming::Labels => {
                 let to = self.whom(parts, &known.sets, "to")?;
-                Some(RuleTarget { to, service: None })
+                Some(RuleTarget { to, outside: vec![], service: None })
             }
             Naming::Unknown => None,
             Naming::Service(service) => {
                 let to = service.instances.clone();
                 let is_counted = self.count(parts.file, node.at, to.weight());
-                is_counted.then_some(RuleTarget { to, service: Some(service) })
+                let outside = vec![];
+                is_counted.then_some(RuleTarget { to, outside, service: Some(service) })
             }
         }
     }
@@ -312,9 +321,10 @@ impl Reader {
     }
 }
 
-/// The workloads at the other end of a rule.
+/// The workloads at the other end of a rule, or what is behind them.
 struct RuleTarget<'a> {
     to: Selector,
+    outside: Vec<OutsideTarget>,
     service: Option<&'a Service>,
 }
 

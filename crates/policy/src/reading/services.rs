@@ -7,7 +7,10 @@ use super::{
     reader::{Document, Parts, Reader, Sets},
     tree::{Kind, Node},
 };
-use crate::services::{Destination, MAX_SERVICES, SERVICE, Service};
+use crate::{
+    services::{MAX_SERVICES, Service},
+    target::{Destination, SERVICE},
+};
 use meshward_types::{
     Affinity, DnsSettings, DomainName, FanOut, HealthCheck, HealthProbe, Labels, Lasting, Nearness,
     PortSpec, Protocol, ServiceName, ServicePort, Upstream,
@@ -348,6 +351,9 @@ impl Reader {
         port: PortSpec,
     ) -> Option<Destination> {
         let node = self.there(parts, "to")?;
+        if let Some(outside) = self.outside(parts) {
+            return self.outside_destination(outside);
+        }
         let service = match self.naming(parts.file, node, services) {
             Naming::Labels => {
                 return self.fitting::<Labels>(parts.file, node).map(Destination::Labels);

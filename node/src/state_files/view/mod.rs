@@ -8,8 +8,11 @@
 //!
 //! The structures ([`forms`]) are copies of those of the control protocol.
 
+mod acl;
 mod forms;
 mod older;
+mod selector_text;
+mod services;
 
 use forms::{ChangeForm, KeyForm, ResourceForm};
 use meshward_control_proto::{Change, Resource, ResourceKey, View};

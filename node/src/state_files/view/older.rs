@@ -1,7 +1,10 @@
 //! The structures of formats 1 and 2, which are read alone: as in [`super::forms`], without
 //! services, names and sites.
 
-use super::forms::{AclConversion, ConductForm, IdentityForm, KeyForm, TriggerForm};
+use super::{
+    acl::AclConversion,
+    forms::{ConductForm, IdentityForm, KeyForm, TriggerForm},
+};
 use ipnet::IpNet;
 use meshward_control_proto::{
     Change, Resource, ResourceKey,

@@ -163,7 +163,7 @@ fn rules(name: &str, description: &str) -> Nested {
             Attribute::optional(
                 "to",
                 Type::String,
-                "The servers: a selector. A rule has either `to` or `to_service`.",
+                "The servers: a selector. A rule has one of `to`, `to_service` and `to_cidr`.",
             )
             .checked(checks::selector),
             Attribute::optional(
@@ -173,6 +173,17 @@ fn rules(name: &str, description: &str) -> Nested {
                  ports; without them, the rule allows all of its ports.",
             )
             .checked(checks::service),
+            Attribute::optional(
+                "to_cidr",
+                Type::strings(),
+                "The prefixes outside of the mesh that the rule is about, behind egress gateways.",
+            ),
+            Attribute::optional(
+                "via",
+                Type::String,
+                "The egress gateways for `to_cidr`: a selector. Default: all.",
+            )
+            .checked(checks::selector),
             Attribute::optional("allow", Type::strings(), &format!("Ports to allow. {ports}")),
             Attribute::optional(
                 "deny",
@@ -214,7 +225,7 @@ fn test() -> Block {
         Attribute::optional(
             "to",
             Type::String,
-            "The labels of the server. A test has either `to` or `to_service`.",
+            "The labels of the server. A test has one of `to`, `to_service` and `to_cidr`.",
         )
         .checked(checks::label_set),
         Attribute::optional(
@@ -223,6 +234,18 @@ fn test() -> Block {
             "The service whose instance is the server; `port` is a port of the service.",
         )
         .checked(checks::service),
+        Attribute::optional(
+            "to_cidr",
+            Type::strings(),
+            "The address or prefix outside of the mesh that the flow is to, behind an egress \
+             gateway.",
+        ),
+        Attribute::optional(
+            "via",
+            Type::String,
+            "The labels of the egress gateway for `to_cidr`. Default: none.",
+        )
+        .checked(checks::label_set),
         Attribute::required("port", Type::String, "The port, such as `tcp/5432`."),
         Attribute::required(
             "expect",

@@ -132,9 +132,25 @@ fn services_are_written_and_read_back_as_they_were() {
             { "name": "b", "from": "app=job", "to_service": "api", "allow": ["tcp/80"] },
             { "name": "c", "from": "app=old", "to_service": "db", "deny": ["any"] },
             { "name": "d", "from": "app=job", "to": "service=api", "allow": ["tcp/1"] },
+            {
+                "name": "e",
+                "from": "app=job",
+                "to_cidr": ["203.0.113.0/24"],
+                "via": "zone=eu",
+                "allow": ["tcp/443"],
+            },
         ],
         "guardrail": [],
-        "test": [{ "from": "app=web", "to_service": "api", "port": "tcp/80", "expect": "allow" }],
+        "test": [
+            { "from": "app=web", "to_service": "api", "port": "tcp/80", "expect": "allow" },
+            {
+                "from": "app=job",
+                "to_cidr": ["203.0.113.7/32"],
+                "via": "zone=eu",
+                "port": "tcp/443",
+                "expect": "allow",
+            },
+        ],
     }));
     let written = policy("shop", &config).unwrap().unwrap();
     let own = file(POLICY, &written.text);
@@ -145,5 +161,5 @@ fn services_are_written_and_read_back_as_they_were() {
     let mut wrong = config;
     wrong.set("rule", Value::from_json(json!([{ "name": "a", "from": "", "allow": ["tcp"] }])));
     let said = policy("shop", &wrong).err().unwrap();
-    assert!(said[0].detail.contains("either `to` or `to_service`"), "{said:?}");
+    assert!(said[0].detail.contains("one of `to`, `to_service`"), "{said:?}");
 }

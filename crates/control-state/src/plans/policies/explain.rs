@@ -6,10 +6,12 @@ use crate::{
     records::{PolicyRecord, QuarantineRecord, Record},
 };
 use meshward_api_types::{ExplainQuery, Explanation};
-use meshward_policy::{LetIn, LinkInputs, NewFlow, Policy, Rule, compile};
+use meshward_policy::{
+    LetIn, LinkInputs, NewFlow, Policy, Rule, compile, compile_for, egress_gateways,
+};
 use meshward_types::{
-    AcceptFrom, Acl, Labels, NetworkName, OnDeny, PortSpec, Selector, ServiceName, Verdict,
-    selector::Requirement,
+    AcceptFrom, Acl, Labels, NetworkName, OnDeny, OutsideTarget, PortSpec, Selector, ServiceName,
+    Verdict, selector::Requirement,
 };
 use std::sync::Arc;
 
@@ -50,6 +52,8 @@ struct Explaining<'a> {
     name: &'a NetworkName,
     policy: Arc<Policy>,
     past: Option<&'a Past>,
+    /// The address or name outside of the mesh that is asked about.
+    outside: Option<&'a OutsideTarget>,
 }
 
 /// Explains which rules decide between two selectors, by the policies and quarantines of now or of
@@ -78,11 +82,17 @@ pub fn explain(
         Some(Some(record)) => record.policy().map_err(Refusal::Conflict)?,
         Some(None) => Arc::new(Policy::deny_all(name.clone())),
     };
+    let outside = query.outside.as_ref();
     let (to, ports) = match &query.service {
+        None if outside.is_some() => (egress_gateways(&query.to), vec![query.port]),
         None => (query.to.clone(), vec![query.port]),
+        Some(_) if outside.is_some() => {
+            let text = "either `service` or `outside` is asked about; leave one of them out";
+            return Err(Refusal::Invalid(text.into()).about("outside"));
+        }
         Some(service) => instances(&policy, service, query)?,
     };
-    let explaining = Explaining { basis, name, policy, past };
+    let explaining = Explaining { basis, name, policy, past, outside };
     let (from, to) = (parties(inputs, name, &query.from)?, parties(inputs, name, &to)?);
     let pairs = from.iter().flat_map(|a| to.iter().map(move |b| (a, b)));
     let asked = pairs.flat_map(|(a, b)| ports.iter().map(move |port| (a, b, *port)));
@@ -189,8 +199,12 @@ impl Explaining<'_> {
         if self.quarantine(&from.labels).is_some() {
             return self.policy.on_quarantine;
         }
-        let acl = compile(&self.policy, &from.labels, &to.labels, &to.accepts);
+        let acl = self.compile(from, to);
         if acl.rejects_all(port, self.policy.on_deny) { OnDeny::Reject } else { OnDeny::Drop }
+    }
+
+    fn compile(&self, from: &Party, to: &Party) -> Acl {
+        compile_for(&self.policy, &from.labels, &to.labels, &to.accepts, self.outside)
     }
 
     fn verdict(&self, from: &Party, to: &Party, port: PortSpec) -> Explanation {
@@ -213,6 +227,7 @@ impl Explaining<'_> {
                 let decision = policy.decide(&NewFlow {
                     from: &from.labels,
                     to: &to.labels,
+                    outside: self.outside,
                     accepts: &to.accepts,
                     protocol,
                     port: port.ports.first,
@@ -220,7 +235,7 @@ impl Explaining<'_> {
                 (decision.verdict, decision.reason.to_string())
             }
             _ => {
-                let acl = compile(policy, &from.labels, &to.labels, &to.accepts);
+                let acl = self.compile(from, to);
                 let verdict = if acl.allows_all(port) { Verdict::Allowed } else { Verdict::Denied };
                 let because = if acl.allows_all(port) {
                     "all of it is allowed".to_owned()

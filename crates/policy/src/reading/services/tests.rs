@@ -94,7 +94,14 @@ fn a_rule_about_a_service_allows_the_ports_of_its_instances() {
 fn a_decision_names_the_service() {
     let policy = parsed(SHOP).policy;
     let [from, to]: [Labels; 2] = ["app=web", "app=api"].map(|text| text.parse().unwrap());
-    let flow = |port| NewFlow { from: &from, to: &to, accepts: &[], protocol: Protocol::Tcp, port };
+    let flow = |port| NewFlow {
+        from: &from,
+        to: &to,
+        outside: None,
+        accepts: &[],
+        protocol: Protocol::Tcp,
+        port,
+    };
     let because = policy.decide(&flow(8080)).reason.to_string();
     assert!(because.contains("to app=api (service api)"), "{because}");
     assert_eq!(policy.decide(&flow(80)).verdict, Verdict::Denied, "it is a port of the service");
@@ -269,7 +276,7 @@ proptest! {
             prop_assert_eq!(&acl, &compile(&plain, &from, &to, &[]));
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 for port in 0..6 {
-                    let flow = NewFlow { from: &from, to: &to, accepts: &[], protocol, port };
+                    let flow = NewFlow { from: &from, to: &to, outside: None, accepts: &[], protocol, port };
                     prop_assert_eq!(acl.verdict(protocol, port), policy.decide(&flow).verdict);
                     let rule = |denies: bool| rules.iter().enumerate().any(|(at, (_, _, own))| {
                         let rule = &policy.rules[at];

@@ -26,6 +26,13 @@ resource "meshward_policy" "shop" {
     to    = "app=db"
     allow = ["tcp/5432"]
   }
+  # What is outside of the mesh is reached through egress gateways.
+  rule {
+    name    = "api-to-the-bank"
+    from    = "app=api"
+    to_cidr = ["203.0.113.0/24"]
+    allow   = ["tcp/443"]
+  }
   guardrail {
     name = "dev-never-reaches-prod"
     from = "env=dev"
