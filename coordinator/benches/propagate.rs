@@ -5,7 +5,8 @@ mod process;
 mod shape;
 mod simulated;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use meshward_api_types::QuarantineResult;
 use meshward_bench::{Figures, Row, Target, p99};
 use meshward_control_proto::MemberKind;
 use meshward_control_state::world::World;
@@ -249,9 +250,24 @@ impl Coordinator {
     }
 
     async fn meshctl(&self, arguments: &[&str]) -> Result<bool> {
+        let mut command = self.command(arguments);
+        Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status().await?.success())
+    }
+
+    /// Quarantines or releases. By its exit code, `meshctl` says that some nodes have not answered,
+    /// too: stuck nodes are no failure here.
+    async fn change(&self, arguments: &[&str]) -> Result<QuarantineResult> {
+        let output = self.command(arguments).args(["--output", "json"]).output().await?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            format!("meshctl {} failed: {stderr}", arguments.join(" "))
+        })
+    }
+
+    fn command(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(binary("meshctl"));
         command.arg("--context").arg(&self.context).args(arguments);
-        Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status().await?.success())
+        command
     }
 }
 
@@ -291,9 +307,9 @@ async fn quarantine(
         let watch = fleet.watch(workload, is_quarantined);
         let begun = Instant::now();
         let arguments = [verb, workload];
-        let command = coordinator.meshctl(&arguments);
-        let (done, last) = tokio::join!(command, watch.wait(nodes, Duration::from_mins(1)));
-        ensure!(done?, "meshctl {verb} failed");
+        let command = coordinator.change(&arguments);
+        let (result, last) = tokio::join!(command, watch.wait(nodes, Duration::from_mins(1)));
+        ensure!(result?.workloads.len() == 1, "meshctl {verb} did not find {workload}");
         if is_quarantined {
             milliseconds = last?.duration_since(begun).as_secs_f64() * 1000.0;
         }

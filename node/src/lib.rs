@@ -31,6 +31,6 @@ pub mod session;
 mod state_files;
 mod sys;
 mod view_persister;
-mod view_store;
+pub mod view_store;
 mod workers;
 mod workloads;

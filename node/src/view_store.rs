@@ -24,7 +24,8 @@ use tracing::warn;
 const SHORT_LOG: u64 = 256 << 10;
 
 /// The view on disk.
-pub(crate) struct ViewStore {
+#[derive(Debug)]
+pub struct ViewStore {
     folder: Folder,
     /// Open for appending; `None` before the first snapshot is written, and after a failed write.
     log: Option<File>,
@@ -35,7 +36,7 @@ pub(crate) struct ViewStore {
 impl ViewStore {
     /// Reads the view; an empty one if there is none. A damaged one is set aside and counts as
     /// none.
-    pub(crate) fn open(folder: &Folder) -> (View, Self) {
+    pub fn open(folder: &Folder) -> (View, Self) {
         let mut store = Self { folder: folder.clone(), log: None, log_bytes: 0, snapshot_bytes: 0 };
         let log = folder.read_or_set_aside(VIEW_LOG, |log| Ok::<_, String>(log.to_vec()));
         let log = log.unwrap_or_default();
@@ -99,7 +100,7 @@ impl ViewStore {
     ///
     /// # Errors
     /// Fails if it cannot be written; then the whole view is wanted next.
-    pub(crate) fn write_whole(&mut self, view: &View) -> Result<()> {
+    pub fn write_whole(&mut self, view: &View) -> Result<()> {
         self.log = None;
         let (snapshot, hash) = encode_view(view);
         let header = encode_log_header(hash);

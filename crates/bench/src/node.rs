@@ -8,7 +8,6 @@ use crate::{
     swarm::{Member, Swarm},
 };
 use anyhow::{Context, Result, ensure};
-use meshward_control_proto as control;
 use meshward_control_proto::{
     Resource, ResourceKey, View,
     view::{IdentitySpec, NetworkSpec, PeerSpec, WorkloadSpec},
@@ -17,6 +16,7 @@ use meshward_datapath::{
     ConfigChange, Link, NetworkConfig, PeerConfig, PeerSite, Quarantine, SecretKey, WorkloadConfig,
 };
 use meshward_lab::{Internet, Mesh, Node, Site, Workload, back_to_back, output};
+use meshward_node::{folder::Folder, view_store::ViewStore};
 use meshward_types::{
     Acl, AclEntry, Conduct, IdentityId, NetworkName, NodeName, PortRange, Protocol, Revision,
     Serving,
@@ -156,8 +156,8 @@ impl Stand {
         let secret: [u8; 32] =
             fs::read(&key)?.try_into().ok().context("the endpoint's key has another length")?;
         let members = (0..size.peers).map(Member::new).collect::<Result<Vec<_>>>()?;
-        let view = view(&members, size.rules)?;
-        fs::write(data.join("view"), control::encode(&view))?;
+        let (_, mut store) = ViewStore::open(&Folder::open(&data)?);
+        store.write_whole(&view(&members, size.rules)?)?;
         node.start()?;
         let node_key = SecretKey::from_bytes(secret).public();
         Ok(Self { node, members, peers_at: there, node_key, node_at: here.v4, _mesh: mesh })
