@@ -144,7 +144,7 @@ fn what_a_member_says_of_others_changes_nothing_for_them() {
         });
         (kind, kinds) = (next, kinds + 1);
     }
-    assert_eq!(kinds, 13, "each kind of message");
+    assert_eq!(kinds, 14, "each kind of message");
     // A session that does not begin with a hello.
     scene.unnoticed("no hello", &stream, || {
         let mut session = CraftedSession::dial(&scene.site.netns, &scene.data).unwrap();
