@@ -548,7 +548,7 @@ fn a_silent_peer_is_asked_for_a_new_session_until_it_is_hopeless() {
         pair.nodes[0].begin_handshakes(now);
         initiations += pair.nodes[0].wire.datagrams.drain(..).filter(|(_, d)| d[0] == 1).count();
     }
-    assert!((20..=27).contains(&initiations), "{initiations} initiations in 130 s");
+    assert!((20..=30).contains(&initiations), "{initiations} initiations in 130 s");
 }
 
 #[test]

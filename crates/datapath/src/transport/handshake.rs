@@ -19,8 +19,9 @@ use meshward_wireguard::{
 };
 use std::{net::SocketAddr, time::Duration};
 
-/// The times at which copies of a first initiation are sent to all candidate paths: the first opens
-/// the NATs of both sides, and the next ones pass.
+/// The times at which copies of an initiation are sent to all candidate paths, unless the peer is
+/// known to answer: the first opens the NATs of both sides, and the next ones pass, or meet a peer
+/// that was just restarting.
 const INITIATION_COPIES: [Duration; 5] = [
     Duration::from_millis(200),
     Duration::from_millis(400),
@@ -143,6 +144,8 @@ pub(crate) struct Attempt {
     pub(crate) sent: Millis,
     repeat_at: Millis,
     pub(crate) message: [u8; INITIATION_LENGTH],
+    /// `true` if the peer is not known to answer, whether or not there is a session.
+    pub(crate) is_peer_silent: bool,
     /// Copies of the message that have left.
     pub(crate) copies: usize,
     tried_responses: u8,
@@ -167,6 +170,7 @@ impl Attempt {
             sent: now,
             repeat_at,
             message,
+            is_peer_silent: false,
             copies: 0,
             tried_responses: 0,
         }

@@ -75,7 +75,9 @@ impl Transport {
         // Only a key of low order is refused, and such a peer cannot be reached.
         let Ok(initiator) = begun else { return };
         handshake.sign(millis, &peer.macs, &mut message);
-        handshake.attempt = Some(Attempt::new(initiator, local_index, message, began, millis));
+        let mut attempt = Attempt::new(initiator, local_index, message, began, millis);
+        attempt.is_peer_silent = !is_reachable;
+        handshake.attempt = Some(attempt);
         for address in &paths {
             send(*address, &message);
         }

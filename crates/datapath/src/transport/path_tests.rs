@@ -180,6 +180,20 @@ fn a_first_initiation_goes_to_all_paths_with_copies_and_a_hole_punch_is_requeste
 }
 
 #[test]
+fn an_initiation_to_a_peer_that_falls_silent_is_copied_although_there_is_a_session() {
+    let bench = Bench::new();
+    bench.meet(0, bench.direct[0], bench.direct[0]);
+    let begun = bench.begin_after_silence(2_000);
+    assert_eq!(addresses(&begun), bench.everywhere());
+    // The peer restarts meanwhile: it hears one of the copies.
+    let copies: Vec<u64> = (1..30)
+        .map(|number| 2_000 + number * 250)
+        .filter(|at| bench.tick(*at).iter().any(|(_, message)| *message == begun[0].1))
+        .collect();
+    assert_eq!(copies, [2_250, 2_500, 3_000, 3_750, 5_250]);
+}
+
+#[test]
 fn a_good_path_is_not_left_for_the_relay() {
     let bench = Bench::new();
     bench.meet(0, bench.direct[0], bench.direct[0]);

@@ -452,7 +452,11 @@ impl Peer {
         if let Some(attempt) = attempt {
             return match attempt {
                 _ if attempt.repetition_is_due(now) => Due::Repetition,
-                _ if attempt.copy_is_due(now) && self.send_path(now).is_none() => Due::Copy,
+                _ if attempt.copy_is_due(now)
+                    && (attempt.is_peer_silent || self.send_path(now).is_none()) =>
+                {
+                    Due::Copy
+                }
                 _ => Due::Nothing,
             };
         }
