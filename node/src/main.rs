@@ -277,6 +277,7 @@ async fn run(common: ConfigArguments<NodeFlags>) -> Result<()> {
         true => leaving::close(&node).await,
     }
     tasks.shutdown().await;
+    node.workloads.note_device_addresses();
     node.endpoints.stop_and_write_flows().await;
     let _ = tokio::time::timeout(LAST_WRITES, node.folder.flush()).await;
     let _ = std::fs::remove_file(&node.config.socket);

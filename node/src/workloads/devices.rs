@@ -97,7 +97,7 @@ impl Workloads {
     }
 
     /// Notes the addresses of the devices, so that they are found after a restart.
-    pub(super) fn note_device_addresses(&self) {
+    pub fn note_device_addresses(&self) {
         let mut state = self.state.lock();
         let served = self.enforcement.endpoints();
         let all = served.iter().flat_map(|(_, served)| served.endpoint.device_addresses());
