@@ -1,9 +1,11 @@
 //! Reading queries: RFC 1035, EDNS (RFC 6891).
 
 use hickory_proto::{
+    ProtoError,
     op::{Edns, Message, MessageType, OpCode, Query as Question, ResponseCode},
     rr::{DNSClass, RecordType},
 };
+use meshward_types::dns::DomainName;
 
 /// The longest query that is read, in bytes: a name has at most 255, and padding (RFC 8467) makes
 /// queries a multiple of 128 bytes.
@@ -11,7 +13,7 @@ const MAX_QUERY: usize = 4096;
 /// Records beside the question at the most: an OPT record, and a signature of the transaction.
 const MAX_ADDITIONALS: u16 = 4;
 /// The header's length.
-const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 /// The longest answer in a datagram without EDNS (RFC 1035 §4.2.1).
 const PLAIN_DATAGRAM: u16 = 512;
 /// The longest answer in a datagram: it fits a packet of 1,280 bytes, the least MTU of IPv6, so it
@@ -113,6 +115,35 @@ impl Query {
             Some(_) => Ok(query),
             None => malformed(query),
         }
+    }
+
+    /// Reads a query that another node passes on, which takes an answer as long as its EDNS says;
+    /// `None` if it is not one.
+    pub fn read_forwarded(bytes: &[u8]) -> Option<Self> {
+        Self::read(bytes, Transport::Datagram).ok()
+    }
+
+    /// Returns the message with which another node is asked. `limit`: the longest answer, in bytes.
+    ///
+    /// # Errors
+    /// Fails if the question cannot be written.
+    pub fn forwarded(&self, limit: u16) -> Result<Vec<u8>, ProtoError> {
+        let mut message = Message::new(self.id, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = true;
+        message.queries.extend(self.question.clone());
+        let mut edns = Edns::new();
+        edns.set_max_payload(limit);
+        message.edns = Some(edns);
+        message.to_vec()
+    }
+
+    /// Returns the question's name, if addresses are asked for that may be outside of the mesh.
+    pub fn domain_name(&self) -> Option<DomainName> {
+        let question = self
+            .question
+            .as_ref()
+            .filter(|question| matches!(question.query_type, RecordType::A | RecordType::AAAA))?;
+        question.name.to_ascii().parse().ok()
     }
 
     /// Returns the question.

@@ -1,13 +1,20 @@
 //! Writing answers: the question as it was asked (the case of its letters included), EDNS, and
 //! truncation (RFC 1035, RFC 2181 §9, RFC 6891).
 
-use crate::query::{MAX_DATAGRAM, Query};
+use crate::query::{HEADER, MAX_DATAGRAM, Query};
 use hickory_proto::{
     ProtoError,
-    op::{Edns, Message, OpCode, ResponseCode},
-    rr::Record,
+    op::{Edns, Message, MessageType, OpCode, ResponseCode},
+    rr::{
+        RData, Record,
+        rdata::{A, AAAA},
+    },
     serialize::binary::{BinEncodable, BinEncoder},
 };
+use std::net::IpAddr;
+
+/// The shortest question, in bytes: the name of the root, a type and a class. Records are longer.
+const SHORTEST_ENTRY: usize = 5;
 
 /// The sections of an answer.
 #[derive(Debug, Default)]
@@ -35,6 +42,36 @@ pub struct UpstreamAnswer {
     pub answers: Vec<Record>,
     /// The records of the authority section: a negative answer's SOA.
     pub authorities: Vec<Record>,
+}
+
+impl UpstreamAnswer {
+    /// Reads the answer of another node to a query; `None` if it is none.
+    pub fn read(bytes: &[u8], query: &Query) -> Option<Self> {
+        // What the header says is there decides how much room is made for it.
+        let counts = bytes.get(4..HEADER)?.chunks_exact(2);
+        let count: usize =
+            counts.map(|own| usize::from(u16::from_be_bytes([own[0], own[1]]))).sum();
+        if count > bytes.len() / SHORTEST_ENTRY {
+            return None;
+        }
+        let message = Message::from_vec(bytes).ok()?;
+        let is_answer = message.metadata.message_type == MessageType::Response
+            && message.queries.as_slice() == query.question.as_slice();
+        is_answer.then_some(Self {
+            code: message.metadata.response_code,
+            answers: message.answers,
+            authorities: message.authorities,
+        })
+    }
+
+    /// Returns the addresses in the answer, each with its time to live in seconds.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, u32)> {
+        self.answers.iter().filter_map(|record| match record.data {
+            RData::A(A(address)) => Some((address.into(), record.ttl)),
+            RData::AAAA(AAAA(address)) => Some((address.into(), record.ttl)),
+            _ => None,
+        })
+    }
 }
 
 impl Query {
