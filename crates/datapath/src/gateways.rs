@@ -53,6 +53,12 @@ impl<T: Copy> Prefixes<T> {
         Some(LongestPrefix { length: prefix.prefix_len(), gateways })
     }
 
+    /// Returns the gateways of exactly this prefix.
+    pub(crate) fn of(&self, prefix: IpNet) -> &[T] {
+        let found = self.0.iter().find(|(known, _)| *known == prefix);
+        found.map_or(&[], |(_, gateways)| gateways)
+    }
+
     /// All who share a prefix with others.
     pub(crate) fn shared(&self) -> impl Iterator<Item = &T> {
         self.0.iter().filter(|(_, gateways)| gateways.len() > 1).flat_map(|(_, gateways)| gateways)

@@ -29,6 +29,7 @@ mod in_band;
 mod index;
 mod ingress;
 mod keys;
+mod learnt_names;
 mod link_counters;
 mod offload;
 mod owner;
@@ -55,6 +56,7 @@ pub use drop_reason::{DropCounts, DropReason};
 pub use ecn::Ecn;
 pub use endpoint::{
     api::{Endpoint, UnknownPeer},
+    names::{AddressFamily, NameGateway, NameRoute},
     stats::{EndpointStats, InstanceStats, ServiceStats},
 };
 pub use filter::{Filter, FilterInput, Passed, RESUME_WINDOW};
@@ -62,9 +64,11 @@ pub use flow::table::MAX_FLOWS;
 pub use flow_log::{Denial, FlowKind};
 pub use gather::{GatherList, MAX_GATHER_PARTS};
 pub use headers::{Fragment, Headers, Icmp, Unforwardable};
+pub use in_band::name_message::{NAME_ANSWER_OVERHEAD, NameMessage};
 pub use index::{MAX_PEERS, PeerIndex, WorkloadIndex};
 pub use ingress::{Received, coalesce::CoalesceOptions};
 pub use keys::SecretKey;
+pub use learnt_names::{LearntName, NameAsker};
 pub use link_counters::{LinkFlow, LinkStats, Tally};
 pub use meshward_wireguard::load_gate::Incoming;
 pub use meshward_wireguard::message::{MAX_HANDSHAKE_MESSAGE, OVERHEAD};

@@ -2,12 +2,15 @@
 
 use crate::{
     config::{Link, Quarantine, WorkloadConfig},
+    learnt_names::{LearntNames, NameAge},
     owner::QuotaOwner,
     timeouts::{Seconds, Timeouts},
 };
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
-use meshward_types::{Acl, Conduct, IdentityId, OnDeny, Protocol, Verdict};
+use meshward_types::{
+    Acl, Conduct, IdentityId, OnDeny, OutsideTarget, Protocol, Verdict, dns::DomainName,
+};
 use std::net::IpAddr;
 
 /// One end of a packet, as policy sees it.
@@ -48,6 +51,8 @@ pub(crate) struct Destination {
     pub(crate) protocol: Protocol,
     /// The port; 0 where the protocol has none.
     pub(crate) port: u16,
+    /// The names of the address that count.
+    pub(crate) names: NameAge,
 }
 
 /// The rules of one endpoint: what is allowed now.
@@ -60,6 +65,7 @@ pub struct Rules {
     conduct: Conduct,
     /// `true` if any link ever had an entry that rejects.
     link_rejects: bool,
+    learnt_names: LearntNames,
 }
 
 impl Rules {
@@ -160,15 +166,47 @@ impl Rules {
 
     /// Returns the verdict on a packet that would begin a flow to an address of `to`, or behind it.
     pub(crate) fn verdict(&self, from: Party, to: Party, destination: Destination) -> Verdict {
-        let Destination { address, protocol, port } = destination;
+        let Destination { address, protocol, port, names } = destination;
         let known = |party: Party| self.identities.contains_key(&party.identity);
         let acl = self.acls.get(&link(from, to)).filter(|_| known(from) && known(to));
         let Some(acl) = acl else { return Verdict::Denied };
         match (self.is_quarantined(from), self.is_quarantined(to)) {
-            (false, false) => acl.verdict_on(protocol, port, |target| target.includes(address)),
+            (false, false) => acl.verdict_on(protocol, port, |target| {
+                self.is_at(from.owner, target, address, names)
+            }),
             (false, true) if acl.allows_forensics(protocol, port) => Verdict::Allowed,
             _ => Verdict::Denied,
         }
+    }
+}
+
+impl Rules {
+    /// Returns whether an address is one of a target's for packets of an owner.
+    pub(crate) fn is_at(
+        &self,
+        owner: QuotaOwner,
+        target: &OutsideTarget,
+        address: IpAddr,
+        names: NameAge,
+    ) -> bool {
+        match target {
+            OutsideTarget::Cidr(_) => target.includes(address),
+            OutsideTarget::Dns(pattern) => self.learnt_names.is_at(owner, address, pattern, names),
+        }
+    }
+
+    /// Returns whether a rule about packets from one party to what is behind another, a gateway,
+    /// names a domain name, and neither is quarantined.
+    pub(crate) fn name_domain(&self, from: Party, to: Party, name: &DomainName) -> bool {
+        let outside = self.acls.get(&link(from, to)).and_then(Acl::outside);
+        let is_named =
+            outside.is_some_and(|outside| outside.patterns().any(|pattern| pattern.matches(name)));
+        is_named && !self.is_quarantined(from) && !self.is_quarantined(to)
+    }
+
+    /// Returns the names outside of the mesh that workloads have learnt.
+    pub(crate) fn learnt_names(&self) -> &LearntNames {
+        &self.learnt_names
     }
 }
 

@@ -1,7 +1,12 @@
 //! The sink of packets and messages of an endpoint: the I/O of a node implements it.
 
 use crate::{
-    ecn::Ecn, gather::GatherList, index::WorkloadIndex, offload::Offload, resolver::DatagramQuery,
+    ecn::Ecn,
+    gather::GatherList,
+    in_band::name_message::NameMessage,
+    index::{PeerIndex, WorkloadIndex},
+    offload::Offload,
+    resolver::DatagramQuery,
 };
 use std::{net::SocketAddr, slice::from_ref};
 
@@ -37,6 +42,8 @@ pub trait Sink {
     fn resolve(&mut self, _query: DatagramQuery<'_>, _answer: &mut Vec<u8>) -> bool {
         false
     }
+    /// Receives a message of a peer about a name outside of the mesh.
+    fn name_message(&mut self, _peer: PeerIndex, _message: NameMessage<'_>) {}
     /// Notes that what has just come from an address is authentic: answers may leave from the
     /// address that it came to.
     fn authenticated(&mut self, _from: SocketAddr) {}

@@ -1,11 +1,12 @@
 //! DNS queries of workloads, which the node answers itself, and answers by TCP. They never leave
-//! the node.
+//! the node, but for those that egress gateways are asked.
 
 use super::EgressPacket;
 use crate::{
     drop_reason::{DropReason, Dropped},
     headers::{Fragment, Headers},
-    index::WorkloadIndex,
+    in_band::name_message::NameMessage,
+    index::{PeerIndex, WorkloadIndex},
     offload::Offload,
     packet_batch::PacketBatch,
     resolver::{DNS_PORT, DatagramQuery, Intercept, QueryAsker, QueryEnds, TCP, UDP, UDP_HEADER},
@@ -120,6 +121,18 @@ impl PacketBatch<'_> {
             self.tables.local(to).is_some_and(|local| self.tables.is_source_of(to, local, asker));
         let packet = if is_there { ends.answer_packet(message) } else { None };
         packet.is_some_and(|packet| self.hand_to_workload(to, packet, sink))
+    }
+
+    /// Sends a peer a message about a name, or stages it until there is a session. Returns `false`
+    /// if it is too long.
+    pub fn send_name_message(
+        &mut self,
+        peer: PeerIndex,
+        message: &NameMessage<'_>,
+        sink: &mut impl Sink,
+    ) -> bool {
+        let packet = message.encode();
+        packet.map(|packet| self.send_control(peer, &packet, sink)).is_some()
     }
 
     /// Hands a packet of a connection, which comes from the resolver, to its workload.

@@ -6,6 +6,7 @@ use crate::{
     headers::{Fragment, Headers, Icmp, RST, SYN},
     icmp_error::Quoted,
     index::WorkloadIndex,
+    learnt_names::NameAge,
     offload::Offload,
     packet_batch::{CachedTranslation, PacketBatch},
     rules::{Destination, Party},
@@ -254,6 +255,7 @@ impl PacketBatch<'_> {
                 address: headers.destination,
                 protocol: port.protocol,
                 port: port.target,
+                names: NameAge::Fresh,
             };
             rules.verdict(*source, to, wanted) != Verdict::Denied
         };

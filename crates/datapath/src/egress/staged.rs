@@ -8,7 +8,7 @@ use crate::{
     filter::FilterInput,
     headers::{Headers, Icmp},
     icmp_error::Quoted,
-    in_band::vouch::Vouch,
+    in_band,
     index::{PeerIndex, WorkloadIndex},
     link_counters::Tally,
     offload::Offload,
@@ -26,7 +26,7 @@ impl PacketBatch<'_> {
         mut packet: Vec<u8>,
         sink: &mut impl Sink,
     ) {
-        let of_workload = Headers::parse(&packet).ok().filter(|_| Vouch::decode(&packet).is_none());
+        let of_workload = Headers::parse(&packet).ok().filter(|_| in_band::read(&packet).is_none());
         let Some(mut headers) = of_workload else { return self.send_control(peer, &packet, sink) };
         let sent = match self.tables.device_at(peer) {
             Some(device) => {

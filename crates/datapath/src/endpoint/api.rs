@@ -9,6 +9,7 @@ use crate::{
     in_band::vouch::Vouch,
     index::{PeerIndex, WorkloadIndex},
     keys::{self, SecretKey},
+    learnt_names::NameAge,
     link_counters::LinkFlow,
     owner::QuotaOwner,
     packet_batch::{PacketBatch, WorkerScratch},
@@ -239,14 +240,17 @@ impl Endpoint {
         let mut cuts = HashMap::new();
         let tables = self.state.tables.read();
         self.state.filter.for_each_live(now, |flow| {
-            let Some((_, local)) = tables.local_at(flow.source) else { return };
+            let Some((workload, local)) = tables.local_at(flow.source) else { return };
             let (Some(source), Ok(route)) = (local.party(), tables.route(now, flow.destination))
             else {
                 return;
             };
             let acl = links.get(&Link { from: source.identity, to: route.party.identity });
             let is_cut = acl.is_some_and(|acl| {
-                let is_at = |target: &OutsideTarget| target.includes(flow.destination);
+                let is_at = |target: &OutsideTarget| {
+                    let owner = QuotaOwner::Workload(workload);
+                    tables.rules.is_at(owner, target, flow.destination, NameAge::Any)
+                };
                 let verdict = acl.verdict_on(flow.protocol, flow.destination_port, is_at);
                 verdict == Verdict::Denied
             });
@@ -419,7 +423,7 @@ impl Endpoint {
         self.state.transport.ping_rtt(self.peer_of(node)?, number)
     }
 
-    fn peer_of(&self, node: &NodeName) -> Option<PeerIndex> {
+    pub(super) fn peer_of(&self, node: &NodeName) -> Option<PeerIndex> {
         self.state.tables.read().peers().find(|(_, own)| *own == node).map(|(peer, _)| peer)
     }
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod api;
 mod apply;
+pub(crate) mod names;
 mod resets;
 mod resolver;
 pub(crate) mod stats;

@@ -27,6 +27,7 @@ use std::{
 
 mod fragments;
 mod icmp_errors;
+mod names;
 mod rejections;
 mod resolver;
 mod services;
@@ -205,6 +206,39 @@ impl Pair {
             }
         });
         Self { now, nodes }
+    }
+
+    /// A pair whose workload on node 1 is a gateway of a prefix.
+    fn with_gateway(prefix: &str) -> Self {
+        let mut pair = Self::new();
+        let prefixes = vec![prefix.parse().unwrap()];
+        let (workload, addresses) = (pair.nodes[1].workload, vec![workload_at(1)]);
+        pair.nodes[1].endpoint.remove_workload(workload);
+        let workload = LocalWorkload {
+            id: id(1),
+            addresses: addresses.clone(),
+            prefixes: prefixes.clone(),
+            vouched: None,
+        };
+        pair.nodes[1].workload = pair.nodes[1].endpoint.add_workload(workload);
+        let config = WorkloadConfig {
+            prefixes,
+            node: name(1),
+            addresses,
+            identity: API,
+            quarantine: Quarantine::None,
+            serving: Serving::Ready,
+        };
+        let put = ConfigChange::PutWorkload(id(1), config);
+        let config = NetworkConfig {
+            prefixes: vec!["10.42.0.0/16".parse().unwrap()],
+            service_blocks: vec![],
+            mtu: 1420,
+            conduct: Conduct::default(),
+        };
+        let changes = [put, ConfigChange::SetNetwork(config)];
+        (0..2).for_each(|at| pair.apply(at, &changes));
+        pair
     }
 
     fn send(&mut self, from: usize, packet: &[u8]) {

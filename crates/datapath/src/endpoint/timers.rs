@@ -27,6 +27,7 @@ impl Endpoint {
         self.watch_gateways(now.instant, sink);
         state.filter.tick(now.instant);
         state.services.tick(now.instant);
+        self.tick_names(now.instant);
         state.drops.count(DropReason::OrphanFragment, state.filter.take_lost_fragments());
         if state.tables.read().has_expired_vouches(now.instant) {
             state.tables.write().forget_expired_vouches(now.instant);

@@ -13,6 +13,7 @@ use crate::{
     fragment::FirstVerdict,
     headers::{Fragment, Headers, Icmp, RST},
     icmp_error::Quoted,
+    learnt_names::NameAge,
     link_counters::Counters,
     rules::{Destination, Party, Rules},
     services::translation::Translation,
@@ -145,7 +146,8 @@ impl Evaluation<'_> {
     fn verdict(&self) -> Verdict {
         let FilterInput { headers, source, destination, .. } = *self.input;
         let (protocol, port) = (headers.protocol(), headers.destination_port);
-        let wanted = Destination { address: headers.destination, protocol, port };
+        let names = NameAge::Fresh;
+        let wanted = Destination { address: headers.destination, protocol, port, names };
         self.rules.verdict(source, destination, wanted)
     }
 
@@ -294,7 +296,8 @@ impl Evaluation<'_> {
         let FlowDirections { from, there, back, is_sent } = *directions;
         let by_right_of = |right: FlowEnd| {
             let Direction { from, to, address, port } = if right == from { there } else { back };
-            let verdict = self.rules.verdict(from, to, Destination { address, protocol, port });
+            let wanted = Destination { address, protocol, port, names: NameAge::Any };
+            let verdict = self.rules.verdict(from, to, wanted);
             let observed = verdict == Verdict::Observed;
             let link = || self.link(from, to);
             (verdict != Verdict::Denied).then(|| Ruling { right, link: link(), observed })
@@ -329,6 +332,7 @@ impl Evaluation<'_> {
                 address: headers.source,
                 protocol: Protocol::Tcp,
                 port: headers.source_port,
+                names: NameAge::Any,
             };
             let back = rules.verdict(destination, source, wanted);
             if back != Verdict::Denied {

@@ -286,8 +286,9 @@ impl Filter {
         self.state.fragments.take_lost()
     }
 
+    /// Returns the seconds since the filter's start.
     #[inline]
-    fn seconds(&self, now: Instant) -> u32 {
+    pub(crate) fn seconds(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.start).as_secs() as u32
     }
 

@@ -4,6 +4,7 @@ use super::state::{CutScope, Reset};
 use crate::{
     flow::{key::FlowTuple, state::Flow},
     headers::RST,
+    learnt_names::NameAge,
     reject::{TcpEnd, tcp_segment},
     rules::{Destination, Party, Ports, Rules},
     tcp::{ACK, BareSegment},
@@ -36,7 +37,8 @@ pub(super) fn is_to_be_reset(
         (None, None) => return is_all,
     };
     let allows = |from, to, address, port| {
-        let wanted = Destination { address, protocol: Protocol::Tcp, port };
+        let (protocol, names) = (Protocol::Tcp, NameAge::Any);
+        let wanted = Destination { address, protocol, port, names };
         rules.verdict(from, to, wanted) != Verdict::Denied
     };
     let responder_may_begin =

@@ -4,10 +4,11 @@
 //! Form: an IPv6 packet from and to `fe80::` with next header 253 (RFC 3692), then four bytes that
 //! name the kind, and a body. A workload cannot send such a packet, and a stock WireGuard drops it.
 
+pub(crate) mod name_message;
 pub(crate) mod path_probe;
 pub(crate) mod vouch;
 
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0);
 const EXPERIMENT: u8 = 253;
@@ -27,10 +28,26 @@ pub(crate) fn write_header(kind: [u8; 4], packet: &mut [u8]) {
     packet[IPV6_HEADER..HEADER].copy_from_slice(&kind);
 }
 
+/// The length of an address, in bytes.
+const ADDRESS: usize = 16;
+
+/// Returns an address as messages have it: IPv4 mapped as in RFC 4291 §2.5.5.2.
+fn encode_address(address: IpAddr) -> [u8; ADDRESS] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// Returns the address of [`encode_address`].
+fn decode_address(bytes: [u8; ADDRESS]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(bytes)).to_canonical()
+}
+
 /// Reads the kind and the body of a message; `None` if the packet is no in-band control. Padding of
 /// the session is not part of the body.
 #[inline]
-pub(crate) fn read(packet: &[u8]) -> Option<(&[u8; 4], &[u8])> {
+pub(crate) fn read(packet: &[u8]) -> Option<([u8; 4], &[u8])> {
     let (header, rest) = packet.split_first_chunk::<IPV6_HEADER>()?;
     let link_local = LINK_LOCAL.octets();
     let is_control = header[0] >> 4 == 6
@@ -40,5 +57,6 @@ pub(crate) fn read(packet: &[u8]) -> Option<(&[u8; 4], &[u8])> {
     if !is_control {
         return None;
     }
-    rest.get(..usize::from(u16::from_be_bytes([header[4], header[5]])))?.split_first_chunk()
+    let payload = rest.get(..usize::from(u16::from_be_bytes([header[4], header[5]])))?;
+    payload.split_first_chunk().map(|(kind, body)| (*kind, body))
 }

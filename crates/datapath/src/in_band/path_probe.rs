@@ -10,8 +10,8 @@
 
 use super::{HEADER, read, write_header};
 
-const CHALLENGE: &[u8; 4] = b"MWP1";
-const RESPONSE: &[u8; 4] = b"MWA1";
+const CHALLENGE: [u8; 4] = *b"MWP1";
+const RESPONSE: [u8; 4] = *b"MWA1";
 /// Length of the shortest challenge and of a response, in bytes.
 pub(crate) const LENGTH: usize = HEADER + 4;
 
@@ -31,7 +31,7 @@ impl PathProbe {
             Self::Challenge(number) => (CHALLENGE, number),
             Self::Response(number) => (RESPONSE, number),
         };
-        write_header(*kind, packet);
+        write_header(kind, packet);
         packet[HEADER..LENGTH].copy_from_slice(&number.to_be_bytes());
         packet[LENGTH..].fill(0);
     }

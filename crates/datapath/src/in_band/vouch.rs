@@ -7,16 +7,13 @@
 //! Body: the identity (big-endian `u32`) and the address (16 bytes, IPv4 mapped as in RFC 4291
 //! §2.5.5.2).
 
-use super::{HEADER, read, write_header};
+use super::{ADDRESS, HEADER, decode_address, encode_address, write_header};
 use meshward_types::IdentityId;
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::{net::IpAddr, time::Duration};
 
-const KIND: &[u8; 4] = b"MWV1";
+const KIND: [u8; 4] = *b"MWV1";
 /// Length of a vouch, in bytes.
-pub(crate) const LENGTH: usize = HEADER + 4 + 16;
+pub(crate) const LENGTH: usize = HEADER + 4 + ADDRESS;
 
 /// Time after which a node repeats its vouches.
 pub(crate) const REPEAT: Duration = Duration::from_secs(2);
@@ -34,24 +31,17 @@ impl Vouch {
     /// Returns the packet that carries the vouch.
     pub(crate) fn encode(self) -> [u8; LENGTH] {
         let mut packet = [0; LENGTH];
-        write_header(*KIND, &mut packet);
+        write_header(KIND, &mut packet);
         packet[HEADER..HEADER + 4].copy_from_slice(&self.identity.0.to_be_bytes());
-        let address = match self.address {
-            IpAddr::V4(address) => address.to_ipv6_mapped(),
-            IpAddr::V6(address) => address,
-        };
-        packet[HEADER + 4..].copy_from_slice(&address.octets());
+        packet[HEADER + 4..].copy_from_slice(&encode_address(self.address));
         packet
     }
 
-    /// Reads a vouch; `None` if the packet is something else.
-    #[inline]
-    pub(crate) fn decode(packet: &[u8]) -> Option<Self> {
-        let (kind, body) = read(packet)?;
-        let body: &[u8; 20] = body.try_into().ok().filter(|_| kind == KIND)?;
+    /// Reads a vouch by the kind and the body of its message; `None` if that is something else.
+    pub(crate) fn read(kind: [u8; 4], body: &[u8]) -> Option<Self> {
+        let body: &[u8; 4 + ADDRESS] = body.try_into().ok().filter(|_| kind == KIND)?;
         let (identity, address) = body.split_first_chunk()?;
-        let address = Ipv6Addr::from(<[u8; 16]>::try_from(address).ok()?);
-        let address = IpAddr::V6(address).to_canonical();
+        let address = decode_address(address.try_into().ok()?);
         Some(Self { identity: IdentityId(u32::from_be_bytes(*identity)), address })
     }
 }

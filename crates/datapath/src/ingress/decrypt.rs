@@ -9,6 +9,8 @@ use crate::{
     headers::Headers,
     icmp_error,
     in_band::{
+        self,
+        name_message::NameMessage,
         path_probe::{self, PathProbe},
         vouch::Vouch,
     },
@@ -155,7 +157,7 @@ impl PacketBatch<'_> {
             self.egress(device, Offload::None, &mut buffer[text], sink);
             return bytes;
         }
-        let accepted = self.accept_from_node(plaintext, buffer);
+        let accepted = self.accept_from_node(plaintext, buffer, sink);
         accepted.unwrap_or_else(|reason| {
             self.state.drops.count(reason, 1);
             0
@@ -166,13 +168,11 @@ impl PacketBatch<'_> {
         &mut self,
         Plaintext { peer, ecn: outer_ecn, span: text }: Plaintext,
         buffer: &mut [u8],
+        sink: &mut impl Sink,
     ) -> Result<u64, DropReason> {
         let packet = &mut buffer[text.clone()];
-        if let Some(vouch) = Vouch::decode(packet) {
-            if !self.tables.may_vouch(peer, vouch) {
-                return Err(DropReason::SpoofedByPeer);
-            }
-            self.keep_vouch(peer, vouch);
+        if let Some((kind, body)) = in_band::read(packet) {
+            self.accept_control(peer, (kind, body), sink)?;
             return Ok(text.len() as u64);
         }
         let mut headers = Headers::parse(packet)?;
@@ -183,5 +183,25 @@ impl PacketBatch<'_> {
         let span = text.start..text.start + headers.length;
         self.scratch.coalescer.push(buffer, peer, span, &headers);
         Ok(headers.length as u64)
+    }
+
+    /// Accepts in-band control: its kind and body.
+    #[cold]
+    fn accept_control(
+        &mut self,
+        peer: PeerIndex,
+        (kind, body): ([u8; 4], &[u8]),
+        sink: &mut impl Sink,
+    ) -> Result<(), DropReason> {
+        if let Some(vouch) = Vouch::read(kind, body) {
+            if !self.tables.may_vouch(peer, vouch) {
+                return Err(DropReason::SpoofedByPeer);
+            }
+            self.keep_vouch(peer, vouch);
+            return Ok(());
+        }
+        let message = NameMessage::read(kind, body).ok_or(DropReason::Malformed)?;
+        sink.name_message(peer, message);
+        Ok(())
     }
 }

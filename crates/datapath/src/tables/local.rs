@@ -90,6 +90,7 @@ impl Tables {
         for prefix in &local.workload.prefixes {
             self.local_prefixes.remove(*prefix, |own| own.claimant == local.claimant);
         }
+        self.rules.learnt_names().forget(local.owner);
         self.rules.begin_generation();
         local.device
     }

@@ -11,6 +11,7 @@ use crate::{
     owner::QuotaOwner,
     rules::Party,
 };
+use ipnet::IpNet;
 use std::{hash::BuildHasher, net::IpAddr, time::Instant};
 
 /// The next hop of a packet, and the party at its destination.
@@ -75,8 +76,25 @@ impl Tables {
     }
 
     /// Returns `true` if an address is in the network's prefixes.
-    pub(super) fn is_of_network(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_of_network(&self, address: IpAddr) -> bool {
         self.prefixes.iter().any(|prefix| prefix.contains(&address))
+    }
+
+    /// Returns the egress gateways of a family, in the order in which packets prefer them, with the
+    /// party that each is. `default`: the default prefix of the family.
+    pub(crate) fn egress_gateways(&self, default: IpNet) -> impl Iterator<Item = (NextHop, Party)> {
+        let local = self.local_prefixes.of(default).iter().filter_map(|gateway| {
+            let route = self.route_to_local(gateway.workload).ok()?;
+            Some((route.next_hop, route.party))
+        });
+        let remote = self.remote_prefixes.of(default);
+        let first = first_up(remote, &self.down, |gateway| gateway.peer);
+        let is_first = move |gateway: &&RemoteGateway| {
+            first.is_some_and(|first| first.claimant == gateway.claimant)
+        };
+        let others = remote.iter().filter(move |gateway| !is_first(gateway)).copied();
+        let remote = first.into_iter().chain(others);
+        local.chain(remote.map(|gateway| (NextHop::Peer(gateway.peer), gateway.party)))
     }
 
     #[inline]

@@ -10,34 +10,7 @@ const HOST: &str = "10.8.0.5";
 
 /// Returns a pair whose workload on node 1 is a gateway of 10.8.0.0/24.
 fn with_gateway() -> Pair {
-    let mut pair = Pair::new();
-    let prefixes = vec!["10.8.0.0/24".parse().unwrap()];
-    let (workload, addresses) = (pair.nodes[1].workload, vec![workload_at(1)]);
-    pair.nodes[1].endpoint.remove_workload(workload);
-    let workload = LocalWorkload {
-        id: id(1),
-        addresses: addresses.clone(),
-        prefixes: prefixes.clone(),
-        vouched: None,
-    };
-    pair.nodes[1].workload = pair.nodes[1].endpoint.add_workload(workload);
-    let config = WorkloadConfig {
-        prefixes,
-        node: name(1),
-        addresses,
-        identity: API,
-        quarantine: Quarantine::None,
-        serving: Serving::Ready,
-    };
-    let put = ConfigChange::PutWorkload(id(1), config);
-    let config = NetworkConfig {
-        prefixes: vec!["10.42.0.0/16".parse().unwrap()],
-        service_blocks: vec![],
-        mtu: 1420,
-        conduct: Conduct::default(),
-    };
-    let changes = [put, ConfigChange::SetNetwork(config)];
-    (0..2).for_each(|at| pair.apply(at, &changes));
+    let mut pair = Pair::with_gateway("10.8.0.0/24");
     pair.send(0, &to_host());
     assert_eq!(pair.nodes[1].wire.delivered, [to_host()]);
     pair

@@ -1,0 +1,153 @@
+//! Names outside of the mesh: the gateways that their addresses are reached through, and what
+//! workloads have learnt of them.
+
+use super::api::Endpoint;
+use crate::{
+    index::PeerIndex,
+    learnt_names::{LearntName, NameAsker, is_learnable},
+    rules::Party,
+    tables::{local_entry::NextHop, state::Tables},
+};
+use ipnet::IpNet;
+use meshward_types::dns::DomainName;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
+
+/// The egress gateways to ask for a name that a rule names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameRoute {
+    /// The workload that asks.
+    pub asker: NameAsker,
+    /// The gateways, in the order in which packets prefer them; at least one.
+    pub gateways: Vec<NameGateway>,
+}
+
+/// The node of an egress gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameGateway {
+    /// This node.
+    Local,
+    /// A peer.
+    Peer(PeerIndex),
+}
+
+/// The address family of a query's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// A records.
+    Ipv4,
+    /// AAAA records.
+    Ipv6,
+}
+
+impl AddressFamily {
+    fn default_route(self) -> IpNet {
+        match self {
+            Self::Ipv4 => IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
+            Self::Ipv6 => IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Returns the egress gateways to ask for a name, if a rule lets a workload of this node reach
+    /// it by name. `asker`: an address of the workload.
+    pub fn name_route(
+        &self,
+        asker: IpAddr,
+        name: &DomainName,
+        family: AddressFamily,
+    ) -> Option<NameRoute> {
+        let tables = self.state.tables.read();
+        let from = tables.local_at(asker)?.1.party()?;
+        let is_named = |gateway: Party| tables.rules.name_domain(from, gateway, name);
+        let all = tables.egress_gateways(family.default_route());
+        let gateways: Vec<NameGateway> = all
+            .filter(|(_, gateway)| is_named(*gateway))
+            .map(|(next_hop, _)| match next_hop {
+                NextHop::Peer(peer) => NameGateway::Peer(peer),
+                _ => NameGateway::Local,
+            })
+            .collect();
+        let asker = NameAsker { owner: from.owner, address: asker };
+        (!gateways.is_empty()).then_some(NameRoute { asker, gateways })
+    }
+
+    /// Returns a workload of a peer as an asker, if a rule lets it reach a name through a gateway of
+    /// this node.
+    pub fn asker_of_peer(
+        &self,
+        now: Instant,
+        peer: PeerIndex,
+        asker: IpAddr,
+        name: &DomainName,
+    ) -> Option<NameAsker> {
+        let tables = self.state.tables.read();
+        let route = tables.route(now, asker).ok()?;
+        let is_of_peer = matches!(route.next_hop, NextHop::Peer(own) if own == peer);
+        let is_named = |tables: &Tables, family: AddressFamily| {
+            tables.egress_gateways(family.default_route()).any(|(next_hop, gateway)| {
+                !matches!(next_hop, NextHop::Peer(_))
+                    && tables.rules.name_domain(route.party, gateway, name)
+            })
+        };
+        let is_asker = is_of_peer
+            && [AddressFamily::Ipv4, AddressFamily::Ipv6]
+                .into_iter()
+                .any(|family| is_named(&tables, family));
+        is_asker.then_some(NameAsker { owner: route.party.owner, address: asker })
+    }
+
+    /// Notes the addresses that an answer has, each with its time to live in seconds: from now on
+    /// rules by this name hold for them. Addresses of the network, of links and of the host are left
+    /// out.
+    pub fn learn_name(
+        &self,
+        asker: NameAsker,
+        name: &DomainName,
+        addresses: impl IntoIterator<Item = (IpAddr, u32)>,
+    ) {
+        let tables = self.state.tables.read();
+        for (address, ttl) in addresses {
+            if is_learnable(address) && !tables.is_of_network(address) {
+                tables.rules.learnt_names().learn(asker, name, address, ttl);
+            }
+        }
+    }
+
+    /// Returns the names that workloads have learnt, to be kept across a restart.
+    pub fn learnt_names(&self) -> Vec<LearntName> {
+        self.state.tables.read().rules.learnt_names().export()
+    }
+
+    /// Returns whether the learnt names have changed since the last call.
+    pub fn take_names_changed(&self) -> bool {
+        self.state.tables.read().rules.learnt_names().take_changed()
+    }
+
+    /// Restores names that were learnt before a restart. The configuration and the workloads have to
+    /// be there already: what a workload has learnt that is gone is left out.
+    pub fn restore_names(&self, now: Instant, names: &[LearntName]) {
+        let tables = self.state.tables.read();
+        for learnt in names {
+            let local = tables.local_at(learnt.asker).map(|(_, local)| local.owner);
+            let owner = local.or_else(|| Some(tables.route(now, learnt.asker).ok()?.party.owner));
+            if let Some(owner) = owner {
+                tables.rules.learnt_names().restore(owner, learnt);
+            }
+        }
+    }
+
+    /// Moves the time of learnt names on.
+    pub(super) fn tick_names(&self, now: Instant) {
+        let state = &self.state;
+        let seconds = state.filter.seconds(now);
+        let tables = state.tables.read();
+        let names = tables.rules.learnt_names();
+        names.tick(seconds, |visit| {
+            state.filter.for_each_live(now, |flow| visit(flow.destination));
+        });
+    }
+}
