@@ -4,7 +4,7 @@
 use crate::{
     attachment::Attachment,
     clock::unix_seconds,
-    state_files::{PortFile, PreviousKeyFile, RelaysFile, TimestampFile, WorkloadFile},
+    state_files::{NamesFile, PortFile, PreviousKeyFile, RelaysFile, TimestampFile, WorkloadFile},
 };
 use anyhow::{Context, Result, ensure};
 use meshward_control_proto::{MemberKind, relay::RelaySpec};
@@ -21,8 +21,8 @@ pub(crate) const VIEW_LOG: &str = "view.log";
 pub(crate) const DOCKER: &str = "docker.json";
 /// The file with the relays.
 const RELAYS: &str = "relays.json";
-/// The folders of endpoints' keys, attached workloads and saved flows.
-const FOLDERS: [&str; 3] = ["endpoints", "workloads", "flows"];
+/// The folders of endpoints' keys, attached workloads, saved flows and learnt names.
+const FOLDERS: [&str; 4] = ["endpoints", "workloads", "flows", "names"];
 
 /// The validity of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +179,20 @@ impl Folder {
             self.remove_later(&format!("{own}{kind}"));
         }
         self.remove_later(&format!("flows/{network}"));
+        self.remove_later(&names_file(network));
+    }
+
+    /// Returns the names that workloads of a network had learnt, if the file can be read.
+    pub(crate) fn learnt_names(&self, network: &NetworkName) -> NamesFile {
+        self.read_state(&names_file(network)).unwrap_or_default()
+    }
+
+    /// Keeps the names that workloads of a network have learnt.
+    ///
+    /// # Errors
+    /// Fails if they cannot be encoded.
+    pub(crate) fn keep_learnt_names(&self, network: &NetworkName, names: &NamesFile) -> Result<()> {
+        self.write_state_later(&names_file(network), names)
     }
 
     /// Returns the relays that the coordinator has named last.
@@ -233,6 +247,10 @@ fn stamp_name(network: &NetworkName) -> String {
 
 fn key_name(network: &NetworkName) -> String {
     format!("endpoints/{network}.key")
+}
+
+fn names_file(network: &NetworkName) -> String {
+    format!("names/{network}.json")
 }
 
 fn previous_key_name(network: &NetworkName) -> String {

@@ -313,6 +313,8 @@ fn start_tasks(node: &Arc<Node>, relayed: relay_queue::Receiver) -> JoinSet<()> 
     let own = endpoints.clone();
     tasks.spawn(async move { own.keep_flows().await });
     let own = endpoints.clone();
+    tasks.spawn(async move { own.keep_names().await });
+    let own = endpoints.clone();
     tasks.spawn(async move { own.watch_timestamps().await });
     tasks
 }

@@ -1,19 +1,23 @@
-//! Flows outlive the daemon: they are written at intervals and at the end, and restored at the
-//! start.
+//! Flows and learnt names outlive the daemon: they are written at intervals and at the end, and
+//! restored at the start.
 
 use super::lifecycle::Endpoints;
-use crate::{clock, workers::ServedEndpoint};
+use crate::{clock, state_files::NamesFile, workers::ServedEndpoint};
 use meshward_datapath::Now;
 use meshward_types::NetworkName;
 use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 /// The interval at which flows are written. Those that began since the last time are lost in a
 /// crash.
 const INTERVAL: Duration = Duration::from_secs(30);
+
+/// The interval at which learnt names are written, if they have changed. Those of the time since are
+/// lost in a crash: their workloads ask again.
+const NAMES_INTERVAL: Duration = Duration::from_secs(1);
 
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -25,11 +29,14 @@ fn file(network: &NetworkName) -> String {
 }
 
 impl Endpoints {
-    /// Restores the flows of each network, once its workloads are attached. Flows that cannot be
-    /// read are set aside: connections are then taken up by their packets.
+    /// Restores the learnt names and the flows of each network, once its workloads are attached.
+    /// Flows that cannot be read are set aside: connections are then taken up by their packets.
     pub fn restore_flows(&self) {
         for (network, served) in self.enforcement.endpoints() {
             let endpoint = &served.endpoint;
+            // First: rules about flows may name names.
+            let names = self.folder.learnt_names(&network).names(now().unix);
+            endpoint.restore_names(clock::now(), &names);
             let flows = self
                 .folder
                 .read_or_set_aside(&file(&network), |kept| endpoint.import_flows(now(), kept));
@@ -51,10 +58,31 @@ impl Endpoints {
         }
     }
 
-    /// Writes the flows down for the last time: no packet passes from now on.
+    /// Writes the learnt names down whenever they have changed, for ever.
+    pub async fn keep_names(&self) {
+        loop {
+            tokio::time::sleep(NAMES_INTERVAL).await;
+            for (network, served) in self.enforcement.endpoints() {
+                self.write_names(&network, &served);
+            }
+        }
+    }
+
+    fn write_names(&self, network: &NetworkName, served: &ServedEndpoint) {
+        if !served.endpoint.take_names_changed() {
+            return;
+        }
+        let names = NamesFile::new(served.endpoint.learnt_names(), now().unix);
+        if let Err(error) = self.folder.keep_learnt_names(network, &names) {
+            warn!(%network, "the learnt names were not written down: {error:#}");
+        }
+    }
+
+    /// Writes the learnt names and the flows down for the last time: no packet passes from now on.
     pub async fn stop_and_write_flows(&self) {
         for (network, served) in self.enforcement.endpoints() {
             self.workers.stop(&served);
+            self.write_names(&network, &served);
             self.write_flows(network, served, true).await;
         }
     }

@@ -7,7 +7,7 @@ use super::{
     upstreams::{self, Upstreams, trusting_the_host},
 };
 use crate::{clock, enforcement::Enforcement, offloads::Offloads, workers::Workers};
-use meshward_names::Query;
+use meshward_names::{Query, UpstreamAnswer};
 use meshward_types::NetworkName;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
@@ -47,14 +47,13 @@ impl Context {
         self.upstreams.lock().retain(|network, _| is_served(network));
     }
 
-    /// Asks an upstream, and writes what it says.
+    /// Asks an upstream.
     pub(super) async fn ask(
         &self,
         network: &NetworkName,
         resolver: &NetworkResolver,
         query: &Query,
-        answer: &mut Vec<u8>,
-    ) {
+    ) -> UpstreamAnswer {
         let upstreams = self.upstreams_of(network, resolver);
         let named = query.question().map(|question| &question.name);
         let upstream = named.and_then(|name| upstreams?.for_name(name));
@@ -63,7 +62,7 @@ impl Context {
             Err(said) => (CountedOutcome::Failed, said),
         };
         resolver.count(query.kind(), outcome);
-        query.write_upstream_answer(said, answer);
+        said
     }
 
     /// Returns the upstreams of a network, as its settings and the host's file are now.

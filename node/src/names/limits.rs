@@ -1,35 +1,41 @@
-//! The bound on what one workload may have asked upstream, so that no workload takes another's
-//! share of descriptors, memory, and of the upstream's patience.
+//! The bound on what one asker, a workload or a peer, may have asked upstream, so that none takes
+//! another's share of descriptors, memory, and of the upstream's patience.
 
-use meshward_datapath::WorkloadIndex;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-/// Queries of a workload that wait for an upstream at the most, while few workloads ask ...
+/// Queries of an asker that wait for an upstream at the most, while few workloads ask ...
 const MOST_WAITING: u32 = 64;
 /// ... and in any case.
 const LEAST_WAITING: u32 = 4;
-/// Queries of all workloads of a network that wait, which are shared evenly. Each is a socket.
+/// Queries of all askers of a network that wait, which are shared evenly. Each is a socket.
 const ALL_WAITING: u32 = 1024;
-/// Queries of a workload for upstreams in a second, on average.
+/// Queries of an asker for upstreams in a second, on average.
 const RATE: f64 = 1000.0;
-/// Queries of a workload for upstreams at once.
+/// Queries of an asker for upstreams at once.
 const BURST: f64 = 2000.0;
-/// The time after which a workload that has not asked is forgotten.
+/// The time after which an asker that has not asked is forgotten.
 const FORGET: Duration = Duration::from_secs(10);
 
-/// The shares of a network's workloads.
-#[derive(Debug, Default)]
-pub(crate) struct AskerLimits(Mutex<Shares>);
+/// The shares of a network's askers.
+#[derive(Debug)]
+pub(crate) struct AskerLimits<K>(Mutex<Shares<K>>);
 
-#[derive(Debug, Default)]
-struct Shares {
-    shares: HashMap<WorkloadIndex, Share>,
+#[derive(Debug)]
+struct Shares<K> {
+    shares: HashMap<K, Share>,
     swept: Option<Instant>,
+}
+
+impl<K> Default for AskerLimits<K> {
+    fn default() -> Self {
+        Self(Mutex::new(Shares { shares: HashMap::new(), swept: None }))
+    }
 }
 
 #[derive(Debug)]
@@ -42,18 +48,14 @@ struct Share {
 
 /// The permission to have one query wait for an upstream.
 #[derive(Debug)]
-pub(crate) struct AskerPermit {
-    limits: Arc<AskerLimits>,
-    asker: WorkloadIndex,
+pub(crate) struct AskerPermit<K: Copy + Eq + Hash> {
+    limits: Arc<AskerLimits<K>>,
+    asker: K,
 }
 
-impl AskerLimits {
-    /// Permits a workload to ask; `None` if it has asked for too much.
-    pub(crate) fn permit(
-        self: &Arc<Self>,
-        asker: WorkloadIndex,
-        now: Instant,
-    ) -> Option<AskerPermit> {
+impl<K: Copy + Eq + Hash> AskerLimits<K> {
+    /// Permits an asker to ask; `None` if it has asked for too much.
+    pub(crate) fn permit(self: &Arc<Self>, asker: K, now: Instant) -> Option<AskerPermit<K>> {
         let mut state = self.0.lock();
         state.sweep(now);
         let share = Share { waiting: 0, tokens: BURST, asked: now };
@@ -73,8 +75,8 @@ impl AskerLimits {
     }
 }
 
-impl Shares {
-    /// Forgets workloads that have not asked for a while, from time to time.
+impl<K> Shares<K> {
+    /// Forgets askers that have not asked for a while, from time to time.
     fn sweep(&mut self, now: Instant) {
         if self.swept.is_some_and(|swept| now < swept + FORGET) {
             return;
@@ -84,7 +86,7 @@ impl Shares {
     }
 }
 
-impl Drop for AskerPermit {
+impl<K: Copy + Eq + Hash> Drop for AskerPermit<K> {
     fn drop(&mut self) {
         if let Some(share) = self.limits.0.lock().shares.get_mut(&self.asker) {
             share.waiting = share.waiting.saturating_sub(1);
@@ -95,6 +97,7 @@ impl Drop for AskerPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meshward_datapath::WorkloadIndex;
 
     fn asker(number: u32) -> WorkloadIndex {
         WorkloadIndex(number)

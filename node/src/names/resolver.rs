@@ -2,6 +2,7 @@
 
 use super::{
     counts::{CountedOutcome, QueryCount, QueryCounts},
+    gateway_queries::{GatewayAnswer, GatewayQueries},
     limits::{AskerLimits, AskerPermit},
     selection::ServiceSelection,
 };
@@ -9,7 +10,8 @@ use crate::clock;
 use hickory_proto::op::ResponseCode;
 use meshward_control_proto::{Change, Resource, ResourceKey, view::NetworkSpec};
 use meshward_datapath::{
-    DatagramQuery, Intercept, QueryAsker, QueryEnds, ResolverConfig, WorkloadIndex,
+    DatagramQuery, Intercept, NameMessage, PeerIndex, QueryAsker, QueryEnds, ResolverConfig,
+    WorkloadIndex,
 };
 use meshward_names::{
     Asker, Names, NetworkNames, Query, QueryKind, Request, Resolution, Transport,
@@ -32,6 +34,8 @@ const MAX_QUEUED: usize = 4096;
 pub(crate) enum Task {
     /// Ask an upstream, and answer the workload.
     Ask(Question),
+    /// Ask an upstream for a workload of a peer, and answer the peer.
+    AskForPeer(PeerQuestion),
     /// The settings of a network are others.
     Configure(NetworkName),
 }
@@ -42,7 +46,19 @@ pub(crate) struct Question {
     pub(crate) asker: WorkloadIndex,
     pub(crate) ends: QueryEnds,
     pub(crate) query: Query,
-    pub(crate) permit: AskerPermit,
+    pub(crate) permit: AskerPermit<WorkloadIndex>,
+}
+
+/// A query of a workload of a peer that goes upstream.
+pub(crate) struct PeerQuestion {
+    pub(crate) network: NetworkName,
+    pub(crate) peer: PeerIndex,
+    /// The peer's number of the query.
+    pub(crate) number: u64,
+    /// The workload's address.
+    pub(crate) asker: IpAddr,
+    pub(crate) query: Query,
+    pub(crate) permit: AskerPermit<PeerIndex>,
 }
 
 /// The queue of tasks.
@@ -58,7 +74,10 @@ pub(crate) struct NetworkResolver {
     network: NetworkName,
     state: RwLock<State>,
     counts: QueryCounts,
-    limits: Arc<AskerLimits>,
+    limits: Arc<AskerLimits<WorkloadIndex>>,
+    peer_limits: Arc<AskerLimits<PeerIndex>>,
+    /// Queries that nodes of egress gateways are asked.
+    pub(super) gateway_queries: Arc<GatewayQueries>,
     turn: AtomicU32,
     tasks: Tasks,
 }
@@ -91,7 +110,7 @@ pub(crate) enum StreamAnswer {
     /// The answer is written.
     Written,
     /// An upstream is to be asked.
-    Upstream(Query, AskerPermit),
+    Upstream(Query, AskerPermit<WorkloadIndex>),
     /// It is no query.
     None,
 }
@@ -110,6 +129,8 @@ impl NetworkResolver {
             }),
             counts: QueryCounts::default(),
             limits: Arc::default(),
+            peer_limits: Arc::default(),
+            gateway_queries: Arc::default(),
             turn: AtomicU32::new(0),
             tasks,
         }
@@ -183,6 +204,24 @@ impl NetworkResolver {
             Err(_) => {
                 self.counts.count(kind, CountedOutcome::Failed);
                 false
+            }
+        }
+    }
+
+    /// Receives a message of a peer about a name outside of the mesh. A query that is one too many
+    /// is dropped: the peer asks again.
+    pub(crate) fn receive_name_message(&self, peer: PeerIndex, message: NameMessage<'_>) {
+        match message {
+            NameMessage::Answer { number, message } => {
+                let answer = GatewayAnswer { peer, message: message.to_vec() };
+                self.gateway_queries.receive(number, answer);
+            }
+            NameMessage::Query { number, asker, message } => {
+                let Some(permit) = self.peer_limits.permit(peer, clock::now()) else { return };
+                let Some(query) = Query::read_forwarded(message) else { return };
+                let network = self.network.clone();
+                let question = PeerQuestion { network, peer, number, asker, query, permit };
+                let _ = self.tasks.try_send(Task::AskForPeer(question));
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use super::{
     context::Context,
+    outside,
     resolver::{self, Question, Task, Tasks},
     streams::Streams,
 };
@@ -43,6 +44,9 @@ impl Service {
                 task = tasks.recv() => match task {
                     Some(Task::Ask(question)) => {
                         tokio::spawn(answer(self.context.clone(), question));
+                    }
+                    Some(Task::AskForPeer(question)) => {
+                        tokio::spawn(outside::answer_peer(self.context.clone(), question));
                     }
                     Some(Task::Configure(network)) => self.configure(&network).await,
                     None => return,
@@ -90,7 +94,7 @@ async fn answer(context: Arc<Context>, question: Question) {
     let Question { network, asker, ends, query, permit } = question;
     let Some(served) = context.enforcement.endpoint(&network) else { return };
     let mut answer = Vec::new();
-    context.ask(&network, &served.resolver, &query, &mut answer).await;
+    outside::ask(&context, &network, &served, (ends.asker.ip(), &query), &mut answer).await;
     send_answer(&served, asker, &ends, &answer, &mut WorkerScratch::default());
     drop(permit);
 }

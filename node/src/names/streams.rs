@@ -3,6 +3,7 @@
 
 use super::{
     context::Context,
+    outside,
     resolver::{ResolverSettings, StreamAnswer},
 };
 use crate::{
@@ -258,7 +259,8 @@ impl Serving {
             StreamAnswer::Written => true,
             StreamAnswer::None => false,
             StreamAnswer::Upstream(query, permit) => {
-                self.context.ask(&self.network, &served.resolver, &query, answer).await;
+                let Self { context, network, .. } = self;
+                outside::ask(context, network, &served, (from, &query), answer).await;
                 drop(permit);
                 true
             }

@@ -11,18 +11,21 @@
 //! | `endpoints/NETWORK.stamp` | [`TimestampFile`] |
 //! | `endpoints/NETWORK.key`, `.previous.key`, `.devices.key` | 32 bytes: the key |
 //! | `view`, `view.log` | [`view`] |
+//! | `names/NETWORK.json` | [`NamesFile`] |
 //! | `flows/NETWORK` | `saved_flows.rs` of the data path |
 //!
 //! The membership (`node.json`, `removed.json`) is stored by `meshward-runtime`.
 
 mod docker;
 mod endpoint;
+mod names;
 mod relays;
 mod view;
 mod workload;
 
 pub(crate) use docker::{DockerEndpoint, DockerFile};
 pub(crate) use endpoint::{PortFile, PreviousKeyFile, TimestampFile};
+pub(crate) use names::NamesFile;
 pub(crate) use relays::RelaysFile;
 pub(crate) use view::{
     LogHeader, Update, encode_log_header, encode_update, encode_view, read_log_header, read_update,

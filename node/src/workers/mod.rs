@@ -21,7 +21,7 @@ mod source_addresses;
 mod tasks;
 mod worker;
 
-pub(crate) use answers::send_answer;
+pub(crate) use answers::{send_answer, send_name_message};
 pub(crate) use injector::Injector;
 pub(crate) use pool::Workers;
 pub(crate) use served::ServedEndpoint;

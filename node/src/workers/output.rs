@@ -9,7 +9,8 @@ use crate::{
     sys::{self, Outgoing, Tun},
 };
 use meshward_datapath::{
-    DatagramQuery, Ecn, GatherList, MAX_GATHER_PARTS, Offload, Sink, WorkloadIndex,
+    DatagramQuery, Ecn, GatherList, MAX_GATHER_PARTS, NameMessage, Offload, PeerIndex, Sink,
+    WorkloadIndex,
 };
 use meshward_types::relay::RelayId;
 use nix::{errno::Errno, sys::uio::writev};
@@ -175,6 +176,10 @@ impl Sink for EndpointOutput<'_> {
 
     fn resolve(&mut self, query: DatagramQuery<'_>, answer: &mut Vec<u8>) -> bool {
         self.served.resolver.resolve(query, answer)
+    }
+
+    fn name_message(&mut self, peer: PeerIndex, message: NameMessage<'_>) {
+        self.served.resolver.receive_name_message(peer, message);
     }
 
     fn authenticated(&mut self, from: SocketAddr) {
