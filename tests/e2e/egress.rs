@@ -1,11 +1,13 @@
 //! Egress gateways: workloads reach what is outside of the mesh, as policy says, with the address of
 //! the gateway.
 
+mod names;
+
 use crate::support::{Echo, PATIENCE, SILENCE, Stream, mesh, pings, tcp_echoes, udp_echoes};
 use meshward_lab::{Hop, Mesh, Node, Site, Workload, output};
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     process::Command,
     time::{Duration, Instant},
 };
@@ -15,6 +17,9 @@ routes: [{ name: halves, within: [0.0.0.0/1, 128.0.0.0/1, \"::/1\", \"8000::/1\"
 rules:
   - { name: web-out, from: { app: web }, to: { role: egress }, allow: [tcp/443, udp/443, icmp] }
 ";
+
+/// The resolver of each node's host, where a test starts one.
+const UPSTREAM: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
 
 /// A workload on one node, gateways on others, and a machine that knows nothing of the mesh.
 struct Outside {
@@ -31,12 +36,15 @@ impl Outside {
     fn new(gateways: &[&str]) -> Self {
         let mut mesh = mesh();
         mesh.apply(POLICY).unwrap();
+        let file = mesh.folder().join("resolv.conf");
+        fs::write(&file, format!("nameserver {UPSTREAM}\n")).unwrap();
+        let flags = ["--resolv-conf".to_owned(), file.to_string_lossy().into_owned()];
         let server = mesh.internet.site("server").unwrap();
-        let cloud = mesh.node("cloud").start().unwrap();
+        let cloud = mesh.node("cloud").flags(&flags).start().unwrap();
         let web = cloud.attach("shop", "app=web").unwrap();
         let other = cloud.attach("shop", "app=other").unwrap();
         let gateways: Vec<Node> =
-            gateways.iter().map(|name| mesh.node(name).start().unwrap()).collect();
+            gateways.iter().map(|name| mesh.node(name).flags(&flags).start().unwrap()).collect();
         let echo = [Echo::start(&server.netns, 443), Echo::start(&server.netns, 22)];
         Self { web, other, gateways, cloud, server, mesh, _echo: echo }
     }

@@ -6,7 +6,7 @@ use meshward_policy::{
     Target, TestCase, run_tests,
 };
 use meshward_terraform::{Diagnostic, Diagnostics, Path, Value};
-use meshward_types::{Labels, NetworkName, OnDeny, OnRevoke, PolicyFile, Selector};
+use meshward_types::{Labels, NetworkName, OnDeny, OnRevoke, OutsideTarget, PolicyFile, Selector};
 use serde_json::{Map, json};
 use std::slice;
 
@@ -158,6 +158,20 @@ fn servers(block: &Value, name: &str) -> Result<serde_json::Value, Diagnostic> {
     }
 }
 
+/// The attributes for targets outside of the mesh, with their keys in a policy.
+const OUTSIDE: [(&str, &str); 2] = [("to_cidr", "cidr"), ("to_dns", "dns")];
+
+/// Sets the attributes for targets outside of the mesh.
+fn set_outside(block: &mut Value, targets: &[OutsideTarget]) {
+    let (names, prefixes): (Vec<_>, Vec<_>) =
+        targets.iter().partition(|target| matches!(target, OutsideTarget::Dns(_)));
+    for (attribute, targets) in [("to_cidr", prefixes), ("to_dns", names)] {
+        if !targets.is_empty() {
+            block.set(attribute, strings(&targets));
+        }
+    }
+}
+
 /// Converts what a rule or a test names at the other end: `to`, `to_service`, or what is outside of
 /// the mesh.
 fn destination(
@@ -165,9 +179,11 @@ fn destination(
     read: fn(&Value, &str) -> Result<serde_json::Value, Diagnostic>,
 ) -> Result<serde_json::Value, Diagnostic> {
     let mut outside = Map::new();
-    let prefixes = block.get("to_cidr");
-    if !prefixes.elements().is_empty() {
-        outside.insert("cidr".into(), prefixes.to_json());
+    for (attribute, key) in OUTSIDE {
+        let targets = block.get(attribute);
+        if !targets.elements().is_empty() {
+            outside.insert(key.into(), targets.to_json());
+        }
     }
     let is_outside = !outside.is_empty();
     match (block.get("to").text(), block.get("to_service").text(), is_outside) {
@@ -181,7 +197,7 @@ fn destination(
         }
         _ => {
             let text = "Set one of `to`, `to_service` and, for what is outside of the mesh, \
-                        `to_cidr`.";
+                        `to_cidr` and `to_dns`.";
             Err(Diagnostic::error("One server", text))
         }
     }
@@ -350,7 +366,7 @@ fn test_block(test: &TestCase) -> Value {
         Destination::Labels(labels) => block.set("to", labels.to_string()),
         Destination::Service { name, .. } => block.set("to_service", name.as_str()),
         Destination::Outside { target, .. } => {
-            block.set("to_cidr", strings(slice::from_ref(target)));
+            set_outside(&mut block, slice::from_ref(target));
             let via = test.to.via();
             if !via.is_empty() {
                 block.set("via", via.to_string());
@@ -375,7 +391,7 @@ fn rule_block(rule: &Rule) -> Value {
             }
         }
         Target::Outside(targets) => {
-            block.set("to_cidr", strings(targets));
+            set_outside(&mut block, targets);
             let via = rule.via();
             if !via.is_empty() {
                 block.set("via", services::selector_text(&via));

@@ -1,7 +1,7 @@
 //! Names: what `dig`, glibc and musl get from the node, and what they do not.
 
 mod containers;
-mod servers;
+pub(crate) mod servers;
 mod upstreams;
 
 use crate::support::{allow, mesh};

@@ -85,15 +85,14 @@ pub(super) fn unbound(
     start(netns, &mut command, &folder.join(format!("unbound-{at}.log")), at)
 }
 
-/// Starts dnsmasq at an address of a namespace: it has `www.corp.example`, and asks these servers
-/// for these zones.
-pub(super) fn dnsmasq(netns: &Netns, at: Ipv4Addr, folder: &Path, forwards: &[String]) -> Process {
+/// Starts dnsmasq at an address of a namespace: it has `www.corp.example`, and what `options` say.
+pub(crate) fn dnsmasq(netns: &Netns, at: Ipv4Addr, folder: &Path, options: &[String]) -> Process {
     let mut command = Command::new("dnsmasq");
     command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
     command.args(["--conf-file=/dev/null", "--user=root", "--pid-file=", "--log-facility=-"]);
     command.arg(format!("--listen-address={at}"));
     command.arg("--address=/www.corp.example/192.0.2.10");
-    command.args(forwards.iter().map(|forward| format!("--server={forward}")));
+    command.args(options);
     start(netns, &mut command, &folder.join(format!("dnsmasq-{at}.log")), at)
 }
 

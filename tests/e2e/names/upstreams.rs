@@ -148,7 +148,7 @@ fn a_cluster_resolver_forwards_the_zone_to_the_node() {
     let shop = Upstream::new("{ intercept: false }");
     let server = shop.server;
     let at = Ipv4Addr::LOCALHOST;
-    let forwards = [format!("/mesh/{server}"), format!("/10.in-addr.arpa/{server}")];
+    let forwards = ["mesh", "10.in-addr.arpa"].map(|zone| format!("--server=/{zone}/{server}"));
     let _dnsmasq = servers::dnsmasq(&shop.web.netns, at, &shop.folder, &forwards);
     let answer = dig(&shop.web.netns, at.into(), "web.shop.mesh A");
     assert_eq!(answer.data(), [shop.web.v4().to_string()], "{}", answer.text);

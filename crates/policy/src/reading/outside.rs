@@ -32,7 +32,7 @@ impl Reader {
         }
         let what = "a target outside of the mesh";
         let own = self.parts(parts.file, what, node, &["cidr", "dns", "via"])?;
-        let (mut targets, mut named_by_name) = (Vec::new(), false);
+        let mut targets = Vec::new();
         for (text, at) in self.one_or_more(&own, "cidr") {
             match text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
                 Ok(prefix) => targets.push((OutsideTarget::Cidr(prefix.trunc()), at)),
@@ -44,19 +44,15 @@ impl Reader {
         }
         for (text, at) in self.one_or_more(&own, "dns") {
             match text.parse::<NamePattern>() {
-                Ok(_) => {
-                    let text = "rules by domain name are not enforced yet: name addresses, \
-                        `to: { cidr: … }`";
-                    self.problem(own.file, at, text);
-                    named_by_name = true;
-                }
+                Ok(pattern) => targets.push((OutsideTarget::Dns(pattern), at)),
                 Err(text) => self.problem(own.file, at, text),
             }
         }
         let is_counted = |(target, at)| self.count(own.file, at, 1).then_some(target);
         let targets: Vec<OutsideTarget> = targets.into_iter().filter_map(is_counted).collect();
-        if targets.is_empty() && !named_by_name {
-            let text = "`to` names no address outside of the mesh: write at least one under `cidr`";
+        if targets.is_empty() {
+            let text = "`to` names nothing outside of the mesh: write at least one prefix under \
+                `cidr`, or one domain name under `dns`";
             self.problem(own.file, own.at, text);
         }
         Some(Outside { parts: own, targets })

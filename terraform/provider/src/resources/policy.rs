@@ -146,65 +146,85 @@ fn described(state: &Value, found: &Policy) -> Result<Option<Value>, Diagnostics
 }
 
 fn rules(name: &str, description: &str) -> Nested {
+    Nested::list(name, description, Block::of([clients(), servers(), actions()].concat()))
+}
+
+/// Returns the attributes with which a rule says what its name is, and who begins flows.
+fn clients() -> Vec<Attribute> {
+    vec![
+        Attribute::required("name", Type::String, "The name, unique in the network's policy."),
+        Attribute::required(
+            "from",
+            Type::String,
+            "The clients, which begin flows: a selector such as `app=web,env in (prod,stage)`. \
+             Empty: all workloads.",
+        )
+        .checked(checks::selector),
+    ]
+}
+
+/// Returns the attributes with which a rule says where its flows go.
+fn servers() -> Vec<Attribute> {
+    vec![
+        Attribute::optional(
+            "to",
+            Type::String,
+            "The servers: a selector. A rule has one of `to`, `to_service` and, for \
+             what is outside of the mesh, `to_cidr` and `to_dns`.",
+        )
+        .checked(checks::selector),
+        Attribute::optional(
+            "to_service",
+            Type::String,
+            "The service whose instances are the servers. `allow` and `deny` then name its \
+             ports; without them, the rule allows all of its ports.",
+        )
+        .checked(checks::service),
+        Attribute::optional(
+            "to_cidr",
+            Type::strings(),
+            "The prefixes outside of the mesh that the rule is about, behind egress gateways.",
+        ),
+        Attribute::optional(
+            "to_dns",
+            Type::strings(),
+            "The domain names outside of the mesh that the rule is about, such as \
+             `api.example.com` or `*.example.com`, behind egress gateways.",
+        ),
+        Attribute::optional(
+            "via",
+            Type::String,
+            "The egress gateways for `to_cidr` and `to_dns`: a selector. Default: all.",
+        )
+        .checked(checks::selector),
+    ]
+}
+
+/// Returns the attributes with which a rule says what becomes of packets.
+fn actions() -> Vec<Attribute> {
     let ports = "Ports are written as `tcp/8080`, `udp/5000-5999`, `icmp` or `any`, or as the name \
                  of a set of ports from a file.";
-    Nested::list(
-        name,
-        description,
-        Block::of(vec![
-            Attribute::required("name", Type::String, "The name, unique in the network's policy."),
-            Attribute::required(
-                "from",
-                Type::String,
-                "The clients, which begin flows: a selector such as `app=web,env in (prod,stage)`. \
-                 Empty: all workloads.",
-            )
-            .checked(checks::selector),
-            Attribute::optional(
-                "to",
-                Type::String,
-                "The servers: a selector. A rule has one of `to`, `to_service` and `to_cidr`.",
-            )
-            .checked(checks::selector),
-            Attribute::optional(
-                "to_service",
-                Type::String,
-                "The service whose instances are the servers. `allow` and `deny` then name its \
-                 ports; without them, the rule allows all of its ports.",
-            )
-            .checked(checks::service),
-            Attribute::optional(
-                "to_cidr",
-                Type::strings(),
-                "The prefixes outside of the mesh that the rule is about, behind egress gateways.",
-            ),
-            Attribute::optional(
-                "via",
-                Type::String,
-                "The egress gateways for `to_cidr`: a selector. Default: all.",
-            )
-            .checked(checks::selector),
-            Attribute::optional("allow", Type::strings(), &format!("Ports to allow. {ports}")),
-            Attribute::optional(
-                "deny",
-                Type::strings(),
-                &format!("Ports to deny. {ports} A rule has either `allow` or `deny`."),
-            ),
-            Attribute::optional(
-                "observe",
-                Type::Bool,
-                "Whether packets that the rule denies pass, and are counted.",
-            ),
-            Attribute::optional(
-                "on_deny",
-                Type::String,
-                "The answer to the packets that the rule denies, or, if it allows, to all between \
-                 the two selectors that nothing allows: `drop` or `reject`. Default: that of the \
-                 network.",
-            )
-            .checked(checks::on_deny),
-        ]),
-    )
+    vec![
+        Attribute::optional("allow", Type::strings(), &format!("Ports to allow. {ports}")),
+        Attribute::optional(
+            "deny",
+            Type::strings(),
+            &format!("Ports to deny. {ports} A rule has either `allow` or `deny`."),
+        ),
+        Attribute::optional(
+            "observe",
+            Type::Bool,
+            "Whether packets that the rule denies pass, and are counted.",
+        ),
+        Attribute::optional(
+            "on_deny",
+            Type::String,
+            "The answer to the packets that the rule denies, or, if it allows, to all between \
+             the two selectors that nothing allows: `drop` or `reject`. Default: that of the \
+             network.",
+        )
+        .checked(checks::on_deny),
+    ]
 }
 
 fn timeout(of: &str, what: &str) -> Attribute {
@@ -225,7 +245,8 @@ fn test() -> Block {
         Attribute::optional(
             "to",
             Type::String,
-            "The labels of the server. A test has one of `to`, `to_service` and `to_cidr`.",
+            "The labels of the server. A test has one of `to`, `to_service`, `to_cidr` \
+             and `to_dns`.",
         )
         .checked(checks::label_set),
         Attribute::optional(
@@ -241,9 +262,14 @@ fn test() -> Block {
              gateway.",
         ),
         Attribute::optional(
+            "to_dns",
+            Type::strings(),
+            "The domain name outside of the mesh that the flow is to, behind an egress gateway.",
+        ),
+        Attribute::optional(
             "via",
             Type::String,
-            "The labels of the egress gateway for `to_cidr`. Default: none.",
+            "The labels of the egress gateway for `to_cidr` or `to_dns`. Default: none.",
         )
         .checked(checks::label_set),
         Attribute::required("port", Type::String, "The port, such as `tcp/5432`."),

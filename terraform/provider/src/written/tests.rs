@@ -132,17 +132,43 @@ fn services_are_written_and_read_back_as_they_were() {
             { "name": "b", "from": "app=job", "to_service": "api", "allow": ["tcp/80"] },
             { "name": "c", "from": "app=old", "to_service": "db", "deny": ["any"] },
             { "name": "d", "from": "app=job", "to": "service=api", "allow": ["tcp/1"] },
+        ],
+        "guardrail": [],
+        "test": [
+            { "from": "app=web", "to_service": "api", "port": "tcp/80", "expect": "allow" },
+        ],
+    }));
+    assert_is_read_back(&config);
+    let mut wrong = config;
+    wrong.set("rule", Value::from_json(json!([{ "name": "a", "from": "", "allow": ["tcp"] }])));
+    let said = policy("shop", &wrong).err().unwrap();
+    assert!(said[0].detail.contains("one of `to`, `to_service`"), "{said:?}");
+}
+
+fn assert_is_read_back(config: &Value) {
+    let written = policy("shop", config).unwrap().unwrap();
+    let own = file(POLICY, &written.text);
+    let said = check(std::slice::from_ref(&own), Some("shop"), Some((POLICY, &written)));
+    assert!(said.is_empty(), "{said:?}\n{}", written.text);
+    let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
+    assert_eq!(policy_blocks(&read).unwrap(), *config);
+}
+
+#[test]
+fn targets_outside_of_the_mesh_are_written_and_read_back_as_they_were() {
+    let config = Value::from_json(json!({
+        "rule": [
             {
                 "name": "e",
                 "from": "app=job",
                 "to_cidr": ["203.0.113.0/24"],
+                "to_dns": ["*.example.com", "example.com"],
                 "via": "zone=eu",
                 "allow": ["tcp/443"],
             },
         ],
         "guardrail": [],
         "test": [
-            { "from": "app=web", "to_service": "api", "port": "tcp/80", "expect": "allow" },
             {
                 "from": "app=job",
                 "to_cidr": ["203.0.113.7/32"],
@@ -150,16 +176,14 @@ fn services_are_written_and_read_back_as_they_were() {
                 "port": "tcp/443",
                 "expect": "allow",
             },
+            {
+                "from": "app=job",
+                "to_dns": ["www.example.com"],
+                "via": "zone=eu",
+                "port": "tcp/443",
+                "expect": "allow",
+            },
         ],
     }));
-    let written = policy("shop", &config).unwrap().unwrap();
-    let own = file(POLICY, &written.text);
-    let said = check(std::slice::from_ref(&own), Some("shop"), Some((POLICY, &written)));
-    assert!(said.is_empty(), "{said:?}\n{}", written.text);
-    let read = read_back(&own, &"shop".parse().unwrap()).unwrap();
-    assert_eq!(policy_blocks(&read).unwrap(), config);
-    let mut wrong = config;
-    wrong.set("rule", Value::from_json(json!([{ "name": "a", "from": "", "allow": ["tcp"] }])));
-    let said = policy("shop", &wrong).err().unwrap();
-    assert!(said[0].detail.contains("one of `to`, `to_service`"), "{said:?}");
+    assert_is_read_back(&config);
 }

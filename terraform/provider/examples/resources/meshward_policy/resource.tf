@@ -33,6 +33,12 @@ resource "meshward_policy" "shop" {
     to_cidr = ["203.0.113.0/24"]
     allow   = ["tcp/443"]
   }
+  rule {
+    name   = "api-to-its-storage"
+    from   = "app=api"
+    to_dns = ["*.s3.eu-west-1.amazonaws.com"]
+    allow  = ["tcp/443"]
+  }
   guardrail {
     name = "dev-never-reaches-prod"
     from = "env=dev"
