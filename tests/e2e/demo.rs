@@ -19,6 +19,8 @@ fn the_demo_shows_the_main_job() {
         "behind two NATs",
         "private-cloud  -> rack           directly",
         "Gbit/s",
+        "api-3 dies",
+        "api-4 starts at rack",
         "when it returns, it is enforced",
     ] {
         assert!(said.contains(expected), "no `{expected}` in:\n{said}");

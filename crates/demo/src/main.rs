@@ -1,7 +1,9 @@
-//! The main job, shown: join, connect, enforce, quarantine, on real traffic.
+//! The main job, shown: join, connect, enforce, balance, quarantine, on real traffic.
 //!
 //! `cargo xtask demo` builds it, with the programs that it runs.
 #![forbid(unsafe_code)]
+
+mod services;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -24,8 +26,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Three sites, a shop, its policy on the wire, and a quarantine, in namespaces that end with this
-/// program.
+/// Three sites, a shop, its policy on the wire, a service, and a quarantine, in namespaces that end
+/// with this program.
 #[derive(Parser)]
 #[command(name = "cargo xtask demo")]
 struct Options {
@@ -148,6 +150,7 @@ fn show(binaries: Binaries, options: &Options, rights: Rights) -> Result<()> {
     let agree = matrix(&policy, &workloads)?;
     paths(&mesh, &nodes)?;
     throughput(&workloads)?;
+    services::show(&mut mesh, &nodes, &shop_binary, part(&workloads, "web").0)?;
     quarantine(&mesh, &workloads)?;
     ensure!(agree, "the wire and the policy disagree");
     if options.keep {

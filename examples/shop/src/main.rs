@@ -1,5 +1,5 @@
-//! A service of the example shop: it answers HTTP with its name, and gives as many bytes as one
-//! asks for.
+//! A service of the example shop: it answers HTTP with its name, as late as one has asked it to, and
+//! gives as many bytes as one asks for.
 
 use anyhow::{Context, Result};
 use axum::{
@@ -10,8 +10,15 @@ use axum::{
 };
 use clap::Parser;
 use futures::stream;
-use std::convert::Infallible;
-use tokio::net::TcpListener;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::{net::TcpListener, time::sleep};
 
 /// Serve one part of the shop over HTTP.
 #[derive(Parser)]
@@ -32,8 +39,17 @@ async fn main() -> Result<()> {
     let listener = TcpListener::bind(("::", port))
         .await
         .with_context(|| format!("cannot listen on port {port}"))?;
+    let delay = Arc::new(AtomicU64::new(0));
+    let own = delay.clone();
+    let late_name = async move || {
+        sleep(Duration::from_millis(own.load(Relaxed))).await;
+        name
+    };
+    let set_delay = async move |Path(millis): Path<u64>| delay.store(millis, Relaxed);
     let routes = Router::new()
-        .route("/", get(async move || name))
+        .route("/", get(late_name))
+        .route("/healthz", get(async || "well"))
+        .route("/delay/{millis}", get(set_delay))
         .route("/bytes/{count}", get(async |Path(count): Path<u64>| zeroes(count)));
     axum::serve(listener, routes).await?;
     Ok(())
