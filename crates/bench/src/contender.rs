@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Programs that the benchmarks run, and the Debian packages that have them.
-pub const PROGRAMS: [(&str, &str); 10] = [
+pub const PROGRAMS: [(&str, &str); 11] = [
     ("iperf3", "iperf3"),
     ("ip", "iproute2"),
     ("nebula", "nebula"),
@@ -23,6 +23,7 @@ pub const PROGRAMS: [(&str, &str); 10] = [
     ("unbound", "unbound"),
     ("dnsmasq", "dnsmasq-base"),
     ("taskset", "util-linux"),
+    ("haproxy", "haproxy"),
 ];
 
 /// Number of rules that our daemons have loaded in comparisons with others.

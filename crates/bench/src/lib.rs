@@ -14,6 +14,7 @@ mod node;
 mod quarantine;
 mod relay;
 mod report;
+mod services;
 mod swarm;
 mod terraform;
 
@@ -29,4 +30,5 @@ pub use node::node;
 pub use quarantine::quarantine;
 pub use relay::relay;
 pub use report::{Row, median, p99, print};
+pub use services::services;
 pub use terraform::terraform;

@@ -65,7 +65,8 @@ enum Bench {
     Policy,
     /// A coordinator and ten thousand simulated nodes: quarantine, reconnection, churn, memory
     Propagate,
-    /// Services: the subsets of instances that clients are linked with
+    /// Services: a late instance, beside a balancer that takes turns; a rolling restart under load; the
+    /// subsets of instances that clients are linked with
     Services,
 }
 
@@ -90,7 +91,11 @@ fn run(options: &Options) -> Result<()> {
     let rows = match options.bench {
         Bench::Datapath => of_crate("datapath", "datapath", options.quick)?,
         Bench::Policy => of_crate("coordinator", "policy", options.quick)?,
-        Bench::Services => of_crate("coordinator", "services", options.quick)?,
+        Bench::Services => {
+            let mut rows = against_programs(Bench::Services, options)?;
+            rows.extend(of_crate("coordinator", "services", options.quick)?);
+            rows
+        }
         Bench::Propagate => {
             build_release()?;
             of_crate("coordinator", "propagate", options.quick)?
@@ -172,7 +177,8 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
         Bench::Relay => meshward_bench::relay(&tools, folder.path(), quick),
         Bench::Terraform => meshward_bench::terraform(&tools, quick),
         Bench::Quarantine => meshward_bench::quarantine(&tools, quick),
-        Bench::Datapath | Bench::Policy | Bench::Propagate | Bench::Services => Ok(Vec::new()),
+        Bench::Services => meshward_bench::services(&tools, folder.path(), quick),
+        Bench::Datapath | Bench::Policy | Bench::Propagate => Ok(Vec::new()),
     }
 }
 
