@@ -90,6 +90,11 @@ impl Reader {
         let from = self.whom(&parts, sets, "from");
         let (allow, deny) = (self.ports(&parts, sets, "allow"), self.ports(&parts, sets, "deny"));
         let RuleTarget { to, outside, service } = to?;
+        if !deny.is_empty() && outside.iter().any(|own| matches!(own, OutsideTarget::Dns(_))) {
+            let text = "a rule cannot deny domain names, since nobody has to ask for a name before \
+                        using its address: deny addresses, `to: { cidr: … }`";
+            self.problem(file, parts.at, text);
+        }
         let rule = Rule {
             name: name?,
             from: from?,

@@ -68,6 +68,19 @@ fn a_rule_does_one_thing_under_a_name_of_its_own() {
 }
 
 #[test]
+fn a_rule_allows_domain_names_and_denies_none() {
+    let policy = |rule: &str| {
+        let head = "network: shop\nrules:\n  - { name: a, from: {}, to: ";
+        Policy::parse(&format!("{head}{rule} }}\n")).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(policy("{ dns: [example.com, \"*.example.com\"] }, allow: [tcp/443]"), Ok(()));
+    for to in ["{ dns: \"*\" }", "{ dns: [a.example], cidr: 192.0.2.1 }"] {
+        let said = policy(&format!("{to}, deny: [any]")).unwrap_err();
+        assert!(said.contains("policy:3:5: a rule cannot deny domain names"), "{said}");
+    }
+}
+
+#[test]
 fn files_and_documents_of_a_network_are_one_policy_and_share_their_sets() {
     let sets =
         "network: shop\nports: { web: [tcp/80, tcp/443] }\nselectors: { front: { app: web } }\n";
