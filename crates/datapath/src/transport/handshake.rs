@@ -144,7 +144,7 @@ pub(crate) struct Attempt {
     pub(crate) sent: Millis,
     repeat_at: Millis,
     pub(crate) message: [u8; INITIATION_LENGTH],
-    /// `true` if the peer is not known to answer, whether or not there is a session.
+    /// `true` if the peer has not answered lately, whether or not there is a session.
     pub(crate) is_peer_silent: bool,
     /// Copies of the message that have left.
     pub(crate) copies: usize,

@@ -76,7 +76,7 @@ impl Transport {
         let Ok(initiator) = begun else { return };
         handshake.sign(millis, &peer.macs, &mut message);
         let mut attempt = Attempt::new(initiator, local_index, message, began, millis);
-        attempt.is_peer_silent = !is_reachable;
+        attempt.is_peer_silent = occasion != Occasion::Requested;
         handshake.attempt = Some(attempt);
         for address in &paths {
             send(*address, &message);
