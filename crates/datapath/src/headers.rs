@@ -287,6 +287,18 @@ impl Headers {
     }
 }
 
+/// Returns whether an address is one that packets of workloads may go to: unicast, and not of a link
+/// alone.
+#[inline]
+pub(crate) fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => {
+            !(a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_unspecified())
+        }
+        IpAddr::V6(a) => !(a.is_multicast() || a.is_unicast_link_local() || a.is_unspecified()),
+    }
+}
+
 /// Checks the IPv4 options for a source route.
 fn check_options(mut options: &[u8]) -> Result<(), Unforwardable> {
     while let Some(&kind) = options.first() {

@@ -13,14 +13,15 @@ use crate::{
         entry::Evictable,
         table::{FairTable, hash_of},
     },
+    headers::is_unicast,
     owner::QuotaOwner,
 };
 use foldhash::fast::RandomState;
-use meshward_types::{NamePattern, dns::DomainName};
+use hashbrown::HashSet;
+use meshward_types::dns::DomainName;
 use parking_lot::{Mutex, MutexGuard};
 use std::{
-    collections::HashSet,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
@@ -30,8 +31,8 @@ const LIMIT: usize = 32_768;
 /// Maximum number of names that one workload has for an address.
 const MAX_NAMES: usize = 8;
 /// The shortest time for which a name is fresh, in seconds: programs keep answers for longer than
-/// they are told.
-const MIN_FRESH: u32 = 600;
+/// they are told. Ten minutes are left of it where the last answers were not noted.
+const MIN_FRESH: u32 = 600 + SAVED_CHANGE;
 /// The longest time for which a name is fresh, in seconds.
 const MAX_FRESH: u32 = 86_400;
 /// The interval, in seconds, at which flows are looked for to addresses whose names are not fresh.
@@ -39,15 +40,19 @@ const LOOK: u32 = 60;
 /// The time, in seconds, for which a name is kept that is not fresh, after its address was last
 /// seen in use.
 const KEEP: u32 = 2 * LOOK;
+/// The change of the time for which a name is fresh, in seconds, from which on it is noted: what is
+/// asked for again and again is not written to disk each time.
+const SAVED_CHANGE: u32 = 60;
 /// Addresses that are checked under one lock.
 const CHECKED_UNDER_LOCK: usize = 256;
 
 /// A workload that asks for a name outside of the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NameAsker {
-    pub(crate) owner: QuotaOwner,
+    /// The owner of what is kept of it.
+    pub owner: QuotaOwner,
     /// The address of the workload.
-    pub(crate) address: IpAddr,
+    pub address: IpAddr,
 }
 
 /// An address that a workload has learnt of a name.
@@ -84,14 +89,22 @@ struct AddressNames {
     asker: IpAddr,
     names: Vec<(DomainName, u32)>,
     kept_until: u32,
+    /// `true` if it was learnt or used lately.
+    is_referenced: bool,
 }
 
 impl AddressNames {
-    fn note(&mut self, name: &DomainName, fresh_until: u32) {
+    /// Notes a name. Returns whether that is to be saved.
+    fn note(&mut self, name: &DomainName, fresh_until: u32) -> bool {
+        self.is_referenced = true;
+        let known = self.names.iter_mut().find(|(own, _)| own == name);
+        if known.as_ref().is_some_and(|(_, until)| fresh_until < *until + SAVED_CHANGE) {
+            return false;
+        }
         self.kept_until = self.kept_until.max(fresh_until.saturating_add(KEEP));
-        if let Some((_, until)) = self.names.iter_mut().find(|(own, _)| own == name) {
-            *until = fresh_until.max(*until);
-            return;
+        if let Some((_, until)) = known {
+            *until = fresh_until;
+            return true;
         }
         if self.names.len() >= MAX_NAMES
             && let Some(oldest) = (0..self.names.len()).min_by_key(|own| self.names[*own].1)
@@ -99,12 +112,16 @@ impl AddressNames {
             self.names.swap_remove(oldest);
         }
         self.names.push((name.clone(), fresh_until));
+        true
     }
 }
 
 impl Evictable for AddressNames {
     fn expires_at(&self) -> u32 {
         self.kept_until
+    }
+    fn reset_referenced(&mut self) -> bool {
+        std::mem::take(&mut self.is_referenced)
     }
 }
 
@@ -131,14 +148,29 @@ impl Default for LearntNames {
     }
 }
 
-/// Returns whether rules by name may ever hold for an address: not if it is the host's own or that
-/// of a link, since whoever owns a domain chooses the addresses of its names.
+/// Returns whether rules by name may ever hold for an address: not for those of a loopback and of a
+/// link, since whoever owns a domain chooses the addresses of its names.
 pub(crate) fn is_learnable(address: IpAddr) -> bool {
-    let is_special = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets()[0] == 0,
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    let is_free = |address: IpAddr| is_unicast(address) && !address.is_loopback();
+    let has_first_octet = |v4: Ipv4Addr| v4.octets()[0] != 0;
+    match address {
+        IpAddr::V4(v4) => is_free(address) && has_first_octet(v4),
+        IpAddr::V6(v6) => is_free(address) && embedded(v6).is_none_or(|v4| is_free(v4.into())),
+    }
+}
+
+/// Returns the IPv4 address that a translator finds in an IPv6 address: RFC 4291 §2.5.5 (mapped and
+/// compatible), RFC 6052 §2.1 (NAT64's well-known prefix), RFC 3056 §2 (6to4).
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let octets = address.octets();
+    let at = |first: usize| {
+        Ipv4Addr::new(octets[first], octets[first + 1], octets[first + 2], octets[first + 3])
     };
-    !(is_special || address.is_loopback() || address.is_multicast() || address.is_unspecified())
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => Some(at(12)),
+        [0x2002, ..] => Some(at(2)),
+        _ => None,
+    }
 }
 
 impl LearntNames {
@@ -159,47 +191,82 @@ impl LearntNames {
         let fresh_until = self.now.load(Relaxed).saturating_add(fresh_for);
         let key = Key { owner: asker.owner, address };
         let (hash, mut table) = self.lock(&key);
-        match table.find(hash, &key) {
+        let is_news = match table.find(hash, &key) {
             Some(id) => table.value(id).note(name, fresh_until),
             None => {
-                let mut names =
-                    AddressNames { asker: asker.address, names: Vec::new(), kept_until: 0 };
+                let mut names = AddressNames {
+                    asker: asker.address,
+                    names: Vec::new(),
+                    kept_until: 0,
+                    is_referenced: true,
+                };
                 names.note(name, fresh_until);
                 table.insert(hash, key, asker.owner, names);
+                true
             }
+        };
+        if is_news {
+            self.has_changed.store(true, Relaxed);
         }
-        self.has_changed.store(true, Relaxed);
     }
 
-    /// Returns whether the sender of a packet has learnt its destination by a name of a pattern.
-    pub(crate) fn is_at(
+    /// Returns the names by which the sender of a packet has learnt its destination.
+    pub(crate) fn names_of(
         &self,
         owner: QuotaOwner,
         address: IpAddr,
-        pattern: &NamePattern,
         age: NameAge,
-    ) -> bool {
+    ) -> Vec<DomainName> {
         let key = Key { owner, address };
         let now = self.now.load(Relaxed);
         let (hash, mut table) = self.lock(&key);
-        let Some(id) = table.find(hash, &key) else { return false };
-        let counts = |until: u32| age == NameAge::Any || until > now;
-        table.value(id).names.iter().any(|(name, until)| counts(*until) && pattern.matches(name))
+        let Some(id) = table.find(hash, &key) else { return Vec::new() };
+        let found = table.value(id);
+        found.is_referenced = true;
+        let counting = found.names.iter().filter(|(_, until)| age == NameAge::Any || *until > now);
+        counting.map(|(name, _)| name.clone()).collect()
     }
 
     /// Forgets what a workload has learnt, which is gone.
     pub(crate) fn forget(&self, owner: QuotaOwner) {
-        let mut table = self.table.lock();
-        let (mut number, mut gone) = (0, Vec::new());
-        while let Some(chunk) = table.chunk(number) {
-            gone.extend(chunk.map(|(key, _)| *key).filter(|key| key.owner == owner));
-            number += 1;
+        self.take(owner);
+    }
+
+    /// Gives a workload what it has learnt under another owner.
+    pub(crate) fn rename(&self, from: QuotaOwner, to: QuotaOwner) {
+        for (Key { address, .. }, names) in self.take(from) {
+            let key = Key { owner: to, address };
+            let (hash, mut table) = self.lock(&key);
+            if table.find(hash, &key).is_none() {
+                table.insert(hash, key, to, names);
+            }
         }
-        for key in gone {
-            if let Some(id) = table.find(hash_of(&self.hasher, &key), &key) {
+    }
+
+    /// Removes and returns what an owner has learnt.
+    fn take(&self, owner: QuotaOwner) -> Vec<(Key, AddressNames)> {
+        if self.table.lock().len() == 0 {
+            return Vec::new();
+        }
+        let mut taken = Vec::new();
+        self.each(|key, names| {
+            if key.owner == owner {
+                let is_referenced = names.is_referenced;
+                let AddressNames { asker, kept_until, .. } = *names;
+                let names = std::mem::take(&mut names.names);
+                taken.push((*key, AddressNames { asker, names, kept_until, is_referenced }));
+            }
+        });
+        for (key, _) in &taken {
+            let (hash, mut table) = self.lock(key);
+            if let Some(id) = table.find(hash, key) {
                 table.remove(id);
             }
         }
+        if !taken.is_empty() {
+            self.has_changed.store(true, Relaxed);
+        }
+        taken
     }
 
     /// Moves the time on. `uses`: passes on the destinations of flows to a function; called once a
@@ -210,14 +277,14 @@ impl LearntNames {
             return;
         }
         self.next_look.store(now.saturating_add(LOOK), Relaxed);
-        let mut expiring = HashSet::new();
+        let mut expiring: HashSet<IpAddr, RandomState> = HashSet::default();
         self.each(|key, names| {
             if names.kept_until <= now.saturating_add(LOOK) {
                 expiring.insert(key.address);
             }
         });
         if !expiring.is_empty() {
-            let mut used = HashSet::new();
+            let mut used: HashSet<IpAddr, RandomState> = HashSet::default();
             uses(&mut |address| {
                 if expiring.contains(&address) {
                     used.insert(address);
@@ -275,14 +342,22 @@ impl LearntNames {
 mod tests {
     use super::*;
     use crate::index::WorkloadIndex;
+    use meshward_types::NamePattern;
 
     fn asker(number: u32) -> NameAsker {
         let address = IpAddr::from([10, 42, 0, number as u8]);
         NameAsker { owner: QuotaOwner::Workload(WorkloadIndex(number)), address }
     }
 
-    fn pattern(text: &str) -> NamePattern {
-        text.parse().unwrap()
+    /// Returns whether a workload knows an address by a name of a pattern.
+    fn is_at(
+        names: &LearntNames,
+        asker: NameAsker,
+        at: IpAddr,
+        (pattern, age): (&str, NameAge),
+    ) -> bool {
+        let pattern: NamePattern = pattern.parse().unwrap();
+        names.names_of(asker.owner, at, age).iter().any(|name| pattern.matches(name))
     }
 
     fn name(text: &str) -> DomainName {
@@ -298,11 +373,10 @@ mod tests {
         let names = LearntNames::default();
         let (a, b, at) = (asker(1), asker(2), outside(1));
         names.learn(a, &name("x.s3.example"), at, 5);
-        let knows =
-            |asker: NameAsker, text: &str, age| names.is_at(asker.owner, at, &pattern(text), age);
+        let knows = |asker: NameAsker, text: &str, age| is_at(&names, asker, at, (text, age));
         assert!(knows(a, "*.s3.example", NameAge::Fresh));
         assert!(!knows(a, "s3.example", NameAge::Fresh) && !knows(b, "*", NameAge::Any));
-        assert!(!names.is_at(a.owner, outside(2), &pattern("*"), NameAge::Any));
+        assert!(!is_at(&names, a, outside(2), ("*", NameAge::Any)));
         names.tick(MIN_FRESH - 1, |_| {});
         assert!(knows(a, "*", NameAge::Fresh));
         names.tick(MIN_FRESH, |_| {});
@@ -316,7 +390,7 @@ mod tests {
         for at in [used, unused] {
             names.learn(own, &name("a.example"), at, 0);
         }
-        let knows = |at| names.is_at(own.owner, at, &pattern("*"), NameAge::Any);
+        let knows = |at| is_at(&names, own, at, ("*", NameAge::Any));
         for now in (0..MIN_FRESH + 10 * KEEP).step_by(7) {
             names.tick(now, |visit| visit(used));
         }
@@ -336,14 +410,44 @@ mod tests {
             names.learn(greedy, &name("b.example"), outside(number), 60);
         }
         assert!(names.export().len() <= LIMIT + 64);
-        assert!(names.is_at(modest.owner, outside(0), &pattern("a.example"), NameAge::Fresh));
+        assert!(is_at(&names, modest, outside(0), ("a.example", NameAge::Fresh)));
         for number in 0..100 {
             names.learn(greedy, &name(&format!("n{number}.example")), outside(0), 60);
         }
-        assert!(names.is_at(modest.owner, outside(0), &pattern("a.example"), NameAge::Fresh));
-        assert!(names.is_at(greedy.owner, outside(0), &pattern("n99.example"), NameAge::Fresh));
+        assert!(is_at(&names, modest, outside(0), ("a.example", NameAge::Fresh)));
+        assert!(is_at(&names, greedy, outside(0), ("n99.example", NameAge::Fresh)));
         names.forget(greedy.owner);
         assert_eq!(names.export().len(), 1);
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_again_is_not_the_first_to_go() {
+        let (names, own) = (LearntNames::default(), asker(1));
+        for number in 0..2 * LIMIT as u32 {
+            names.learn(own, &name("often.example"), outside(0), 60);
+            names.learn(own, &name("once.example"), outside(1 + number), 60);
+        }
+        assert!(is_at(&names, own, outside(0), ("often.example", NameAge::Fresh)));
+        // What is asked for again and again is not saved each time.
+        names.take_changed();
+        names.tick(SAVED_CHANGE - 1, |_| {});
+        names.learn(own, &name("often.example"), outside(0), 60);
+        assert!(!names.take_changed());
+        names.tick(SAVED_CHANGE, |_| {});
+        names.learn(own, &name("often.example"), outside(0), 60);
+        assert!(names.take_changed());
+    }
+
+    #[test]
+    fn names_go_with_their_workload_to_another_owner() {
+        let (names, before, after) = (LearntNames::default(), asker(1), asker(2));
+        names.learn(before, &name("a.example"), outside(1), 60);
+        names.rename(before.owner, after.owner);
+        let knows = |asker| is_at(&names, asker, outside(1), ("a.example", NameAge::Fresh));
+        assert!(knows(after) && !knows(before));
+        names.take_changed();
+        names.forget(after.owner);
+        assert!(names.take_changed() && !knows(after));
     }
 
     #[test]
@@ -358,18 +462,18 @@ mod tests {
         for learnt in &saved {
             after.restore(own.owner, learnt);
         }
-        assert!(after.is_at(own.owner, outside(1), &pattern("a.example"), NameAge::Fresh));
+        assert!(is_at(&after, own, outside(1), ("a.example", NameAge::Fresh)));
         assert_eq!(after.export(), saved);
     }
 
     #[test]
     fn addresses_of_the_host_and_of_links_are_not_learnt() {
         let special = "127.0.0.1 169.254.169.254 0.0.0.0 0.1.2.3 224.0.0.1 255.255.255.255 ::1 :: \
-            fe80::1 ff02::1 ::ffff:10.0.0.1";
+            fe80::1 ff02::1 ::ffff:127.0.0.1 ::127.0.0.1 64:ff9b::a9fe:a9fe 2002:a9fe:a9fe::";
         for text in special.split(' ') {
             assert!(!is_learnable(text.parse().unwrap()), "{text}");
         }
-        for text in ["203.0.113.9", "10.0.0.1", "2001:db8::1", "fd00::1"] {
+        for text in ["203.0.113.9", "10.0.0.1", "2001:db8::1", "fd00::1", "64:ff9b::cb00:7109"] {
             assert!(is_learnable(text.parse().unwrap()), "{text}");
         }
     }

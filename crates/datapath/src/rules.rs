@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use meshward_types::{
     Acl, Conduct, IdentityId, OnDeny, OutsideTarget, Protocol, Verdict, dns::DomainName,
 };
-use std::net::IpAddr;
+use std::{cell::OnceCell, net::IpAddr, sync::Arc};
 
 /// One end of a packet, as policy sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct Rules {
     conduct: Conduct,
     /// `true` if any link ever had an entry that rejects.
     link_rejects: bool,
-    learnt_names: LearntNames,
+    learnt_names: Arc<LearntNames>,
 }
 
 impl Rules {
@@ -171,9 +171,9 @@ impl Rules {
         let acl = self.acls.get(&link(from, to)).filter(|_| known(from) && known(to));
         let Some(acl) = acl else { return Verdict::Denied };
         match (self.is_quarantined(from), self.is_quarantined(to)) {
-            (false, false) => acl.verdict_on(protocol, port, |target| {
-                self.is_at(from.owner, target, address, names)
-            }),
+            (false, false) => {
+                acl.verdict_on(protocol, port, self.is_at(from.owner, address, names))
+            }
             (false, true) if acl.allows_forensics(protocol, port) => Verdict::Allowed,
             _ => Verdict::Denied,
         }
@@ -181,17 +181,20 @@ impl Rules {
 }
 
 impl Rules {
-    /// Returns whether an address is one of a target's for packets of an owner.
+    /// Returns a function that says whether an address is one of a target's for packets of an owner.
     pub(crate) fn is_at(
         &self,
         owner: QuotaOwner,
-        target: &OutsideTarget,
         address: IpAddr,
-        names: NameAge,
-    ) -> bool {
-        match target {
+        age: NameAge,
+    ) -> impl Fn(&OutsideTarget) -> bool {
+        let names = OnceCell::new();
+        move |target| match target {
             OutsideTarget::Cidr(_) => target.includes(address),
-            OutsideTarget::Dns(pattern) => self.learnt_names.is_at(owner, address, pattern, names),
+            OutsideTarget::Dns(pattern) => names
+                .get_or_init(|| self.learnt_names.names_of(owner, address, age))
+                .iter()
+                .any(|name| pattern.matches(name)),
         }
     }
 
@@ -205,7 +208,7 @@ impl Rules {
     }
 
     /// Returns the names outside of the mesh that workloads have learnt.
-    pub(crate) fn learnt_names(&self) -> &LearntNames {
+    pub(crate) fn learnt_names(&self) -> &Arc<LearntNames> {
         &self.learnt_names
     }
 }

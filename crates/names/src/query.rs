@@ -117,12 +117,6 @@ impl Query {
         }
     }
 
-    /// Reads a query that another node passes on, which takes an answer as long as its EDNS says;
-    /// `None` if it is not one.
-    pub fn read_forwarded(bytes: &[u8]) -> Option<Self> {
-        Self::read(bytes, Transport::Datagram).ok()
-    }
-
     /// Returns the message with which another node is asked. `limit`: the longest answer, in bytes.
     ///
     /// # Errors

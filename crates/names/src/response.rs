@@ -7,7 +7,7 @@ use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, ResponseCode},
     rr::{
         RData, Record,
-        rdata::{A, AAAA},
+        rdata::{A, AAAA, CNAME},
     },
     serialize::binary::{BinEncodable, BinEncoder},
 };
@@ -62,6 +62,30 @@ impl UpstreamAnswer {
             answers: message.answers,
             authorities: message.authorities,
         })
+    }
+
+    /// Returns the answer without the names that it leads through: the addresses of the type that was
+    /// asked for, at the end of the chain from the question, as records of the question's name.
+    #[must_use]
+    pub fn flattened(self, query: &Query) -> Self {
+        let Some(question) = &query.question else { return self };
+        let mut chain = vec![&question.name];
+        for record in &self.answers {
+            if let RData::CNAME(CNAME(next)) = &record.data
+                && chain.contains(&&record.name)
+                && !chain.contains(&next)
+            {
+                chain.push(next);
+            }
+        }
+        let is_asked_for = |record: &&Record| {
+            record.record_type() == question.query_type && chain.contains(&&record.name)
+        };
+        let least = self.answers.iter().map(|record| record.ttl).min().unwrap_or_default();
+        let of_question =
+            |record: &Record| Record::from_rdata(question.name.clone(), least, record.data.clone());
+        let answers = self.answers.iter().filter(is_asked_for).map(of_question).collect();
+        Self { answers, ..self }
     }
 
     /// Returns the addresses in the answer, each with its time to live in seconds.

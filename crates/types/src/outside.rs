@@ -224,11 +224,6 @@ impl Outside {
         self.observes || self.rules.iter().any(|rule| rule.effect != Effect::Deny)
     }
 
-    /// Returns `true` if any rule names addresses by their domain names.
-    pub fn names_domains(&self) -> bool {
-        self.patterns().next().is_some()
-    }
-
     /// Returns the domain names that rules name.
     pub fn patterns(&self) -> impl Iterator<Item = &NamePattern> {
         let targets = self.rules.iter().flat_map(|rule| &rule.targets);

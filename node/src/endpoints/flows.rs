@@ -7,7 +7,7 @@ use meshward_datapath::Now;
 use meshward_types::NetworkName;
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tracing::{info, warn};
 
@@ -62,18 +62,25 @@ impl Endpoints {
     pub async fn keep_names(&self) {
         loop {
             tokio::time::sleep(NAMES_INTERVAL).await;
+            let begun = Instant::now();
             for (network, served) in self.enforcement.endpoints() {
-                self.write_names(&network, &served);
+                self.write_names(&network, &served).await;
             }
+            // Whoever has learnt much does not keep the node busy with that.
+            tokio::time::sleep(begun.elapsed() * 20).await;
         }
     }
 
-    fn write_names(&self, network: &NetworkName, served: &ServedEndpoint) {
+    async fn write_names(&self, network: &NetworkName, served: &Arc<ServedEndpoint>) {
         if !served.endpoint.take_names_changed() {
             return;
         }
-        let names = NamesFile::new(served.endpoint.learnt_names(), now().unix);
-        if let Err(error) = self.folder.keep_learnt_names(network, &names) {
+        let (folder, own, served) = (self.folder.clone(), network.clone(), served.clone());
+        let write = move || {
+            let names = NamesFile::new(served.endpoint.learnt_names(), now().unix);
+            folder.keep_learnt_names(&own, &names)
+        };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(write).await {
             warn!(%network, "the learnt names were not written down: {error:#}");
         }
     }
@@ -82,7 +89,7 @@ impl Endpoints {
     pub async fn stop_and_write_flows(&self) {
         for (network, served) in self.enforcement.endpoints() {
             self.workers.stop(&served);
-            self.write_names(&network, &served);
+            self.write_names(&network, &served).await;
             self.write_flows(network, served, true).await;
         }
     }

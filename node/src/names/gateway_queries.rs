@@ -52,12 +52,12 @@ impl GatewayQueries {
     }
 
     /// Receives an answer. Who was not asked, or has answered already, is ignored.
-    pub(crate) fn receive(&self, number: u64, answer: GatewayAnswer) {
+    pub(crate) fn receive(&self, number: u64, peer: PeerIndex, message: &[u8]) {
         let mut waiting = self.waiting.lock();
         let Some(query) = waiting.get_mut(&number) else { return };
-        if let Some(at) = query.peers.iter().position(|peer| *peer == answer.peer) {
+        if let Some(at) = query.peers.iter().position(|own| *own == peer) {
             query.peers.swap_remove(at);
-            let _ = query.answers.try_send(answer);
+            let _ = query.answers.try_send(GatewayAnswer { peer, message: message.to_vec() });
         }
     }
 }
@@ -78,8 +78,8 @@ mod tests {
         let (first, second, stranger) = (PeerIndex(1), PeerIndex(2), PeerIndex(3));
         let mut query = queries.begin(&[first, second]);
         for peer in [stranger, second, second, first] {
-            queries.receive(query.number, GatewayAnswer { peer, message: vec![1] });
-            queries.receive(query.number + 1, GatewayAnswer { peer, message: vec![2] });
+            queries.receive(query.number, peer, &[1]);
+            queries.receive(query.number + 1, peer, &[2]);
         }
         let heard: Vec<_> = std::iter::from_fn(|| query.answers.try_recv().ok()).collect();
         assert_eq!(heard.iter().map(|answer| answer.peer).collect::<Vec<_>>(), [second, first]);

@@ -11,6 +11,7 @@ pub(crate) mod gateway_queries;
 pub(crate) mod host;
 pub(crate) mod limits;
 pub(crate) mod outside;
+pub(crate) mod peer_queries;
 pub(crate) mod resolver;
 pub(crate) mod selection;
 pub(crate) mod service;

@@ -1,27 +1,36 @@
 //! Names outside of the mesh: an upstream is asked, here or, for names that a rule names, at the node
 //! of the egress gateway that packets to their addresses leave by.
 
-use super::{context::Context, counts::CountedOutcome, resolver::PeerQuestion};
+use super::{
+    context::Context, counts::CountedOutcome, gateway_queries::GatewayQuery, resolver::PeerQuestion,
+};
 use crate::{
     clock,
     workers::{ServedEndpoint, send_name_message},
 };
 use hickory_proto::op::ResponseCode;
 use meshward_datapath::{
-    AddressFamily, NAME_ANSWER_OVERHEAD, NameGateway, NameMessage, NameRoute, PeerIndex,
+    AddressFamily, NAME_ANSWER_OVERHEAD, NameAsker, NameGateway, NameMessage, NameRoute, PeerIndex,
 };
 use meshward_names::{Query, QueryKind, UpstreamAnswer};
 use meshward_types::{NetworkName, dns::DomainName};
-use std::{net::IpAddr, sync::Arc, time::Duration};
-use tokio::time::sleep;
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use tokio::time::{interval, sleep};
 
 /// The interval at which gateways that have not answered are asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The time for which gateways are waited for: less than that after which askers give up (5 s,
 /// resolv.conf(5)).
 const PATIENCE: Duration = Duration::from_secs(4);
-/// The time for which other gateways' answers wait for that of the one that packets take.
-const PREFERENCE: Duration = Duration::from_millis(800);
+
+/// A query for a name that a rule names.
+struct NamedQuery<'a> {
+    served: &'a ServedEndpoint,
+    asker: IpAddr,
+    query: &'a Query,
+    name: DomainName,
+    family: AddressFamily,
+}
 
 /// Finds the answer to a query of the workload at an address, and writes it.
 pub(super) async fn ask(
@@ -31,14 +40,16 @@ pub(super) async fn ask(
     (asker, query): (IpAddr, &Query),
     answer: &mut Vec<u8>,
 ) {
-    let said = match route(served, asker, query) {
+    let named = NamedQuery::of(served, asker, query);
+    let routed = named.and_then(|named| named.route().map(|route| (named, route)));
+    let said = match routed {
         None => context.ask(network, &served.resolver, query).await,
-        Some((name, route)) => {
+        Some((named, route)) => {
             let said = match peers(&route) {
-                None => context.ask(network, &served.resolver, query).await,
-                Some(peers) => ask_peers(served, (asker, query), &peers).await,
+                None => context.ask(network, &served.resolver, query).await.flattened(query),
+                Some(peers) => named.ask(&peers).await,
             };
-            served.endpoint.learn_name(route.asker, &name, said.addresses());
+            learn(served, route.asker, &named.name, &said);
             said
         }
     };
@@ -46,37 +57,28 @@ pub(super) async fn ask(
 }
 
 /// Answers a query of a workload of a peer, if a rule lets the workload reach the name through this
-/// node.
-pub(super) async fn answer_peer(context: Arc<Context>, question: PeerQuestion) {
-    let PeerQuestion { network, peer, number, asker, query, permit } = question;
+/// node. Otherwise it is left alone: the view of this node may be older than the peer's, which asks
+/// again.
+pub(super) async fn answer_peer(context: Arc<Context>, mut question: PeerQuestion) {
+    drop(question.peer_query.queued.take());
+    let PeerQuestion { network, peer_query, asker, query } = question;
     let Some(served) = context.enforcement.endpoint(&network) else { return };
-    let asker = query.domain_name().and_then(|name| {
-        let asker = served.endpoint.asker_of_peer(clock::now(), peer, asker, &name)?;
-        Some((asker, name))
-    });
+    let Some(name) = query.domain_name() else { return };
+    let (peer, now) = (peer_query.peer, clock::now());
+    let Some(asker) = served.endpoint.asker_of_peer(now, peer, asker, &name) else { return };
+    let Some(_permit) = served.resolver.remote_limits.permit(asker.owner, now) else {
+        return served.resolver.count(query.kind(), CountedOutcome::Limited);
+    };
+    let said = context.ask(&network, &served.resolver, &query).await.flattened(&query);
+    learn(&served, asker, &name, &said);
     let mut message = Vec::new();
-    match asker {
-        Some((asker, name)) => {
-            let said = context.ask(&network, &served.resolver, &query).await;
-            served.endpoint.learn_name(asker, &name, said.addresses());
-            query.write_upstream_answer(said, &mut message);
-        }
-        None => query.write_code(ResponseCode::Refused, &mut message),
-    }
+    query.write_upstream_answer(said, &mut message);
+    let number = peer_query.number;
     send_name_message(&served, peer, &NameMessage::Answer { number, message: &message });
-    drop(permit);
 }
 
-/// Returns the name that is asked for, and its gateways, if a rule names it.
-fn route(served: &ServedEndpoint, asker: IpAddr, query: &Query) -> Option<(DomainName, NameRoute)> {
-    let family = match query.kind() {
-        QueryKind::A => AddressFamily::Ipv4,
-        QueryKind::Aaaa => AddressFamily::Ipv6,
-        _ => return None,
-    };
-    let name = query.domain_name()?;
-    let route = served.endpoint.name_route(asker, &name, family)?;
-    Some((name, route))
+fn learn(served: &ServedEndpoint, asker: NameAsker, name: &DomainName, said: &UpstreamAnswer) {
+    served.endpoint.learn_name(clock::now(), asker, name, said.addresses());
 }
 
 /// Returns the peers to ask, the one that packets take first; `None` if they leave by this node.
@@ -85,64 +87,71 @@ fn peers(route: &NameRoute) -> Option<Vec<PeerIndex>> {
         NameGateway::Peer(peer) => Some(*peer),
         NameGateway::Local => None,
     };
-    let first = route.gateways.first().and_then(peer)?;
-    let mut all = vec![first];
-    for other in route.gateways.iter().filter_map(peer) {
-        if !all.contains(&other) {
-            all.push(other);
-        }
-    }
-    Some(all)
+    route.gateways.first().and_then(peer)?;
+    Some(route.gateways.iter().filter_map(peer).collect())
 }
 
-/// Asks the nodes of gateways, all of them, so that each may stand in for the others. Returns the
-/// answer of the first one, or another's if that does not answer soon.
-async fn ask_peers(
-    served: &ServedEndpoint,
-    (asker, query): (IpAddr, &Query),
-    peers: &[PeerIndex],
-) -> UpstreamAnswer {
-    let failed = || {
-        served.resolver.count(query.kind(), CountedOutcome::Failed);
-        UpstreamAnswer { code: ResponseCode::ServFail, ..UpstreamAnswer::default() }
-    };
-    let limit = served.resolver.settings().mtu.saturating_sub(NAME_ANSWER_OVERHEAD);
-    let Ok(message) = query.forwarded(limit) else { return failed() };
-    let mut waiting = served.resolver.gateway_queries.begin(peers);
-    let sent = NameMessage::Query { number: waiting.number, asker, message: &message };
-    let (mut silent, mut stand_in) = (peers.to_vec(), None);
-    let mut again = tokio::time::interval(AGAIN);
-    let (preference, patience) = (sleep(PREFERENCE), sleep(PATIENCE));
-    tokio::pin!(preference, patience);
-    while !silent.is_empty() {
-        tokio::select! {
-            Some(answer) = waiting.answers.recv() => {
-                silent.retain(|peer| *peer != answer.peer);
-                let said = UpstreamAnswer::read(&answer.message, query);
-                match said.filter(|said| !is_failure(said.code)) {
-                    Some(said) if answer.peer == peers[0] => {
-                        stand_in = Some(said);
-                        break;
-                    }
-                    Some(said) => {
-                        stand_in.get_or_insert(said);
-                    }
-                    None => {}
+impl<'a> NamedQuery<'a> {
+    /// The query, if it is for addresses of a domain name.
+    fn of(served: &'a ServedEndpoint, asker: IpAddr, query: &'a Query) -> Option<Self> {
+        let family = match query.kind() {
+            QueryKind::A => AddressFamily::Ipv4,
+            QueryKind::Aaaa => AddressFamily::Ipv6,
+            _ => return None,
+        };
+        Some(Self { served, asker, query, name: query.domain_name()?, family })
+    }
+
+    fn route(&self) -> Option<NameRoute> {
+        self.served.endpoint.name_route(self.asker, &self.name, self.family)
+    }
+
+    /// Asks the nodes of gateways, all of them, so that each knows addresses of the name. Returns the
+    /// answer of the one that packets take now.
+    async fn ask(&self, peers: &[PeerIndex]) -> UpstreamAnswer {
+        let Self { served, query, .. } = self;
+        let answer = self.answer_of(served.resolver.gateway_queries.begin(peers), peers).await;
+        let outcome = match &answer {
+            Some(_) => CountedOutcome::Upstream,
+            None => CountedOutcome::Failed,
+        };
+        served.resolver.count(query.kind(), outcome);
+        let code = ResponseCode::ServFail;
+        answer.unwrap_or_else(|| UpstreamAnswer { code, ..UpstreamAnswer::default() })
+    }
+
+    async fn answer_of(
+        &self,
+        mut waiting: GatewayQuery,
+        peers: &[PeerIndex],
+    ) -> Option<UpstreamAnswer> {
+        let Self { served, asker, query, .. } = self;
+        let limit = served.resolver.settings().mtu.saturating_sub(NAME_ANSWER_OVERHEAD);
+        let message = query.forwarded(limit).ok()?;
+        let (number, asker) = (waiting.number, *asker);
+        let sent = NameMessage::Query { number, asker, message: &message };
+        let mut answers: HashMap<PeerIndex, UpstreamAnswer> = HashMap::new();
+        let (mut again, patience) = (interval(AGAIN), sleep(PATIENCE));
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                Some(answer) = waiting.answers.recv() => {
+                    let said = UpstreamAnswer::read(&answer.message, query);
+                    answers.extend(said.map(|said| (answer.peer, said)));
                 }
+                _ = again.tick() => {
+                    let silent = peers.iter().filter(|peer| !answers.contains_key(peer));
+                    silent.for_each(|peer| {
+                        send_name_message(served, *peer, &sent);
+                    });
+                }
+                () = &mut patience => return None,
             }
-            _ = again.tick() => silent.iter().for_each(|peer| {
-                send_name_message(served, *peer, &sent);
-            }),
-            () = &mut preference, if stand_in.is_some() => break,
-            () = &mut patience => break,
+            // Packets take another gateway once one is down.
+            let first = self.route().and_then(|route| Some(self::peers(&route)?[0]));
+            if let Some(said) = first.and_then(|first| answers.remove(&first)) {
+                return Some(said);
+            }
         }
     }
-    let Some(said) = stand_in else { return failed() };
-    served.resolver.count(query.kind(), CountedOutcome::Upstream);
-    said
-}
-
-/// Returns whether a gateway's node has found no answer: another one may.
-fn is_failure(code: ResponseCode) -> bool {
-    matches!(code, ResponseCode::ServFail | ResponseCode::Refused)
 }

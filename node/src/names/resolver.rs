@@ -2,21 +2,22 @@
 
 use super::{
     counts::{CountedOutcome, QueryCount, QueryCounts},
-    gateway_queries::{GatewayAnswer, GatewayQueries},
+    gateway_queries::GatewayQueries,
     limits::{AskerLimits, AskerPermit},
+    peer_queries::{PeerQueries, PeerQuery, Unbegun},
     selection::ServiceSelection,
 };
 use crate::clock;
 use hickory_proto::op::ResponseCode;
 use meshward_control_proto::{Change, Resource, ResourceKey, view::NetworkSpec};
 use meshward_datapath::{
-    DatagramQuery, Intercept, NameMessage, PeerIndex, QueryAsker, QueryEnds, ResolverConfig,
-    WorkloadIndex,
+    DatagramQuery, Intercept, NameMessage, PeerIndex, QueryAsker, QueryEnds, QuotaOwner,
+    ResolverConfig, WorkloadIndex,
 };
 use meshward_names::{
     Asker, Names, NetworkNames, Query, QueryKind, Request, Resolution, Transport,
 };
-use meshward_types::{DnsSettings, NetworkName, Revision};
+use meshward_types::{DnsSettings, IdentityId, NetworkName, Revision};
 use parking_lot::RwLock;
 use std::{
     net::IpAddr,
@@ -52,13 +53,10 @@ pub(crate) struct Question {
 /// A query of a workload of a peer that goes upstream.
 pub(crate) struct PeerQuestion {
     pub(crate) network: NetworkName,
-    pub(crate) peer: PeerIndex,
-    /// The peer's number of the query.
-    pub(crate) number: u64,
+    pub(crate) peer_query: PeerQuery,
     /// The workload's address.
     pub(crate) asker: IpAddr,
     pub(crate) query: Query,
-    pub(crate) permit: AskerPermit<PeerIndex>,
 }
 
 /// The queue of tasks.
@@ -75,7 +73,9 @@ pub(crate) struct NetworkResolver {
     state: RwLock<State>,
     counts: QueryCounts,
     limits: Arc<AskerLimits<WorkloadIndex>>,
-    peer_limits: Arc<AskerLimits<PeerIndex>>,
+    peer_queries: Arc<PeerQueries>,
+    /// The shares of peers' workloads.
+    pub(super) remote_limits: Arc<AskerLimits<QuotaOwner>>,
     /// Queries that nodes of egress gateways are asked.
     pub(super) gateway_queries: Arc<GatewayQueries>,
     turn: AtomicU32,
@@ -129,7 +129,8 @@ impl NetworkResolver {
             }),
             counts: QueryCounts::default(),
             limits: Arc::default(),
-            peer_limits: Arc::default(),
+            peer_queries: Arc::default(),
+            remote_limits: Arc::default(),
             gateway_queries: Arc::default(),
             turn: AtomicU32::new(0),
             tasks,
@@ -213,16 +214,32 @@ impl NetworkResolver {
     pub(crate) fn receive_name_message(&self, peer: PeerIndex, message: NameMessage<'_>) {
         match message {
             NameMessage::Answer { number, message } => {
-                let answer = GatewayAnswer { peer, message: message.to_vec() };
-                self.gateway_queries.receive(number, answer);
+                self.gateway_queries.receive(number, peer, message);
             }
             NameMessage::Query { number, asker, message } => {
-                let Some(permit) = self.peer_limits.permit(peer, clock::now()) else { return };
-                let Some(query) = Query::read_forwarded(message) else { return };
-                let network = self.network.clone();
-                let question = PeerQuestion { network, peer, number, asker, query, permit };
-                let _ = self.tasks.try_send(Task::AskForPeer(question));
+                let Some(query) = self.query_outside(asker, message) else { return };
+                let kind = query.kind();
+                match self.peer_queries.begin(peer, number, clock::now()) {
+                    Ok(peer_query) => {
+                        let network = self.network.clone();
+                        let question = PeerQuestion { network, peer_query, asker, query };
+                        let _ = self.tasks.try_send(Task::AskForPeer(question));
+                    }
+                    Err(Unbegun::TooMany) => self.count(kind, CountedOutcome::Limited),
+                    Err(Unbegun::Running) => {}
+                }
             }
+        }
+    }
+
+    /// Reads a query that a peer passes on; `None` if it is none, or the name is one of the network's
+    /// own.
+    fn query_outside(&self, asker: IpAddr, bytes: &[u8]) -> Option<Query> {
+        let asker = Asker { identity: IdentityId(0), address: asker };
+        let request = Request { asker, transport: Transport::Datagram, bytes, turn: 0 };
+        match self.state.read().names.resolve(request, &mut Vec::new()) {
+            Resolution::Upstream(query) => Some(query),
+            Resolution::Answered(..) | Resolution::Ignored => None,
         }
     }
 

@@ -5,7 +5,7 @@ use crate::{
     drop_reason::DropReason,
     filter::{FilterInput, Passed},
     flow_log::{Denial, FlowKind},
-    headers::{Headers, Icmp},
+    headers::{Headers, Icmp, is_unicast},
     icmp_error::Quoted,
     index::WorkloadIndex,
     link_counters::Tally,
@@ -16,7 +16,7 @@ use crate::{
         next_hop::Route,
     },
 };
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 /// A packet of a workload, before it is judged.
 pub(super) struct EgressInput<'a> {
@@ -109,15 +109,5 @@ impl PacketBatch<'_> {
         let input = FilterInput { packet, headers, source, destination, tally, translation };
         let passed = state.filter.check_icmp_error(&tables.rules, *now, &quoted, &input)?;
         Ok(Authorized { next_hop, passed })
-    }
-}
-
-#[inline]
-fn is_unicast(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(a) => {
-            !(a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_unspecified())
-        }
-        IpAddr::V6(a) => !(a.is_multicast() || a.is_unicast_link_local() || a.is_unspecified()),
     }
 }

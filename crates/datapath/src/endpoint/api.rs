@@ -25,9 +25,7 @@ use crate::{
     },
     workload::LocalWorkload,
 };
-use meshward_types::{
-    Acl, IdentityId, NodeName, OutsideTarget, PublicKey, Verdict, WorkloadId, stun,
-};
+use meshward_types::{Acl, IdentityId, NodeName, PublicKey, Verdict, WorkloadId, stun};
 use meshward_wireguard::load_gate::Incoming;
 use parking_lot::Mutex;
 use std::{
@@ -247,10 +245,8 @@ impl Endpoint {
             };
             let acl = links.get(&Link { from: source.identity, to: route.party.identity });
             let is_cut = acl.is_some_and(|acl| {
-                let is_at = |target: &OutsideTarget| {
-                    let owner = QuotaOwner::Workload(workload);
-                    tables.rules.is_at(owner, target, flow.destination, NameAge::Any)
-                };
+                let owner = QuotaOwner::Workload(workload);
+                let is_at = tables.rules.is_at(owner, flow.destination, NameAge::Any);
                 let verdict = acl.verdict_on(flow.protocol, flow.destination_port, is_at);
                 verdict == Verdict::Denied
             });

@@ -4,7 +4,8 @@
 use super::api::Endpoint;
 use crate::{
     index::PeerIndex,
-    learnt_names::{LearntName, NameAsker, is_learnable},
+    learnt_names::{LearntName, LearntNames, NameAsker, is_learnable},
+    owner::QuotaOwner,
     rules::Party,
     tables::{local_entry::NextHop, state::Tables},
 };
@@ -12,15 +13,19 @@ use ipnet::IpNet;
 use meshward_types::dns::DomainName;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
     time::Instant,
 };
+
+/// Maximum number of gateways that are asked for a name.
+const MAX_GATEWAYS: usize = 3;
 
 /// The egress gateways to ask for a name that a rule names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameRoute {
     /// The workload that asks.
     pub asker: NameAsker,
-    /// The gateways, in the order in which packets prefer them; at least one.
+    /// The gateways, in the order in which packets prefer them: one to three.
     pub gateways: Vec<NameGateway>,
 }
 
@@ -43,6 +48,13 @@ pub enum AddressFamily {
 }
 
 impl AddressFamily {
+    fn other(self) -> Self {
+        match self {
+            Self::Ipv4 => Self::Ipv6,
+            Self::Ipv6 => Self::Ipv4,
+        }
+    }
+
     fn default_route(self) -> IpNet {
         match self {
             Self::Ipv4 => IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
@@ -53,7 +65,8 @@ impl AddressFamily {
 
 impl Endpoint {
     /// Returns the egress gateways to ask for a name, if a rule lets a workload of this node reach
-    /// it by name. `asker`: an address of the workload.
+    /// it by name: those of the family or, if there are none, of the other one. `asker`: an address
+    /// of the workload.
     pub fn name_route(
         &self,
         asker: IpAddr,
@@ -63,16 +76,18 @@ impl Endpoint {
         let tables = self.state.tables.read();
         let from = tables.local_at(asker)?.1.party()?;
         let is_named = |gateway: Party| tables.rules.name_domain(from, gateway, name);
-        let all = tables.egress_gateways(family.default_route());
-        let gateways: Vec<NameGateway> = all
-            .filter(|(_, gateway)| is_named(*gateway))
-            .map(|(next_hop, _)| match next_hop {
+        let gateways = |family: AddressFamily| -> Vec<NameGateway> {
+            let all = tables.egress_gateways(family.default_route());
+            let named = all.filter(|(_, gateway)| is_named(*gateway));
+            let gateways = named.map(|(next_hop, _)| match next_hop {
                 NextHop::Peer(peer) => NameGateway::Peer(peer),
                 _ => NameGateway::Local,
-            })
-            .collect();
-        let asker = NameAsker { owner: from.owner, address: asker };
-        (!gateways.is_empty()).then_some(NameRoute { asker, gateways })
+            });
+            gateways.take(MAX_GATEWAYS).collect()
+        };
+        let families = [family, family.other()].map(gateways);
+        let gateways = families.into_iter().find(|gateways| !gateways.is_empty())?;
+        Some(NameRoute { asker: NameAsker { owner: from.owner, address: asker }, gateways })
     }
 
     /// Returns a workload of a peer as an asker, if a rule lets it reach a name through a gateway of
@@ -101,15 +116,19 @@ impl Endpoint {
     }
 
     /// Notes the addresses that an answer has, each with its time to live in seconds: from now on
-    /// rules by this name hold for them. Addresses of the network, of links and of the host are left
-    /// out.
+    /// rules by this name hold for them, unless the workload is gone meanwhile. Addresses of the
+    /// network, of links and of loopbacks are left out.
     pub fn learn_name(
         &self,
+        now: Instant,
         asker: NameAsker,
         name: &DomainName,
         addresses: impl IntoIterator<Item = (IpAddr, u32)>,
     ) {
         let tables = self.state.tables.read();
+        if owner_at(&tables, now, asker.address) != Some(asker.owner) {
+            return;
+        }
         for (address, ttl) in addresses {
             if is_learnable(address) && !tables.is_of_network(address) {
                 tables.rules.learnt_names().learn(asker, name, address, ttl);
@@ -119,12 +138,12 @@ impl Endpoint {
 
     /// Returns the names that workloads have learnt, to be kept across a restart.
     pub fn learnt_names(&self) -> Vec<LearntName> {
-        self.state.tables.read().rules.learnt_names().export()
+        self.names().export()
     }
 
     /// Returns whether the learnt names have changed since the last call.
     pub fn take_names_changed(&self) -> bool {
-        self.state.tables.read().rules.learnt_names().take_changed()
+        self.names().take_changed()
     }
 
     /// Restores names that were learnt before a restart. The configuration and the workloads have to
@@ -132,9 +151,7 @@ impl Endpoint {
     pub fn restore_names(&self, now: Instant, names: &[LearntName]) {
         let tables = self.state.tables.read();
         for learnt in names {
-            let local = tables.local_at(learnt.asker).map(|(_, local)| local.owner);
-            let owner = local.or_else(|| Some(tables.route(now, learnt.asker).ok()?.party.owner));
-            if let Some(owner) = owner {
+            if let Some(owner) = owner_at(&tables, now, learnt.asker) {
                 tables.rules.learnt_names().restore(owner, learnt);
             }
         }
@@ -142,12 +159,19 @@ impl Endpoint {
 
     /// Moves the time of learnt names on.
     pub(super) fn tick_names(&self, now: Instant) {
-        let state = &self.state;
-        let seconds = state.filter.seconds(now);
-        let tables = state.tables.read();
-        let names = tables.rules.learnt_names();
-        names.tick(seconds, |visit| {
-            state.filter.for_each_live(now, |flow| visit(flow.destination));
+        let filter = &self.state.filter;
+        self.names().tick(filter.seconds(now), |visit| {
+            filter.for_each_live(now, |flow| visit(flow.destination));
         });
     }
+
+    fn names(&self) -> Arc<LearntNames> {
+        self.state.tables.read().rules.learnt_names().clone()
+    }
+}
+
+/// Returns the owner of what is kept of the workload at an address.
+fn owner_at(tables: &Tables, now: Instant, address: IpAddr) -> Option<QuotaOwner> {
+    let local = tables.local_at(address).map(|(_, local)| local.owner);
+    local.or_else(|| Some(tables.route(now, address).ok()?.party.owner))
 }

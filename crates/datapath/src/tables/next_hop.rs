@@ -2,7 +2,7 @@
 
 use super::{
     local_entry::NextHop,
-    state::{Holder, RemoteGateway, Tables},
+    state::{Holder, RemoteGateway, Tables, VouchedWorkload},
 };
 use crate::{
     drop_reason::DropReason,
@@ -41,8 +41,7 @@ impl Tables {
     /// vouches for, or one behind a gateway.
     fn route_beyond(&self, now: Instant, address: IpAddr) -> Result<Route, DropReason> {
         if let Some(vouched) = self.vouched.get(&address).filter(|vouched| vouched.until > now) {
-            let workload = self.hasher.hash_one(address) as u32;
-            let owner = QuotaOwner::Remote { peer: vouched.peer, workload };
+            let owner = self.owner_of_vouched(vouched, address);
             let party = Party::of_identity(vouched.identity, owner);
             return Ok(Route { next_hop: NextHop::Peer(vouched.peer), party });
         }
@@ -64,6 +63,16 @@ impl Tables {
         }
     }
 
+    /// Returns the owner of what is kept of a workload that a peer vouches for.
+    pub(super) fn owner_of_vouched(
+        &self,
+        vouched: &VouchedWorkload,
+        address: IpAddr,
+    ) -> QuotaOwner {
+        let workload = self.hasher.hash_one(address) as u32;
+        QuotaOwner::Remote { peer: vouched.peer, workload }
+    }
+
     /// Returns the longest prefix that contains an address, and its gateways. A default route, that
     /// of an egress gateway, leads to no address of the network itself.
     pub(super) fn gateways<'a, T: Copy>(
@@ -80,8 +89,9 @@ impl Tables {
         self.prefixes.iter().any(|prefix| prefix.contains(&address))
     }
 
-    /// Returns the egress gateways of a family, in the order in which packets prefer them, with the
-    /// party that each is. `default`: the default prefix of the family.
+    /// Returns the egress gateways of a family that are not down, in the order in which packets
+    /// prefer them, with the party that each is; the first of them if all are down. `default`: the
+    /// default prefix of the family.
     pub(crate) fn egress_gateways(&self, default: IpNet) -> impl Iterator<Item = (NextHop, Party)> {
         let local = self.local_prefixes.of(default).iter().filter_map(|gateway| {
             let route = self.route_to_local(gateway.workload).ok()?;
@@ -92,7 +102,8 @@ impl Tables {
         let is_first = move |gateway: &&RemoteGateway| {
             first.is_some_and(|first| first.claimant == gateway.claimant)
         };
-        let others = remote.iter().filter(move |gateway| !is_first(gateway)).copied();
+        let is_up = |gateway: &&RemoteGateway| !self.down.contains(&gateway.peer);
+        let others = remote.iter().filter(is_up).filter(move |gateway| !is_first(gateway)).copied();
         let remote = first.into_iter().chain(others);
         local.chain(remote.map(|gateway| (NextHop::Peer(gateway.peer), gateway.party)))
     }

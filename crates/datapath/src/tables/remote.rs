@@ -84,6 +84,10 @@ impl Tables {
             return;
         }
         let peer = self.index_of_peer(&before.node);
+        if next.is_none_or(|next| next.node != before.node) {
+            let owner = QuotaOwner::Remote { peer, workload: *claimant };
+            self.rules.learnt_names().forget(owner);
+        }
         if let Some(count) = self.hosted.get_mut(&(peer, before.identity)) {
             *count -= 1;
             if *count == 0 {
@@ -108,7 +112,10 @@ impl Tables {
         for address in &config.addresses {
             let holder = Holder::Peer(peer, party);
             self.addresses.put(*address, claimant, holder, Holder::outranks);
-            self.vouched.remove(address);
+            if let Some(vouched) = self.vouched.remove(address) {
+                let before = self.owner_of_vouched(&vouched, *address);
+                self.rules.learnt_names().rename(before, owner);
+            }
         }
         for prefix in &config.prefixes {
             let Self { remote_prefixes, peers, .. } = self;

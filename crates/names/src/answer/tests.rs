@@ -1,9 +1,16 @@
 use super::*;
+use crate::UpstreamAnswer;
 use crate::{
     NameChange,
     fuzzing::{API, SECRET, WEB, address, ask, sample, workload},
 };
-use hickory_proto::op::Message;
+use hickory_proto::{
+    op::Message,
+    rr::{
+        RData, Record,
+        rdata::{A, AAAA, CNAME},
+    },
+};
 use meshward_types::{Acl, AclEntry, PortRange};
 use proptest::prelude::*;
 
@@ -132,6 +139,55 @@ fn only_names_outside_of_the_mesh_go_upstream() {
         assert!(!goes(name, RecordType::A), "{name}");
     }
     assert!(!goes("example.com.", RecordType::ANY) && !goes("example.com.", RecordType::AXFR));
+}
+
+#[test]
+fn another_nodes_answer_is_read_and_followed_from_the_question() {
+    let record = |name: &str, data: RData| Record::from_rdata(name.parse().unwrap(), 60, data);
+    let cname = |to: &str| RData::CNAME(CNAME(to.parse().unwrap()));
+    let v4 = |last| RData::A(A::new(192, 0, 2, last));
+    let bytes = ask("WWW.example.com.", RecordType::A, Some(1232));
+    let request =
+        Request { asker: WEB_ASKS, transport: Transport::Datagram, bytes: &bytes, turn: 0 };
+    let resolution = sample(true).resolve(request, &mut vec![]);
+    let Resolution::Upstream(query) = resolution else { panic!("{resolution:?}") };
+    assert_eq!(query.domain_name(), Some("www.example.com".parse().unwrap()));
+
+    let answers = vec![
+        record("www.example.com.", cname("a.cdn.example.")),
+        record("a.cdn.example.", cname("b.cdn.example.")),
+        record("b.cdn.example.", v4(1)),
+        record("b.cdn.example.", RData::AAAA(AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))),
+        record("b.cdn.example.", v4(2)),
+        record("elsewhere.example.", v4(9)),
+    ];
+    let upstream = UpstreamAnswer { answers, ..UpstreamAnswer::default() };
+    let mut out = vec![];
+    query.write_upstream_answer(upstream.flattened(&query), &mut out);
+    let said = UpstreamAnswer::read(&out, &query).unwrap();
+    let wanted = [1, 2].map(|last| (IpAddr::from([192, 0, 2, last]), 60));
+    assert_eq!(said.addresses().collect::<Vec<_>>(), wanted);
+    assert!(said.answers.iter().all(|own| own.name.to_ascii() == "WWW.example.com."));
+
+    // What the question does not fit is no answer, and counts are not believed.
+    let other = ask("www.example.org.", RecordType::A, None);
+    let request = Request { bytes: &other, ..request };
+    let Resolution::Upstream(other) = sample(true).resolve(request, &mut vec![]) else { panic!() };
+    assert!(UpstreamAnswer::read(&out, &other).is_none());
+    assert!(UpstreamAnswer::read(&bytes, &query).is_none());
+    out[6..8].copy_from_slice(&[0xff; 2]);
+    assert!(UpstreamAnswer::read(&out, &query).is_none());
+}
+
+#[test]
+fn a_query_is_passed_on_and_read_again() {
+    let bytes = ask("www.example.com.", RecordType::AAAA, None);
+    let request = Request { asker: WEB_ASKS, transport: Transport::Stream, bytes: &bytes, turn: 0 };
+    let Resolution::Upstream(query) = sample(true).resolve(request, &mut vec![]) else { panic!() };
+    let passed_on = query.forwarded(900).unwrap();
+    let request = Request { transport: Transport::Datagram, bytes: &passed_on, ..request };
+    let Resolution::Upstream(read) = sample(true).resolve(request, &mut vec![]) else { panic!() };
+    assert_eq!((read.question(), read.limit), (query.question(), 900));
 }
 
 #[test]
