@@ -183,7 +183,7 @@ impl Shop {
     fn haproxy(&self, folder: &Path) -> Result<Process> {
         let mut config = format!(
             "global
-  maxconn 20000
+  maxconn 8000
 defaults
   mode tcp
   timeout connect 5s
