@@ -174,9 +174,15 @@ impl Flow {
         self.translation.as_ref().is_some_and(|translation| translation.is_moved())
     }
 
+    /// Returns whether it is a connection that both ends have closed, or one has reset. It is kept for
+    /// what may still come.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.connection.state(), State::Closing | State::Reset)
+    }
+
     /// Returns whether its addresses and ports may be used for another connection.
     pub(crate) fn is_free(&self) -> bool {
-        matches!(self.connection.state(), State::Closing | State::Reset)
+        self.is_closed()
             || self.translation.as_ref().is_some_and(|translation| translation.is_over())
     }
 

@@ -83,14 +83,16 @@ impl FlowTable {
         FlowEntry { shard, hash, key, found }
     }
 
-    /// Visits every flow that passes and has not expired at `now`, in seconds. Few are visited
-    /// under one lock, so one that moves meanwhile may be visited twice or not at all.
+    /// Visits every flow that passes, is not closed, and has not expired at `now`, in seconds. Few are
+    /// visited under one lock, so one that moves meanwhile may be visited twice or not at all.
     pub(crate) fn for_each_live(&self, now: u32, mut visit: impl FnMut(FlowTuple)) {
         for chunk in self.chunks() {
             let tuples: Vec<FlowTuple> = {
                 let shard = self.shards.lock(chunk.shard);
                 let Some(flows) = shard.chunk(chunk.number) else { continue };
-                let live = flows.filter(|(_, flow)| flow.expires_at() > now && !flow.is_denied());
+                let lives =
+                    |flow: &Flow| flow.expires_at() > now && !flow.is_denied() && !flow.is_closed();
+                let live = flows.filter(|(_, flow)| lives(flow));
                 live.map(|(key, flow)| key.tuple_from(flow.initiator())).collect()
             };
             tuples.into_iter().for_each(&mut visit);

@@ -9,6 +9,7 @@ use crate::{
     tcp::ACK,
 };
 use meshward_types::{Affinity, Nearness, ServicePort};
+use std::collections::HashSet;
 
 const SERVICE: &str = "10.42.255.7";
 const CLIENT: &str = "10.42.0.1";
@@ -199,11 +200,15 @@ fn a_connection_goes_to_an_instance_and_comes_from_the_service() {
     let stats = pair.service(0);
     assert_eq!((stats.connections, stats.instances[0].open, stats.moved), (1, 1, 0));
     assert_eq!(stats.instances[0].answer_time, Some(Duration::from_millis(30)));
+    let flows_of_instance =
+        |pair: &Pair| pair.nodes[1].endpoint.count_flows_to(pair.now, &HashSet::from([id(1)]));
+    assert_eq!(flows_of_instance(&pair), [(id(1), 1)].into());
     for (from, to) in [((CLIENT, 4000), (SERVICE, 80)), (("10.42.1.1", 8080), (CLIENT, 4000))] {
         let at = usize::from(from.0 != CLIENT);
         pair.send(at, &tcp(from, to, FIN | ACK, b""));
     }
     assert_eq!(pair.service(0).instances[0].open, 0);
+    assert!(flows_of_instance(&pair).is_empty(), "a drain does not wait for what is closed");
 }
 
 #[test]
