@@ -1,5 +1,5 @@
-//! Egress gateways: workloads reach what is outside of the mesh, as policy says, with the address of
-//! the gateway.
+//! Egress gateways: workloads reach what is outside of the mesh, as policy says, with the address
+//! of the gateway.
 
 mod names;
 

@@ -65,8 +65,8 @@ enum Bench {
     Policy,
     /// A coordinator and ten thousand simulated nodes: quarantine, reconnection, churn, memory
     Propagate,
-    /// Services: a late instance, beside a balancer that takes turns; a rolling restart under load; the
-    /// subsets of instances that clients are linked with
+    /// Services: a late instance, beside a balancer that takes turns; a rolling restart under load;
+    /// the subsets of instances that clients are linked with
     Services,
 }
 

@@ -287,8 +287,8 @@ impl Headers {
     }
 }
 
-/// Returns whether an address is one that packets of workloads may go to: unicast, and not of a link
-/// alone.
+/// Returns whether an address is one that packets of workloads may go to: unicast, and not of a
+/// link alone.
 #[inline]
 pub(crate) fn is_unicast(address: IpAddr) -> bool {
     match address {

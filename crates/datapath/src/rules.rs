@@ -181,7 +181,8 @@ impl Rules {
 }
 
 impl Rules {
-    /// Returns a function that says whether an address is one of a target's for packets of an owner.
+    /// Returns a function that says whether an address is one of a target's for packets of an
+    /// owner.
     pub(crate) fn is_at(
         &self,
         owner: QuotaOwner,

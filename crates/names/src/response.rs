@@ -64,8 +64,8 @@ impl UpstreamAnswer {
         })
     }
 
-    /// Returns the answer without the names that it leads through: the addresses of the type that was
-    /// asked for, at the end of the chain from the question, as records of the question's name.
+    /// Returns the answer without the names that it leads through: the addresses of the type that
+    /// was asked for, at the end of the chain from the question, as records of the question's name.
     #[must_use]
     pub fn flattened(self, query: &Query) -> Self {
         let Some(question) = &query.question else { return self };

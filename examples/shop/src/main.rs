@@ -1,5 +1,5 @@
-//! A service of the example shop: it answers HTTP with its name, as late as one has asked it to, and
-//! gives as many bytes as one asks for.
+//! A service of the example shop: it answers HTTP with its name, as late as one has asked it to,
+//! and gives as many bytes as one asks for.
 
 use anyhow::{Context, Result};
 use axum::{

@@ -15,8 +15,8 @@ use tracing::{info, warn};
 /// crash.
 const INTERVAL: Duration = Duration::from_secs(30);
 
-/// The interval at which learnt names are written, if they have changed. Those of the time since are
-/// lost in a crash: their workloads ask again.
+/// The interval at which learnt names are written, if they have changed. Those of the time since
+/// are lost in a crash: their workloads ask again.
 const NAMES_INTERVAL: Duration = Duration::from_secs(1);
 
 fn now() -> Now {

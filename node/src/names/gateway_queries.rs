@@ -1,5 +1,5 @@
-//! Queries for names that rules name: the nodes of egress gateways are asked, so that they learn the
-//! same addresses as the workload.
+//! Queries for names that rules name: the nodes of egress gateways are asked, so that they learn
+//! the same addresses as the workload.
 
 use meshward_datapath::PeerIndex;
 use parking_lot::Mutex;

@@ -2,8 +2,8 @@
 //!
 //! [`resolver`] answers what the view says, in the worker that has read the query. What is not of
 //! the mesh goes by a queue to [`service`], a thread of its own, which asks [`upstreams`]; it also
-//! serves connections ([`streams`]). [`limits`] bounds what one workload may have asked upstream. Names that rules name
-//! are asked through egress gateways ([`outside`]).
+//! serves connections ([`streams`]). [`limits`] bounds what one workload may have asked upstream.
+//! Names that rules name are asked through egress gateways ([`outside`]).
 
 pub(crate) mod context;
 pub(crate) mod counts;

@@ -1,5 +1,5 @@
-//! Names outside of the mesh: an upstream is asked, here or, for names that a rule names, at the node
-//! of the egress gateway that packets to their addresses leave by.
+//! Names outside of the mesh: an upstream is asked, here or, for names that a rule names, at the
+//! node of the egress gateway that packets to their addresses leave by.
 
 use super::{
     context::Context, counts::CountedOutcome, gateway_queries::GatewayQuery, resolver::PeerQuestion,
@@ -106,8 +106,8 @@ impl<'a> NamedQuery<'a> {
         self.served.endpoint.name_route(self.asker, &self.name, self.family)
     }
 
-    /// Asks the nodes of gateways, all of them, so that each knows addresses of the name. Returns the
-    /// answer of the one that packets take now.
+    /// Asks the nodes of gateways, all of them, so that each knows addresses of the name. Returns
+    /// the answer of the one that packets take now.
     async fn ask(&self, peers: &[PeerIndex]) -> UpstreamAnswer {
         let Self { served, query, .. } = self;
         let answer = self.answer_of(served.resolver.gateway_queries.begin(peers), peers).await;

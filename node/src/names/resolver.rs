@@ -232,8 +232,8 @@ impl NetworkResolver {
         }
     }
 
-    /// Reads a query that a peer passes on; `None` if it is none, or the name is one of the network's
-    /// own.
+    /// Reads a query that a peer passes on; `None` if it is none, or the name is one of the
+    /// network's own.
     fn query_outside(&self, asker: IpAddr, bytes: &[u8]) -> Option<Query> {
         let asker = Asker { identity: IdentityId(0), address: asker };
         let request = Request { asker, transport: Transport::Datagram, bytes, turn: 0 };

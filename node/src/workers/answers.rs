@@ -1,5 +1,5 @@
-//! Answers to DNS queries that come later than the packet batch in which a worker has read them, and
-//! messages about names to peers.
+//! Answers to DNS queries that come later than the packet batch in which a worker has read them,
+//! and messages about names to peers.
 
 use super::{output::EndpointOutput, served::ServedEndpoint};
 use crate::clock;

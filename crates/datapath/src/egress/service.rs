@@ -314,8 +314,8 @@ impl PacketBatch<'_> {
         self.with_free_port(mapping)
     }
 
-    /// Returns a mapping with a port of the client that no other connection to the instance has: its
-    /// own if possible.
+    /// Returns a mapping with a port of the client that no other connection to the instance has:
+    /// its own if possible.
     pub(super) fn with_free_port(&self, mapping: Mapping) -> Result<Mapping, DropReason> {
         if self.is_free(&mapping) {
             return Ok(mapping);

@@ -51,8 +51,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint that knows nothing and lets nothing pass. `resume`: see [`Filter::new`]; if it is
-    /// not zero, flows from before a restart are awaited until [`Self::note_flows_imported`].
+    /// An endpoint that knows nothing and lets nothing pass. `resume`: see [`Filter::new`]; if it
+    /// is not zero, flows from before a restart are awaited until [`Self::note_flows_imported`].
     ///
     /// [`Filter::new`]: crate::Filter::new
     pub fn new(node: NodeName, secret: SecretKey, now: Instant, resume: Duration) -> Self {

@@ -90,8 +90,8 @@ impl Endpoint {
         Some(NameRoute { asker: NameAsker { owner: from.owner, address: asker }, gateways })
     }
 
-    /// Returns a workload of a peer as an asker, if a rule lets it reach a name through a gateway of
-    /// this node.
+    /// Returns a workload of a peer as an asker, if a rule lets it reach a name through a gateway
+    /// of this node.
     pub fn asker_of_peer(
         &self,
         now: Instant,
@@ -146,8 +146,8 @@ impl Endpoint {
         self.names().take_changed()
     }
 
-    /// Restores names that were learnt before a restart. The configuration and the workloads have to
-    /// be there already: what a workload has learnt that is gone is left out.
+    /// Restores names that were learnt before a restart. The configuration and the workloads have
+    /// to be there already: what a workload has learnt that is gone is left out.
     pub fn restore_names(&self, now: Instant, names: &[LearntName]) {
         let tables = self.state.tables.read();
         for learnt in names {

@@ -114,8 +114,8 @@ impl Evaluation<'_> {
         self.pass_of(link, is_observed, self.input.translation)
     }
 
-    /// Lets the packet pass, and counts it. `translation`: the connection through a service that its
-    /// flow is.
+    /// Lets the packet pass, and counts it. `translation`: the connection through a service that
+    /// its flow is.
     #[inline]
     fn pass_of(
         &self,

@@ -174,8 +174,8 @@ impl Flow {
         self.translation.as_ref().is_some_and(|translation| translation.is_moved())
     }
 
-    /// Returns whether it is a connection that both ends have closed, or one has reset. It is kept for
-    /// what may still come.
+    /// Returns whether it is a connection that both ends have closed, or one has reset. It is kept
+    /// for what may still come.
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.connection.state(), State::Closing | State::Reset)
     }

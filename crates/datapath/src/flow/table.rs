@@ -83,8 +83,8 @@ impl FlowTable {
         FlowEntry { shard, hash, key, found }
     }
 
-    /// Visits every flow that passes, is not closed, and has not expired at `now`, in seconds. Few are
-    /// visited under one lock, so one that moves meanwhile may be visited twice or not at all.
+    /// Visits every flow that passes, is not closed, and has not expired at `now`, in seconds. Few
+    /// are visited under one lock, so one that moves meanwhile may be visited twice or not at all.
     pub(crate) fn for_each_live(&self, now: u32, mut visit: impl FnMut(FlowTuple)) {
         for chunk in self.chunks() {
             let tuples: Vec<FlowTuple> = {

@@ -2,8 +2,8 @@
 //! the same addresses of a name, and the gateway's node believes nobody but its own upstreams.
 //!
 //! Body of a query: its number (big-endian `u64`), the address of the workload that asks (16 bytes,
-//! IPv4 mapped as in RFC 4291 §2.5.5.2), and a DNS message (RFC 1035). Body of an answer: the number
-//! of the query, and a DNS message.
+//! IPv4 mapped as in RFC 4291 §2.5.5.2), and a DNS message (RFC 1035). Body of an answer: the
+//! number of the query, and a DNS message.
 
 use super::{ADDRESS, HEADER, decode_address, encode_address, write_header};
 use std::net::IpAddr;
