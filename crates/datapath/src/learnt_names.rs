@@ -84,7 +84,7 @@ struct Key {
 }
 
 /// The names of an address; times in seconds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct AddressNames {
     asker: IpAddr,
     names: Vec<(DomainName, u32)>,
@@ -245,16 +245,13 @@ impl LearntNames {
 
     /// Removes and returns what an owner has learnt.
     fn take(&self, owner: QuotaOwner) -> Vec<(Key, AddressNames)> {
-        if self.table.lock().len() == 0 {
+        if !self.table.lock().has_any_of(owner) {
             return Vec::new();
         }
         let mut taken = Vec::new();
         self.each(|key, names| {
             if key.owner == owner {
-                let is_referenced = names.is_referenced;
-                let AddressNames { asker, kept_until, .. } = *names;
-                let names = std::mem::take(&mut names.names);
-                taken.push((*key, AddressNames { asker, names, kept_until, is_referenced }));
+                taken.push((*key, names.clone()));
             }
         });
         for (key, _) in &taken {
@@ -263,9 +260,7 @@ impl LearntNames {
                 table.remove(id);
             }
         }
-        if !taken.is_empty() {
-            self.has_changed.store(true, Relaxed);
-        }
+        self.has_changed.store(true, Relaxed);
         taken
     }
 

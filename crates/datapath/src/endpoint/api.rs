@@ -30,7 +30,7 @@ use meshward_wireguard::load_gate::Incoming;
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::atomic::AtomicU8,
     time::{Duration, Instant},
 };
@@ -195,11 +195,7 @@ impl Endpoint {
         /// The owner of flows whose address no workload has any more, or not yet.
         const NOBODY: QuotaOwner = QuotaOwner::Remote { peer: PeerIndex(u32::MAX), workload: 0 };
         let tables = self.state.tables.read();
-        let owner_of = |address: IpAddr| {
-            let route = tables.route(now.instant, address).ok();
-            let owner = route.map(|route| route.party.owner);
-            owner.or_else(|| Some(tables.local_at(address)?.1.owner)).unwrap_or(NOBODY)
-        };
+        let owner_of = |address| tables.owner_at(now.instant, address).unwrap_or(NOBODY);
         let translation_of = |mapping: Mapping| {
             let service = tables.services.at(mapping.service.address);
             let target = service.and_then(|service| {

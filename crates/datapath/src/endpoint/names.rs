@@ -5,9 +5,8 @@ use super::api::Endpoint;
 use crate::{
     index::PeerIndex,
     learnt_names::{LearntName, LearntNames, NameAsker, is_learnable},
-    owner::QuotaOwner,
     rules::Party,
-    tables::{local_entry::NextHop, state::Tables},
+    tables::local_entry::NextHop,
 };
 use ipnet::IpNet;
 use meshward_types::dns::DomainName;
@@ -85,8 +84,8 @@ impl Endpoint {
             });
             gateways.take(MAX_GATEWAYS).collect()
         };
-        let families = [family, family.other()].map(gateways);
-        let gateways = families.into_iter().find(|gateways| !gateways.is_empty())?;
+        let mut families = [family, family.other()].into_iter().map(gateways);
+        let gateways = families.find(|gateways| !gateways.is_empty())?;
         Some(NameRoute { asker: NameAsker { owner: from.owner, address: asker }, gateways })
     }
 
@@ -102,16 +101,13 @@ impl Endpoint {
         let tables = self.state.tables.read();
         let route = tables.route(now, asker).ok()?;
         let is_of_peer = matches!(route.next_hop, NextHop::Peer(own) if own == peer);
-        let is_named = |tables: &Tables, family: AddressFamily| {
-            tables.egress_gateways(family.default_route()).any(|(next_hop, gateway)| {
+        let families = [AddressFamily::Ipv4, AddressFamily::Ipv6].into_iter();
+        let mut all = families.flat_map(|family| tables.egress_gateways(family.default_route()));
+        let is_asker = is_of_peer
+            && all.any(|(next_hop, gateway)| {
                 !matches!(next_hop, NextHop::Peer(_))
                     && tables.rules.name_domain(route.party, gateway, name)
-            })
-        };
-        let is_asker = is_of_peer
-            && [AddressFamily::Ipv4, AddressFamily::Ipv6]
-                .into_iter()
-                .any(|family| is_named(&tables, family));
+            });
         is_asker.then_some(NameAsker { owner: route.party.owner, address: asker })
     }
 
@@ -126,7 +122,7 @@ impl Endpoint {
         addresses: impl IntoIterator<Item = (IpAddr, u32)>,
     ) {
         let tables = self.state.tables.read();
-        if owner_at(&tables, now, asker.address) != Some(asker.owner) {
+        if tables.owner_at(now, asker.address) != Some(asker.owner) {
             return;
         }
         for (address, ttl) in addresses {
@@ -151,7 +147,7 @@ impl Endpoint {
     pub fn restore_names(&self, now: Instant, names: &[LearntName]) {
         let tables = self.state.tables.read();
         for learnt in names {
-            if let Some(owner) = owner_at(&tables, now, learnt.asker) {
+            if let Some(owner) = tables.owner_at(now, learnt.asker) {
                 tables.rules.learnt_names().restore(owner, learnt);
             }
         }
@@ -168,10 +164,4 @@ impl Endpoint {
     fn names(&self) -> Arc<LearntNames> {
         self.state.tables.read().rules.learnt_names().clone()
     }
-}
-
-/// Returns the owner of what is kept of the workload at an address.
-fn owner_at(tables: &Tables, now: Instant, address: IpAddr) -> Option<QuotaOwner> {
-    let local = tables.local_at(address).map(|(_, local)| local.owner);
-    local.or_else(|| Some(tables.route(now, address).ok()?.party.owner))
 }

@@ -78,6 +78,11 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         self.length
     }
 
+    /// Returns whether an owner has any.
+    pub(crate) fn has_any_of(&self, owner: QuotaOwner) -> bool {
+        self.owners.contains_key(&owner)
+    }
+
     /// Returns how many of them are of a class.
     pub(crate) fn len_of(&self, class: EvictionClass) -> usize {
         self.of_class[class as usize]

@@ -63,6 +63,13 @@ impl Tables {
         }
     }
 
+    /// Returns the owner of what is kept of the workload at an address, or in front of it; a
+    /// workload of this node need not be admitted.
+    pub(crate) fn owner_at(&self, now: Instant, address: IpAddr) -> Option<QuotaOwner> {
+        let owner = self.route(now, address).ok().map(|route| route.party.owner);
+        owner.or_else(|| Some(self.local_at(address)?.1.owner))
+    }
+
     /// Returns the owner of what is kept of a workload that a peer vouches for.
     pub(super) fn owner_of_vouched(
         &self,
