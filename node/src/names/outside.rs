@@ -141,9 +141,7 @@ impl<'a> NamedQuery<'a> {
                 }
                 _ = again.tick() => {
                     let silent = peers.iter().filter(|peer| !answers.contains_key(peer));
-                    silent.for_each(|peer| {
-                        send_name_message(served, *peer, &sent);
-                    });
+                    silent.for_each(|peer| send_name_message(served, *peer, &sent));
                 }
                 () = &mut patience => return None,
             }

@@ -8,7 +8,6 @@ use super::{
     streams::Streams,
 };
 use crate::workers::send_answer;
-use meshward_datapath::WorkerScratch;
 use meshward_types::NetworkName;
 use std::{collections::HashMap, io, sync::Arc, thread, time::Duration};
 use tokio::sync::mpsc;
@@ -95,6 +94,6 @@ async fn answer(context: Arc<Context>, question: Question) {
     let Some(served) = context.enforcement.endpoint(&network) else { return };
     let mut answer = Vec::new();
     outside::ask(&context, &network, &served, (ends.asker.ip(), &query), &mut answer).await;
-    send_answer(&served, asker, &ends, &answer, &mut WorkerScratch::default());
+    send_answer(&served, asker, &ends, &answer);
     drop(permit);
 }

@@ -3,7 +3,9 @@
 
 use super::{output::EndpointOutput, served::ServedEndpoint};
 use crate::clock;
-use meshward_datapath::{NameMessage, PeerIndex, QueryEnds, WorkerScratch, WorkloadIndex};
+use meshward_datapath::{
+    NameMessage, PacketBatch, PeerIndex, QueryEnds, WorkerScratch, WorkloadIndex,
+};
 
 /// Sends a workload the answer to a query of it, if it is still there.
 pub(crate) fn send_answer(
@@ -11,24 +13,27 @@ pub(crate) fn send_answer(
     to: WorkloadIndex,
     ends: &QueryEnds,
     message: &[u8],
-    scratch: &mut WorkerScratch,
 ) {
-    let mut output = EndpointOutput::new(served, 0);
-    let mut batch = served.endpoint.begin_batch(scratch, clock::now());
-    batch.answer(to, ends, message, &mut output);
-    batch.finish(&mut output);
+    send(served, |batch, output| batch.answer(to, ends, message, output));
 }
 
-/// Sends a peer a message about a name. Returns `false` if it is too long.
+/// Sends a peer a message about a name; one that is too long is lost.
 pub(crate) fn send_name_message(
     served: &ServedEndpoint,
     peer: PeerIndex,
     message: &NameMessage<'_>,
-) -> bool {
+) {
+    send(served, |batch, output| batch.send_name_message(peer, message, output));
+}
+
+/// Sends something in a packet batch of its own.
+fn send(
+    served: &ServedEndpoint,
+    work: impl FnOnce(&mut PacketBatch<'_>, &mut EndpointOutput<'_>) -> bool,
+) {
     let mut output = EndpointOutput::new(served, 0);
     let mut scratch = WorkerScratch::default();
     let mut batch = served.endpoint.begin_batch(&mut scratch, clock::now());
-    let is_sent = batch.send_name_message(peer, message, &mut output);
+    work(&mut batch, &mut output);
     batch.finish(&mut output);
-    is_sent
 }
