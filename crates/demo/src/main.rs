@@ -176,17 +176,19 @@ fn start_part(node: &Node, shop: &Path, name: &str, labels: &str, port: u16) -> 
     Ok(workload)
 }
 
-/// Fetches a page over real connections in both families; `None` where nothing comes.
+/// Fetches the page of a part of the shop; `None` if nothing comes.
 fn fetch(from: &Netns, to: IpAddr, port: u16) -> Result<Option<String>> {
-    from.run(|| {
-        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(to, port), PATIENCE).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        stream.write_all(b"GET / HTTP/1.0\r\nhost: shop\r\n\r\n").ok()?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok()?;
-        Some(text.rsplit_once("\r\n\r\n")?.1.to_owned())
-    })
-    .map_err(Into::into)
+    from.run(|| get(SocketAddr::new(to, port), "/", PATIENCE)).map_err(Into::into)
+}
+
+/// Fetches a page; `None` if nothing comes.
+fn get(from: SocketAddr, path: &str, patience: Duration) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&from, patience).ok()?;
+    stream.set_read_timeout(Some(patience)).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: shop\r\n\r\n").as_bytes()).ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text.rsplit_once("\r\n\r\n")?.1.to_owned())
 }
 
 /// Tries HTTP from each workload (row) to each other (column): whether it was answered.

@@ -1,13 +1,12 @@
 //! The demo's part about services: what clients notice while instances slow down, die and come.
 
-use super::{Workload, millis, start_part, step};
+use super::{Workload, get, millis, start_part, step};
 use anyhow::{Context, Result, ensure};
 use meshward_lab::{Mesh, Node};
 use meshward_netns::Netns;
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     path::Path,
     process::Command,
     sync::{
@@ -19,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the example's policy has beside the rules.
+/// The services of the example, which are added to its policy.
 const SERVICES: &str = include_str!("../../../examples/shop/services.yaml");
 /// The port of the service, and that of its instances.
 const PORT: u16 = 80;
@@ -90,16 +89,6 @@ impl Client {
         self.ended.store(true, Ordering::Relaxed);
         let _ = self.thread.join();
     }
-}
-
-/// Fetches a page; `None` if nothing comes.
-fn get(from: SocketAddr, path: &str, patience: Duration) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&from, patience).ok()?;
-    stream.set_read_timeout(Some(patience)).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: shop\r\n\r\n").as_bytes()).ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    Some(text.rsplit_once("\r\n\r\n")?.1.to_owned())
 }
 
 /// Prints a phase: how many requests there were, how long they took, and who answered.
