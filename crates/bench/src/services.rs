@@ -1,5 +1,5 @@
-//! Services between real nodes: an instance that answers late, beside `haproxy`
-//! (round-robin); and a rolling restart of all instances under load.
+//! Services between real nodes: an instance that answers late, beside `haproxy` (round-robin); and
+//! a rolling restart of all instances under load.
 
 use crate::{
     compare::{Figures, Target},

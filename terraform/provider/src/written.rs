@@ -165,7 +165,7 @@ const OUTSIDE: [(&str, &str); 2] = [("to_cidr", "cidr"), ("to_dns", "dns")];
 fn set_outside(block: &mut Value, targets: &[OutsideTarget]) {
     let (names, prefixes): (Vec<_>, Vec<_>) =
         targets.iter().partition(|target| matches!(target, OutsideTarget::Dns(_)));
-    for (attribute, targets) in [("to_cidr", prefixes), ("to_dns", names)] {
+    for ((attribute, _), targets) in OUTSIDE.into_iter().zip([prefixes, names]) {
         if !targets.is_empty() {
             block.set(attribute, strings(&targets));
         }
