@@ -19,15 +19,15 @@ pub(crate) enum To {
 /// The service's port and address.
 pub(crate) const SERVICE_PORT: u16 = 80;
 pub(crate) const SERVICE: [u8; 4] = [10, 42, 255, 7];
+/// The address of the first instance.
+const INSTANCE: [u8; 4] = [10, 42, 1, 1];
 
 /// Returns an IPv4 packet of `length` bytes to the service, or to one of its instances.
 pub(crate) fn packet_to(to: To, protocol: u8, length: usize) -> Vec<u8> {
-    let mut packet = packet(protocol, 4000, length);
-    if to == To::Service {
-        packet[16..20].copy_from_slice(&SERVICE);
-        packet[22..24].copy_from_slice(&SERVICE_PORT.to_be_bytes());
+    match to {
+        To::Instance => packet(protocol, 4000, length),
+        To::Service => packet_with_ports(protocol, SERVICE, [4000, SERVICE_PORT], length),
     }
-    packet
 }
 
 /// An ACL of so many entries of which no two touch, the load's among them.
@@ -38,17 +38,26 @@ pub(crate) fn acl(rules: u16) -> Acl {
     Acl::new((0..rules).map(|rule| entry(PORT + 2 * rule)).chain([tcp]).collect())
 }
 
-/// An IPv4 packet of `length` bytes.
+/// Returns an IPv4 packet of `length` bytes to an instance.
 pub(crate) fn packet(protocol: u8, source_port: u16, length: usize) -> Vec<u8> {
+    packet_with_ports(protocol, INSTANCE, [source_port, PORT], length)
+}
+
+/// Returns an IPv4 packet whose checksums are right: receivers merge no others.
+fn packet_with_ports(
+    protocol: u8,
+    destination: [u8; 4],
+    ports: [u16; 2],
+    length: usize,
+) -> Vec<u8> {
     let mut packet = vec![0x5a; length];
-    packet[..20].copy_from_slice(&[
-        0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 42, 0, 1, 10, 42, 1, 1,
-    ]);
+    packet[..16].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 42, 0, 1]);
+    packet[16..20].copy_from_slice(&destination);
     packet[2..4].copy_from_slice(&(length as u16).to_be_bytes());
     let sum = checksum(&packet[..20], 0);
     packet[10..12].copy_from_slice(&sum);
-    packet[20..22].copy_from_slice(&source_port.to_be_bytes());
-    packet[22..24].copy_from_slice(&PORT.to_be_bytes());
+    packet[20..22].copy_from_slice(&ports[0].to_be_bytes());
+    packet[22..24].copy_from_slice(&ports[1].to_be_bytes());
     if protocol == 17 {
         packet[24..26].copy_from_slice(&((length - 20) as u16).to_be_bytes());
         packet[26..28].fill(0);
