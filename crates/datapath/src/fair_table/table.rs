@@ -19,11 +19,25 @@ const SECOND_CHANCES: usize = 8;
 /// Maximum number of owed entries that a table evicts at once.
 const MAX_PAID: u32 = 64;
 
+/// The id of an entry, and the hash of its key: the index grows and compares without touching
+/// entries, which are rarely in the cache.
+#[derive(Debug, Clone, Copy)]
+struct IndexEntry {
+    hash: u32,
+    id: u32,
+}
+
+impl IndexEntry {
+    fn spread(self) -> u64 {
+        spread(self.hash)
+    }
+}
+
 /// A table with a quota for each owner.
 #[derive(Debug)]
 pub(crate) struct FairTable<K, V> {
     ledger: Arc<Ledger>,
-    index: HashTable<u32>,
+    index: HashTable<IndexEntry>,
     /// Dense: an entry that goes is replaced by the last.
     chunks: Vec<Vec<Entry<K, V>>>,
     length: usize,
@@ -125,11 +139,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     #[inline]
     pub(crate) fn find(&self, hash: u32, key: &K) -> Option<u32> {
         self.index
-            .find(spread(hash), |id| {
-                let entry = self.entry(*id);
-                entry.hash == hash && entry.key == *key
-            })
-            .copied()
+            .find(spread(hash), |own| own.hash == hash && self.entry(own.id).key == *key)
+            .map(|own| own.id)
     }
 
     /// Returns the value of an entry that was found.
@@ -169,9 +180,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
         let entry = Entry { key, value, hash, list, before: NONE, after: NONE };
         self.chunks[id as usize / CHUNK].push(entry);
         self.length += 1;
-        let Self { index, chunks, .. } = self;
-        let hash_at = |id: &u32| spread(chunks[*id as usize / CHUNK][*id as usize % CHUNK].hash);
-        index.insert_unique(spread(hash), id, hash_at);
+        self.index.insert_unique(spread(hash), IndexEntry { hash, id }, |own| own.spread());
         self.link(id);
         self.owned[owned_id as usize].count += 1;
         id
@@ -277,7 +286,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     fn detach(&mut self, id: u32) -> u32 {
         self.unlink(id);
         let (hash, owned_id) = (self.entry(id).hash, self.entry(id).list.owned_id());
-        if let Ok(found) = self.index.find_entry(spread(hash), |own| *own == id) {
+        if let Ok(found) = self.index.find_entry(spread(hash), |own| own.id == id) {
             found.remove();
         }
         let last = self.length as u32 - 1;
@@ -338,8 +347,8 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     /// Changes the id of an entry in the index and in the lists.
     fn rename(&mut self, from: u32, to: u32) {
         let hash = self.entry(from).hash;
-        if let Some(found) = self.index.find_mut(spread(hash), |own| *own == from) {
-            *found = to;
+        if let Some(found) = self.index.find_mut(spread(hash), |own| own.id == from) {
+            found.id = to;
         }
         self.repoint(from, to, to);
     }
@@ -386,10 +395,7 @@ impl<K: Eq, V: Evictable> FairTable<K, V> {
     fn shrink(&mut self) {
         let room = self.index.capacity();
         if room > 64 && self.length < room / 4 {
-            let Self { index, chunks, length, .. } = self;
-            index.shrink_to(*length * 2, |id| {
-                spread(chunks[*id as usize / CHUNK][*id as usize % CHUNK].hash)
-            });
+            self.index.shrink_to(self.length * 2, |own| own.spread());
             self.chunks.shrink_to_fit();
         }
     }
