@@ -290,7 +290,7 @@ impl Headers {
 /// Returns whether an address is one that packets of workloads may go to: unicast, and not of a
 /// link alone.
 #[inline]
-pub(crate) fn is_unicast(address: IpAddr) -> bool {
+pub(crate) fn is_unicast(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => {
             !(a.is_multicast() || a.is_broadcast() || a.is_link_local() || a.is_unspecified())

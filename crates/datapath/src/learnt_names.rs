@@ -151,7 +151,7 @@ impl Default for LearntNames {
 /// Returns whether rules by name may ever hold for an address: not for those of a loopback and of a
 /// link, since whoever owns a domain chooses the addresses of its names.
 pub(crate) fn is_learnable(address: IpAddr) -> bool {
-    let is_free = |address: IpAddr| is_unicast(address) && !address.is_loopback();
+    let is_free = |address: IpAddr| is_unicast(&address) && !address.is_loopback();
     let has_first_octet = |v4: Ipv4Addr| v4.octets()[0] != 0;
     match address {
         IpAddr::V4(v4) => is_free(address) && has_first_octet(v4),

@@ -11,7 +11,7 @@ use crate::{
     in_band::vouch::Vouch,
     index::PeerIndex,
     ingress::coalesce::{CoalesceOptions, Coalescer},
-    services::{connections::ClientKey, translation::Translation},
+    services::{connections::ClientKey, load::Micros, translation::Translation},
     sink::Sink,
     tables::state::Tables,
     transport::{peer::SendPath, peer_table::PeerTable},
@@ -52,8 +52,9 @@ pub(crate) struct CachedSendPath {
     pub(crate) send_path: SendPath,
 }
 
-/// The connection through a service that the last packet to one belonged to.
-pub(crate) struct CachedTranslation {
+/// A connection through a service, and the key of what its client sends.
+#[derive(Debug)]
+pub(crate) struct FoundConnection {
     pub(crate) key: ClientKey,
     pub(crate) translation: Arc<Translation>,
 }
@@ -66,8 +67,11 @@ pub struct PacketBatch<'a> {
     pub(crate) scratch: &'a mut WorkerScratch,
     pub(crate) now: Instant,
     pub(crate) millis: Millis,
+    pub(crate) micros: Micros,
     pub(crate) cached_send_path: Option<CachedSendPath>,
-    pub(crate) cached_translation: Option<CachedTranslation>,
+    /// The connection that the last packet to a service belonged to. It is moved to a packet while
+    /// that is processed: counting its references would cost as much as finding it.
+    pub(crate) last_connection: Option<FoundConnection>,
 }
 
 impl<'a> PacketBatch<'a> {
@@ -86,8 +90,9 @@ impl<'a> PacketBatch<'a> {
             scratch,
             now,
             millis,
+            micros: state.services.micros(now),
             cached_send_path: None,
-            cached_translation: None,
+            last_connection: None,
         }
     }
 

@@ -45,18 +45,18 @@ impl PacketBatch<'_> {
         input: &EgressInput<'_>,
     ) -> Result<Authorized, DropReason> {
         let EgressInput { packet, headers, tally, translation } = *input;
-        if !is_unicast(headers.destination) {
+        if !is_unicast(&headers.destination) {
             return Err(DropReason::NotUnicast);
         }
         let local = self.tables.local(from).ok_or(DropReason::NotAdmitted)?;
         if headers.icmp == Icmp::Error {
             return self.authorize_icmp_error((from, local), input);
         }
-        if !self.tables.is_source_of(from, local, headers.source) {
+        if !self.tables.is_source_of(from, local, &headers.source) {
             return Err(DropReason::SpoofedByWorkload);
         }
         let source = local.party().ok_or(DropReason::NotAdmitted)?;
-        let allowed = self.tables.route(self.now, headers.destination).and_then(|route| {
+        let allowed = self.tables.route(self.now, &headers.destination).and_then(|route| {
             let Route { next_hop, party: destination } = route;
             let input = FilterInput { packet, headers, source, destination, tally, translation };
             let passed = self.state.filter.check(&self.tables.rules, self.now, &input)?;
@@ -95,7 +95,7 @@ impl PacketBatch<'_> {
             Some((quoted, sender))
         });
         let Some((quoted, sender)) = quoted else {
-            return Err(match tables.is_source_of(from, local, headers.source) {
+            return Err(match tables.is_source_of(from, local, &headers.source) {
                 true => DropReason::StrayIcmpError,
                 false => DropReason::SpoofedByWorkload,
             });
@@ -104,7 +104,7 @@ impl PacketBatch<'_> {
         if !tables.is_source_of_error(*now, source, headers.source, quoted.headers.destination) {
             return Err(DropReason::SpoofedByWorkload);
         }
-        let Route { next_hop, party: destination } = tables.route(*now, headers.destination)?;
+        let Route { next_hop, party: destination } = tables.route(*now, &headers.destination)?;
         let (tally, translation) = (*tally, *translation);
         let input = FilterInput { packet, headers, source, destination, tally, translation };
         let passed = state.filter.check_icmp_error(&tables.rules, *now, &quoted, &input)?;

@@ -134,18 +134,18 @@ impl PacketBatch<'_> {
         }
         let tally = Tally { packets, bytes: headers.length as u64 };
         let dropped = |reason| Dropped { reason, packets };
-        let leg = match self.tables.services.are_at(headers.destination) {
+        let leg = match self.tables.services.are_at(&headers.destination) {
             true => self.translate(from, packet, &mut headers, offload).map_err(dropped)?,
             false => Leg::Direct,
         };
-        let input =
-            EgressInput { packet, headers: &headers, tally, translation: leg.translation() };
+        let translation = self.connection_of(&leg);
+        let input = EgressInput { packet, headers: &headers, tally, translation };
         let authorized = self.authorize(from, &input);
         let mut egress = EgressPacket { packet, headers: &mut headers, offload };
         let authorized = match (authorized, &leg) {
-            (Err(reason), Leg::Request(request)) => {
+            (Err(reason), Leg::Request(kind)) => {
                 let dropped = dropped(reason);
-                return self.refuse_request((from, request), &mut egress, dropped, sink);
+                return self.refuse_request((from, *kind), &mut egress, dropped, sink);
             }
             (authorized, _) => authorized.map_err(dropped)?,
         };

@@ -58,7 +58,7 @@ impl PacketBatch<'_> {
         headers: &Headers,
     ) -> Result<QueryAsker, DropReason> {
         let local = self.tables.local(from).ok_or(DropReason::NotAdmitted)?;
-        if !self.tables.is_source_of(from, local, headers.source) {
+        if !self.tables.is_source_of(from, local, &headers.source) {
             return Err(DropReason::SpoofedByWorkload);
         }
         self.asker_of(from, local)
@@ -118,7 +118,7 @@ impl PacketBatch<'_> {
     ) -> bool {
         let asker = ends.asker.ip();
         let is_there =
-            self.tables.local(to).is_some_and(|local| self.tables.is_source_of(to, local, asker));
+            self.tables.local(to).is_some_and(|local| self.tables.is_source_of(to, local, &asker));
         let packet = if is_there { ends.answer_packet(message) } else { None };
         packet.is_some_and(|packet| self.hand_to_workload(to, packet, sink))
     }

@@ -34,7 +34,7 @@ impl PacketBatch<'_> {
     pub(crate) fn rejection_of(&self, source: Party, packet: &[u8]) -> Option<Vec<u8>> {
         let Self { state, tables, now, .. } = self;
         let headers = Headers::parse(packet).ok()?;
-        let destination = tables.route(*now, headers.destination).ok().map(|route| route.party);
+        let destination = tables.route(*now, &headers.destination).ok().map(|route| route.party);
         let ports = Ports { source: headers.source_port, destination: headers.destination_port };
         let on_deny = tables.rules.on_deny(source, destination, headers.protocol(), ports);
         if on_deny != OnDeny::Reject && !state.filter.is_reset(*now, &headers) {

@@ -8,7 +8,7 @@ use crate::{
     index::WorkloadIndex,
     learnt_names::NameAge,
     offload::Offload,
-    packet_batch::{CachedTranslation, PacketBatch},
+    packet_batch::{FoundConnection, PacketBatch},
     rules::{Destination, Party},
     services::{
         choice::{Choice, Instance, mix},
@@ -34,8 +34,8 @@ const FIRST_PORT: u64 = 1024;
 pub(super) enum Leg {
     /// None, as far as is known before the filter has found its flow.
     Direct,
-    /// The client has sent it: it goes to the instance now.
-    Request(Request),
+    /// The client has sent it: it goes to the instance now. The connection is the batch's last one.
+    Request(RequestKind),
     /// An instance that is its own client answers itself.
     LoopedAnswer(Arc<Translation>),
     /// A later fragment of what an instance that is its own client sends itself by this service.
@@ -44,30 +44,13 @@ pub(super) enum Leg {
     Done,
 }
 
-/// A packet of a client.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) translation: Arc<Translation>,
-    pub(super) kind: RequestKind,
-}
-
+/// The part of a client's packet in its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RequestKind {
     /// It begins a connection, which is noted once it passes.
     First,
     /// It belongs to a connection that is there.
     Later,
-}
-
-impl Leg {
-    /// Returns the connection that the filter is to note with the packet's flow.
-    pub(super) fn translation(&self) -> Option<&Arc<Translation>> {
-        match self {
-            Self::Request(request) => Some(&request.translation),
-            Self::LoopedAnswer(translation) => Some(translation),
-            Self::Direct | Self::LoopedFragment { .. } | Self::Done => None,
-        }
-    }
 }
 
 /// A connection that needs an instance.
@@ -110,54 +93,65 @@ impl PacketBatch<'_> {
             return self.translate_error(packet, headers).map(|()| Leg::Done);
         }
         let key = ClientKey::of_packet(headers);
-        let now = self.state.services.micros(self.now);
-        let found = match self.connection(&key) {
-            Some(found) if is_looped_answer(&found.mapping, headers) => {
+        self.load_connection(&key);
+        match &self.last_connection {
+            Some(FoundConnection { translation: found, .. })
+                if is_looped_answer(&found.mapping, headers) =>
+            {
                 let ends = found.mapping.outer_answer();
                 self.note_fragment(from, headers, &ends)?;
                 rewrite(packet, headers, offload, &ends)?;
-                found.note_answer(packet, headers, now);
-                return Ok(Leg::LoopedAnswer(found));
+                found.note_answer(packet, headers, self.micros);
+                return Ok(Leg::LoopedAnswer(found.clone()));
             }
-            Some(found) if !goes_elsewhere(&found, headers, now) => {
-                let ends = found.mapping.outer_request();
-                self.note_fragment(from, headers, &ends)?;
-                rewrite(packet, headers, offload, &ends)?;
-                found.note_request(packet, headers, now);
-                return Ok(Leg::Request(Request { translation: found, kind: RequestKind::Later }));
+            Some(FoundConnection { translation: found, .. })
+                if !goes_elsewhere(found, headers, self.micros) =>
+            {
+                self.note_fragment(from, headers, &found.outer_request)?;
+                rewrite(packet, headers, offload, &found.outer_request)?;
+                found.note_request(packet, headers, self.micros);
+                return Ok(Leg::Request(RequestKind::Later));
             }
             // Its sender sends it again.
             None if !begins(headers) && self.state.filter.awaits_flows() => {
                 return Err(DropReason::AwaitsFlows);
             }
-            found => found,
-        };
+            _ => {}
+        }
+        let found = self.last_connection.take().map(|found| found.translation);
         let translation = self.open(from, packet, headers, found.as_ref())?;
         if begins(headers) {
             translation.keep_syn(packet, offload);
         }
-        let ends = translation.mapping.outer_request();
-        self.note_fragment(from, headers, &ends)?;
-        rewrite(packet, headers, offload, &ends)?;
+        self.note_fragment(from, headers, &translation.outer_request)?;
+        rewrite(packet, headers, offload, &translation.outer_request)?;
         let kind = match found.is_some_and(|found| Arc::ptr_eq(&found, &translation)) {
             true => RequestKind::Later,
             false => RequestKind::First,
         };
-        Ok(Leg::Request(Request { translation, kind }))
+        self.last_connection = Some(FoundConnection { key, translation });
+        Ok(Leg::Request(kind))
     }
 
-    /// Returns the connection that a packet of a client belongs to. The last one is remembered.
+    /// Makes the connection that a packet of a client belongs to the last one; `None`: there is
+    /// none yet.
     #[inline]
-    fn connection(&mut self, key: &ClientKey) -> Option<Arc<Translation>> {
-        if let Some(CachedTranslation { key: last, translation }) = &self.cached_translation
-            && last == key
-        {
-            return Some(translation.clone());
+    fn load_connection(&mut self, key: &ClientKey) {
+        if self.last_connection.as_ref().is_none_or(|last| last.key != *key) {
+            let found = self.state.services.connections.get(key);
+            let found = found.map(|translation| FoundConnection { key: *key, translation });
+            self.last_connection = found;
         }
-        let translation = self.state.services.connections.get(key)?;
-        self.cached_translation =
-            Some(CachedTranslation { key: *key, translation: translation.clone() });
-        Some(translation)
+    }
+
+    /// Returns the connection that the filter is to note with a packet's flow.
+    #[inline]
+    pub(super) fn connection_of<'a>(&'a self, leg: &'a Leg) -> Option<&'a Arc<Translation>> {
+        match leg {
+            Leg::Request(_) => self.last_connection.as_ref().map(|last| &last.translation),
+            Leg::LoopedAnswer(translation) => Some(translation),
+            Leg::Direct | Leg::LoopedFragment { .. } | Leg::Done => None,
+        }
     }
 
     /// Notes the ends that a packet gets, if it is a first fragment: the others have no ports.
@@ -205,16 +199,16 @@ impl PacketBatch<'_> {
         headers: &Headers,
         before: Option<&Arc<Translation>>,
     ) -> Result<Arc<Translation>, DropReason> {
-        let Self { state, tables, now: instant, .. } = self;
+        let Self { tables, micros: now, .. } = self;
         let local = tables.local(from).ok_or(DropReason::NotAdmitted)?;
-        if !tables.is_source_of(from, local, headers.source) {
+        if !tables.is_source_of(from, local, &headers.source) {
             return Err(DropReason::SpoofedByWorkload);
         }
         let source = local.party().ok_or(DropReason::NotAdmitted)?;
         let service = tables.services.at(headers.destination).ok_or(DropReason::UnknownAddress)?;
         let port = service.port(headers.protocol(), headers.destination_port);
         let port = port.ok_or(DropReason::Denied)?;
-        let now = state.services.micros(*instant);
+        let now = *now;
         let failed = before.filter(|before| begins(headers) && has_failed(before, now));
         if let Some(failed) = failed.filter(|failed| !failed.is_refused()) {
             failed.note_unanswered(now);
@@ -343,7 +337,7 @@ impl PacketBatch<'_> {
     }
 
     /// Notes a connection whose first packet may pass.
-    pub(super) fn note_connection(&mut self, from: WorkloadIndex, translation: &Arc<Translation>) {
+    pub(super) fn note_connection(&self, from: WorkloadIndex, translation: &Arc<Translation>) {
         let Some(owner) = self.tables.local(from).map(|local| local.owner) else { return };
         let mapping = &translation.mapping;
         let before = self.state.services.put(self.now, owner, translation);
@@ -352,8 +346,6 @@ impl PacketBatch<'_> {
             before.note_replaced(if is_same { Replacement::Same } else { Replacement::Elsewhere });
         }
         translation.begin();
-        let (key, translation) = (ClientKey::of_request(mapping), translation.clone());
-        self.cached_translation = Some(CachedTranslation { key, translation });
     }
 
     /// Notes the instance of a client whose later connections are to go there, too.

@@ -4,7 +4,7 @@
 use super::{
     EgressPacket,
     authorize::{Authorized, EgressInput},
-    service::{Leg, Request, RequestKind},
+    service::{Leg, RequestKind},
 };
 use crate::{
     drop_reason::{DropReason, Dropped},
@@ -13,7 +13,7 @@ use crate::{
     index::WorkloadIndex,
     link_counters::Tally,
     offload::Offload,
-    packet_batch::PacketBatch,
+    packet_batch::{FoundConnection, PacketBatch},
     reject,
     rules::Party,
     services::{
@@ -73,7 +73,7 @@ impl PacketBatch<'_> {
             return Err(DropReason::Moved);
         }
         if !is_later {
-            let now = self.state.services.micros(self.now);
+            let now = self.micros;
             let sign = translation.note_answer(packet, headers, now);
             if sign == Sign::Refused && self.may_retry(translation) {
                 return Ok(Answer::Retry(translation.clone()));
@@ -120,7 +120,7 @@ impl PacketBatch<'_> {
             return Err(DropReason::Moved);
         }
         if !translation.is_answered() && is_unreachable(packet, headers) {
-            translation.note_refused(self.state.services.micros(self.now));
+            translation.note_refused(self.micros);
         }
         let source = match headers.source == mapping.instance.address {
             true => mapping.service.address,
@@ -183,12 +183,13 @@ impl PacketBatch<'_> {
                     Answer::Foreign => self.separate(from, next_hop, egress).map(Some),
                 }
             }
-            Leg::Request(Request { translation, kind }) => {
+            Leg::Request(kind) => {
+                let Some(last) = &self.last_connection else { return Ok(Some(next_hop)) };
+                let mapping = &last.translation.mapping;
                 if *kind == RequestKind::First {
-                    self.note_connection(from, translation);
-                    self.note_instance(from, packet, headers, &translation.mapping);
+                    self.note_connection(from, &last.translation);
+                    self.note_instance(from, packet, headers, mapping);
                 }
-                let mapping = &translation.mapping;
                 if mapping.is_hairpin() {
                     rewrite(packet, headers, *offload, &mapping.looped_request())?;
                 }
@@ -241,7 +242,7 @@ impl PacketBatch<'_> {
                     source_port: source.port,
                     ip_protocol: headers.ip_protocol,
                 })?;
-                let now = self.state.services.micros(self.now);
+                let now = self.micros;
                 let translation = Arc::new(Translation::new(mapping, None, now));
                 self.note_connection(from, &translation);
                 translation
@@ -271,19 +272,20 @@ impl PacketBatch<'_> {
     #[cold]
     pub(super) fn refuse_request(
         &mut self,
-        (from, Request { translation, kind }): (WorkloadIndex, &Request),
+        (from, kind): (WorkloadIndex, RequestKind),
         egress: &mut EgressPacket<'_>,
         dropped: Dropped,
         sink: &mut impl Sink,
     ) -> Result<(), Dropped> {
         let EgressPacket { packet, headers, offload } = egress;
+        let Some(FoundConnection { key, translation }) = self.last_connection.take() else {
+            return Err(dropped);
+        };
         let mapping = &translation.mapping;
         let is_gone =
             matches!(dropped.reason, DropReason::UnknownAddress | DropReason::NotAdmitted);
-        if is_gone && *kind == RequestKind::Later {
-            let key = ClientKey::of_request(mapping);
+        if is_gone && kind == RequestKind::Later {
             self.state.services.connections.remove(&key);
-            self.cached_translation = None;
             translation.note_replaced(Replacement::Elsewhere);
             if headers.ip_protocol == 17 {
                 let fail = |reason| Dropped { reason, ..dropped };
@@ -292,11 +294,11 @@ impl PacketBatch<'_> {
                 return Ok(());
             }
         }
-        if is_gone && translation.keeps_syn() && self.may_retry(translation) {
+        if is_gone && translation.keeps_syn() && self.may_retry(&translation) {
             // The client is not told: somebody else may take its connection.
-            self.note_connection(from, translation);
-            translation.note_refused(self.state.services.micros(self.now));
-            self.retry(translation, sink);
+            self.note_connection(from, &translation);
+            translation.note_refused(self.micros);
+            self.retry(&translation, sink);
             return Ok(());
         }
         let source = self.tables.local(from).and_then(LocalEntry::party);

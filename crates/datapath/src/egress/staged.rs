@@ -81,7 +81,7 @@ impl PacketBatch<'_> {
         headers: &Headers,
     ) -> Result<(), DropReason> {
         let Self { state, tables, now, .. } = self;
-        let source = tables.route(*now, sender_of(packet, headers))?.party;
+        let source = tables.route(*now, &sender_of(packet, headers))?.party;
         let local = tables.local(device).ok_or(DropReason::NotAdmitted)?;
         let destination = local.party().ok_or(DropReason::NotAdmitted)?;
         let tally = Tally::default();

@@ -235,7 +235,7 @@ impl Endpoint {
         let tables = self.state.tables.read();
         self.state.filter.for_each_live(now, |flow| {
             let Some((workload, local)) = tables.local_at(flow.source) else { return };
-            let (Some(source), Ok(route)) = (local.party(), tables.route(now, flow.destination))
+            let (Some(source), Ok(route)) = (local.party(), tables.route(now, &flow.destination))
             else {
                 return;
             };

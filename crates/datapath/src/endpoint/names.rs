@@ -99,7 +99,7 @@ impl Endpoint {
         name: &DomainName,
     ) -> Option<NameAsker> {
         let tables = self.state.tables.read();
-        let route = tables.route(now, asker).ok()?;
+        let route = tables.route(now, &asker).ok()?;
         let is_of_peer = matches!(route.next_hop, NextHop::Peer(own) if own == peer);
         let families = [AddressFamily::Ipv4, AddressFamily::Ipv6].into_iter();
         let mut all = families.flat_map(|family| tables.egress_gateways(family.default_route()));

@@ -61,7 +61,7 @@ impl Endpoint {
         for chunk in self.state.filter.chunks() {
             let resets = {
                 let tables = self.state.tables.read();
-                let party_at = |address: IpAddr| Some(tables.route(now, address).ok()?.party);
+                let party_at = |address: IpAddr| Some(tables.route(now, &address).ok()?.party);
                 self.state.filter.reset_cut(
                     &tables.rules,
                     now,

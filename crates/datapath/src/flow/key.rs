@@ -48,8 +48,8 @@ impl Hash for FlowKey {
 impl FlowKey {
     #[inline]
     pub(crate) fn of(headers: &Headers) -> (Self, FlowEnd) {
-        let source = (words(headers.source), headers.source_port);
-        let destination = (words(headers.destination), headers.destination_port);
+        let source = (words(&headers.source), headers.source_port);
+        let destination = (words(&headers.destination), headers.destination_port);
         let (low, high, from) = match source <= destination {
             true => (source, destination, FlowEnd::Low),
             false => (destination, source, FlowEnd::High),
@@ -143,7 +143,7 @@ pub(crate) struct FlowTuple {
 
 /// Returns an address as two words, of which an IPv4 address fills the last.
 #[inline]
-pub(crate) fn words(address: IpAddr) -> [u64; 2] {
+pub(crate) fn words(address: &IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(address) => [0, u64::from(address.to_bits())],
         IpAddr::V6(address) => [(address.to_bits() >> 64) as u64, address.to_bits() as u64],

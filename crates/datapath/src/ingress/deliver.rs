@@ -140,7 +140,7 @@ impl PacketBatch<'_> {
         };
         let source = match &error {
             Some(error) => error.sender,
-            None => tables.sender(*now, peer, headers.source)?,
+            None => tables.sender(*now, peer, &headers.source)?,
         };
         let Route { next_hop, party: destination } = tables.local_route(headers.destination)?;
         let tally = Tally::default();
@@ -165,11 +165,11 @@ impl PacketBatch<'_> {
     ) -> Result<PeerIcmpError, DropReason> {
         let Self { tables, now, .. } = self;
         let found = Quoted::read(packet, headers).and_then(|quoted| {
-            let sender = tables.sender(*now, peer, quoted.headers.destination).ok()?;
+            let sender = tables.sender(*now, peer, &quoted.headers.destination).ok()?;
             Some(PeerIcmpError { quoted, sender })
         });
         let Some(error) = found else {
-            tables.sender(*now, peer, headers.source)?;
+            tables.sender(*now, peer, &headers.source)?;
             return Err(DropReason::StrayIcmpError);
         };
         let quoted = error.quoted.headers.destination;
@@ -188,7 +188,7 @@ impl PacketBatch<'_> {
         Dropped { reason, packets }: Dropped,
         deferred: &mut Deferred,
     ) {
-        let sender = self.tables.sender(self.now, *peer, headers.source).ok();
+        let sender = self.tables.sender(self.now, *peer, &headers.source).ok();
         if reason == DropReason::OrphanFragment {
             let is_queued = sender.is_some_and(|party| {
                 self.state.filter.queue_fragment(self.now, headers, party, packet)

@@ -58,8 +58,8 @@ impl ClientKey {
         let ports = u64::from(source.port) << 48 | u64::from(destination.port) << 32;
         let is_v6 = u64::from(source.address.is_ipv6());
         Self {
-            client: words(source.address),
-            service: words(destination.address),
+            client: words(&source.address),
+            service: words(&destination.address),
             rest: ports | u64::from(ip_protocol) << 8 | is_v6,
         }
     }

@@ -98,7 +98,7 @@ impl Services {
 
     /// Returns whether an address is in a service block: other packets are spared all the rest.
     #[inline]
-    pub(crate) fn are_at(&self, address: IpAddr) -> bool {
+    pub(crate) fn are_at(&self, address: &IpAddr) -> bool {
         match address {
             IpAddr::V4(address) => {
                 let address = address.to_bits();

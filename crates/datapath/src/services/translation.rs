@@ -3,7 +3,7 @@
 use super::{
     counters::ServiceCounters,
     load::{InstanceLoad, Micros},
-    mapping::Mapping,
+    mapping::{Ends, Mapping},
 };
 use crate::{
     headers::{FIN, Fragment, Headers, RST, SYN},
@@ -56,6 +56,8 @@ pub(crate) struct Syn {
 #[derive(Debug)]
 pub struct Translation {
     pub(crate) mapping: Mapping,
+    /// The ends of what its client sends, as it goes to the instance.
+    pub(crate) outer_request: Ends,
     /// `None`: the instance was not known any more after a restart, or it is a connection to a
     /// workload itself, which has another port for the other end.
     target: Option<Target>,
@@ -100,6 +102,7 @@ impl Translation {
 
     fn with_state(mapping: Mapping, target: Option<Target>, now: Micros, state: u16) -> Self {
         Self {
+            outer_request: mapping.outer_request(),
             mapping,
             target,
             tried: vec![],

@@ -27,13 +27,13 @@ impl Tables {
     /// # Errors
     /// The reason to drop the packet, if no workload is known there, or it is not admitted.
     #[inline]
-    pub(crate) fn route(&self, now: Instant, address: IpAddr) -> Result<Route, DropReason> {
-        match self.addresses.get(&address) {
+    pub(crate) fn route(&self, now: Instant, address: &IpAddr) -> Result<Route, DropReason> {
+        match self.addresses.get(address) {
             Some(Holder::Peer(peer, party)) => {
                 Ok(Route { next_hop: NextHop::Peer(*peer), party: *party })
             }
             Some(Holder::Local(workload)) => self.route_to_local(*workload),
-            None => self.route_beyond(now, address),
+            None => self.route_beyond(now, *address),
         }
     }
 
@@ -66,7 +66,7 @@ impl Tables {
     /// Returns the owner of what is kept of the workload at an address, or in front of it; a
     /// workload of this node need not be admitted.
     pub(crate) fn owner_at(&self, now: Instant, address: IpAddr) -> Option<QuotaOwner> {
-        let owner = self.route(now, address).ok().map(|route| route.party.owner);
+        let owner = self.route(now, &address).ok().map(|route| route.party.owner);
         owner.or_else(|| Some(self.local_at(address)?.1.owner))
     }
 

@@ -18,11 +18,11 @@ impl Tables {
         &self,
         workload: WorkloadIndex,
         local: &LocalEntry,
-        address: IpAddr,
+        address: &IpAddr,
     ) -> bool {
-        local.workload.addresses.contains(&address)
+        local.workload.addresses.contains(address)
             || !local.workload.prefixes.is_empty()
-                && self.local_at(address).is_some_and(|(own, _)| own == workload)
+                && self.local_at(*address).is_some_and(|(own, _)| own == workload)
     }
 
     /// Returns the workload for which another may send an ICMP error about a packet to `quoted`:
@@ -34,7 +34,7 @@ impl Tables {
         local: &'a LocalEntry,
         quoted: IpAddr,
     ) -> Option<&'a LocalEntry> {
-        if self.is_source_of(workload, local, quoted) {
+        if self.is_source_of(workload, local, &quoted) {
             return Some(local);
         }
         let (_, other) = self.local_at(quoted)?;
@@ -50,15 +50,15 @@ impl Tables {
         &self,
         now: Instant,
         peer: PeerIndex,
-        address: IpAddr,
+        address: &IpAddr,
     ) -> Result<Party, DropReason> {
-        if self.peer_owns(peer, address) {
+        if self.peer_owns(peer, *address) {
             let route = self.route(now, address)?;
             let is_own = route.next_hop == NextHop::Peer(peer);
             return is_own.then_some(route.party).ok_or(DropReason::SpoofedByPeer);
         }
         // Any gateway of a prefix may be the one that its machines send by.
-        let found = self.gateways(&self.remote_prefixes, address);
+        let found = self.gateways(&self.remote_prefixes, *address);
         let gateways = found.map_or(&[][..], |found| found.gateways);
         let own = gateways.iter().find(|gateway| gateway.peer == peer);
         own.map(|gateway| gateway.party).ok_or(DropReason::SpoofedByPeer)
@@ -85,7 +85,7 @@ impl Tables {
             gateways.iter().any(|gateway| gateway.party.owner == sender.owner)
         };
         let is_router = || !self.is_of_network(source) && self.is_behind_gateway(quoted);
-        match self.route(now, source) {
+        match self.route(now, &source) {
             // That an egress gateway leads there says nothing of where the router is.
             Ok(route) => {
                 route.party.owner == sender.owner

@@ -183,14 +183,14 @@ fn check(tables: &Tables, all: &[Naive]) -> Result<(), TestCaseError> {
             Some(((!own.is_local(), *since), own))
         });
         let holder = claims.min_by_key(|(rank, _)| *rank).map(|(_, own)| own);
-        let found = tables.route(now, address(number)).ok();
+        let found = tables.route(now, &address(number)).ok();
         prop_assert_eq!(
             found.map(|route| (route.next_hop, route.party.identity.0)),
             holder.map(expected_route)
         );
 
         let behind: Vec<&Naive> = all.iter().filter(|own| own.prefixes.contains(&number)).collect();
-        let found = tables.route(now, IpAddr::from([10, 100 + number, 0, 1])).ok();
+        let found = tables.route(now, &IpAddr::from([10, 100 + number, 0, 1])).ok();
         let local = behind.iter().any(|own| own.is_local());
         match found.map(|route| (route.next_hop, route.party)) {
             None => prop_assert!(behind.is_empty()),
@@ -223,7 +223,7 @@ fn a_vouch_does_not_take_an_address_from_the_peer_that_vouched_first() {
     let mut tables = Tables::new("own".parse().unwrap());
     let start = Instant::now();
     let vouch_for = |identity| Vouch { identity: IdentityId(identity), address: address(1) };
-    let next_hop = |tables: &Tables, now| tables.route(now, address(1)).unwrap().next_hop;
+    let next_hop = |tables: &Tables, now| tables.route(now, &address(1)).unwrap().next_hop;
     tables.accept_vouch(start, PeerIndex(1), vouch_for(1));
     tables.accept_vouch(start, PeerIndex(2), vouch_for(2));
     assert_eq!(next_hop(&tables, start), NextHop::Peer(PeerIndex(1)));
@@ -248,20 +248,20 @@ fn a_default_route_leads_to_no_address_of_the_network() {
     }
     let now = Instant::now();
     let next_hop = |address: &str| {
-        tables.route(now, address.parse().unwrap()).ok().map(|route| route.next_hop)
+        tables.route(now, &address.parse().unwrap()).ok().map(|route| route.next_hop)
     };
     assert_eq!(next_hop("10.42.0.9"), None);
     assert_eq!(next_hop("10.8.0.9"), Some(NextHop::Peer(PeerIndex(1))));
     assert_eq!(next_hop("192.0.2.9"), Some(NextHop::Peer(PeerIndex(0))));
     let sender = |peer, address: &str| {
-        tables.sender(now, PeerIndex(peer), address.parse().unwrap()).map(|_| ())
+        tables.sender(now, PeerIndex(peer), &address.parse().unwrap()).map(|_| ())
     };
     assert_eq!(sender(0, "192.0.2.9"), Ok(()));
     assert_eq!(sender(0, "10.42.0.9"), Err(DropReason::SpoofedByPeer));
     assert_eq!(sender(0, "10.8.0.9"), Err(DropReason::SpoofedByPeer));
     // Errors of routers that only the default route leads to come from any gateway.
     let quoted = "10.8.0.9".parse().unwrap();
-    let behind = tables.route(now, quoted).unwrap().party;
+    let behind = tables.route(now, &quoted).unwrap().party;
     assert!(tables.is_source_of_error(now, behind, "172.16.0.1".parse().unwrap(), quoted));
     assert!(!tables.is_source_of_error(now, behind, "10.42.0.1".parse().unwrap(), quoted));
 }
