@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Programs that the benchmarks run, and the Debian packages that have them.
-pub const PROGRAMS: [(&str, &str); 11] = [
+pub const PROGRAMS: [(&str, &str); 10] = [
     ("iperf3", "iperf3"),
     ("ip", "iproute2"),
     ("nebula", "nebula"),
@@ -22,7 +22,6 @@ pub const PROGRAMS: [(&str, &str); 11] = [
     ("wireguard-go", "wireguard-go"),
     ("unbound", "unbound"),
     ("dnsmasq", "dnsmasq-base"),
-    ("taskset", "util-linux"),
     ("haproxy", "haproxy"),
 ];
 

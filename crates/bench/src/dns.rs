@@ -6,10 +6,11 @@
 use crate::{
     compare::{Figures, Target},
     contender::Tools,
+    measure::{cpu_seconds, pin_threads},
     report::{Row, median, p99},
 };
 use anyhow::{Context, Result, ensure};
-use meshward_lab::{Mesh, Node, Process, Workload, back_to_back, output};
+use meshward_lab::{Mesh, Node, Process, Workload, back_to_back};
 use meshward_netns::Netns;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
@@ -164,7 +165,7 @@ rules: [{ name: a, from: { app: web }, to: { app: api }, allow: [tcp/80] }]
         let site = mesh.internet.site("host")?;
         let mut node = mesh.node_at(site).flags(&["--workers", "1"]).start()?;
         let pid = node.process().pid();
-        on_core(pid, SERVER_CORE)?;
+        pin_threads(pid, SERVER_CORE)?;
         let named = |number: usize| {
             let name = format!("name-{number}");
             node.workload("shop", "app=api").named(&name).attach()
@@ -243,7 +244,7 @@ impl Other {
         let log = folder.join(format!("{name}.log"));
         let mut process = Process::start(&netns, command, &log)?;
         let pid = process.pid();
-        on_core(pid, SERVER_CORE)?;
+        pin_threads(pid, SERVER_CORE)?;
         let server = Server { name, client, address: SocketAddr::new(address, 53), pid };
         process.wait_until(|| server.answers())?;
         Ok(Self { server, _process: process, _netns: netns })
@@ -252,13 +253,6 @@ impl Other {
 
 fn address_of(number: usize) -> IpAddr {
     IpAddr::from([10, 42, (number >> 8) as u8, number as u8])
-}
-
-/// Has all threads of a process run on one core, those of later included.
-fn on_core(pid: u32, core: usize) -> Result<()> {
-    let mut command = Command::new("taskset");
-    command.args(["-a", "-c", "-p", &core.to_string(), &pid.to_string()]);
-    output(&Netns::current()?, &mut command).map(drop)
 }
 
 impl Server {
@@ -305,7 +299,7 @@ impl Server {
     /// the server's processor time.
     fn flood(&self, socket: &UdpSocket, queries: &[Vec<u8>], time: Duration) -> Result<(f64, f64)> {
         let (mut sent, mut answers, mut buffer) = (0, 0, [0; 512]);
-        let cpu = self.cpu()?;
+        let cpu = cpu_seconds(self.pid)?;
         let begun = Instant::now();
         while begun.elapsed() < time {
             while sent - answers < WINDOW {
@@ -315,19 +309,8 @@ impl Server {
             socket.recv(&mut buffer).with_context(|| format!("{} has lost a query", self.name))?;
             answers += 1;
         }
-        let (passed, cpu) = (begun.elapsed().as_secs_f64(), self.cpu()? - cpu);
+        let (passed, cpu) = (begun.elapsed().as_secs_f64(), cpu_seconds(self.pid)? - cpu);
         Ok((answers as f64 / passed, answers as f64 / cpu.max(1e-3)))
-    }
-
-    /// Returns the processor time of the server so far, in seconds (proc(5)).
-    fn cpu(&self) -> Result<f64> {
-        let mut nanoseconds = 0.0;
-        for task in fs::read_dir(format!("/proc/{}/task", self.pid))? {
-            let text = fs::read_to_string(task?.path().join("schedstat"))?;
-            let ran = text.split(' ').next().and_then(|ran| ran.parse::<f64>().ok());
-            nanoseconds += ran.context("the kernel does not count processor time")?;
-        }
-        Ok(nanoseconds / 1e9)
     }
 }
 

@@ -4,9 +4,16 @@ use crate::report::median;
 use anyhow::{Context, Result, bail};
 use meshward_lab::{Process, output};
 use meshward_netns::Netns;
+use nix::{
+    errno::Errno,
+    sched::{CpuSet, sched_setaffinity},
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use serde_json::Value;
 use std::{
+    collections::HashSet,
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
@@ -27,6 +34,32 @@ pub(crate) struct Tunnel {
     pub daemons: Vec<u32>,
     /// Processes and namespaces that end with the tunnel.
     pub _keep: Vec<Box<dyn std::any::Any + Send + Sync>>,
+}
+
+/// Pins all threads of a process to one core, those of later included.
+///
+/// # Errors
+/// Fails if the process has ended.
+pub(crate) fn pin_threads(pid: u32, core: usize) -> Result<()> {
+    let mut cores = CpuSet::new();
+    cores.set(core)?;
+    let mut pinned = HashSet::new();
+    loop {
+        let before = pinned.len();
+        for task in fs::read_dir(format!("/proc/{pid}/task")).context("the process has ended")? {
+            let task: i32 = task?.file_name().to_string_lossy().parse()?;
+            match sched_setaffinity(Pid::from_raw(task), &cores) {
+                // It has ended since.
+                Err(Errno::ESRCH) => continue,
+                done => done?,
+            }
+            pinned.insert(task);
+        }
+        // A thread has the core of the one that starts it.
+        if pinned.len() == before {
+            return Ok(());
+        }
+    }
 }
 
 /// A load.
@@ -147,14 +180,13 @@ impl Outcome {
     }
 }
 
-/// User and system time of a process, in seconds (`proc_pid_stat(5)`, fields 14 and 15).
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("a daemon has ended")?;
-    let (_, rest) = stat.rsplit_once(')').context("no process status")?;
-    let ticks =
-        rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
-    let second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.unwrap_or(100);
-    Ok(ticks.sum::<f64>() / second as f64)
+/// Returns the seconds of processor time of a process so far, threads that have ended included.
+///
+/// # Errors
+/// Fails if the process has ended.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).context("a process has ended")?;
+    Ok(Duration::from(clock_gettime(clock)?).as_secs_f64())
 }
 
 /// Returns the CPU seconds in which ring seals and opens one GB in packets of 1420 bytes: the floor

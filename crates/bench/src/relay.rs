@@ -4,16 +4,12 @@
 use crate::{
     compare::{Figures, Target},
     contender::Tools,
-    measure::{Load, Tunnel},
+    measure::{Load, Tunnel, pin_threads},
     report::Row,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use meshward_lab::{Mesh, Node};
 use meshward_types::relay::is_relayed;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 use std::{fs, path::Path, thread, time::Duration};
 
 /// Two nodes with a workload on each.
@@ -36,7 +32,7 @@ pub fn relay(tools: &Tools, folder: &Path, quick: bool) -> Result<Vec<Row>> {
     mesh.apply("network: shop\nrules: [{ name: all, from: {}, to: {}, allow: [any] }]\n")?;
     // With either of the two, relaying has one core.
     for pid in [relay.process.pid(), mesh.coordinator.pid()] {
-        pin(pid, 1)?;
+        pin_threads(pid, 1)?;
     }
     let (mut direct, mut relayed) = (Vec::new(), Vec::new());
     let (mut near, mut far) = (Vec::new(), Vec::new());
@@ -149,15 +145,4 @@ ip6 saddr {{ {2}, {3} }} ip6 daddr {{ {2}, {3} }} udp dport 51820-51900 drop
             pair.is_relayed() == Some(relayed)
         })
     })
-}
-
-/// Pins all threads of a process to one core.
-fn pin(pid: u32, core: usize) -> Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core)?;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).context("the process has ended")? {
-        let task: i32 = task?.file_name().to_string_lossy().parse()?;
-        sched_setaffinity(Pid::from_raw(task), &cores)?;
-    }
-    Ok(())
 }
