@@ -41,10 +41,10 @@ fn print(common: &Common, all: &[api::Workload], narrowed: bool) -> Result<()> {
         let state = match workload {
             _ if !workload.refused.is_empty() => bad("refused"),
             _ if workload.quarantined => bad("quarantined"),
-            api::Workload {
-                serving: Some(state @ (Serving::Draining | Serving::Unhealthy)),
-                ..
-            } => bad(state),
+            api::Workload { serving: Some(Serving::Draining), .. } => bad(Serving::Draining),
+            api::Workload { serving: Some(Serving::Unhealthy), unhealthy, .. } => {
+                bad(format!("unhealthy for {}", list(unhealthy)))
+            }
             _ => good("open"),
         };
         let measured = workload.measurement.as_ref();

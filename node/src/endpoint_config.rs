@@ -1,5 +1,6 @@
 //! The configuration of endpoints, from the resources of the view.
 
+use crate::attachment::Findings;
 use meshward_control_proto::{
     Change, Resource, ResourceKey, View,
     view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
@@ -9,7 +10,7 @@ use meshward_datapath::{
     WorkloadConfig,
 };
 use meshward_types::{
-    Health, IdentityId, NetworkName, ServiceName, Serving, Weight, WeightRule, WorkloadId,
+    Health, IdentityId, NetworkName, ServiceName, Weight, WeightRule, WorkloadId,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,14 +23,14 @@ pub struct EndpointConfig {
     /// The identities that each service's selector matches.
     instances: BTreeMap<ServiceName, BTreeSet<IdentityId>>,
     /// The findings of this node's health checks, which the view has later.
-    health: BTreeMap<WorkloadId, Health>,
+    findings: BTreeMap<WorkloadId, Findings>,
 }
 
 impl EndpointConfig {
     /// The configuration of an endpoint that has been told nothing.
     pub(crate) fn new(network: NetworkName) -> Self {
-        let (instances, health) = (BTreeMap::new(), BTreeMap::new());
-        Self { network, site: None, instances, health }
+        let (instances, findings) = (BTreeMap::new(), BTreeMap::new());
+        Self { network, site: None, instances, findings }
     }
 
     /// Returns what changes of the view mean for the endpoint. `view` has them already.
@@ -66,7 +67,7 @@ impl EndpointConfig {
                             changed.extend(self.note_identity(view, *id, None));
                         }
                         ResourceKey::Service(_, name) => _ = self.instances.remove(name),
-                        ResourceKey::Workload(_, id) => _ = self.health.remove(id),
+                        ResourceKey::Workload(_, id) => _ = self.findings.remove(id),
                         _ => {}
                     }
                 }
@@ -155,19 +156,20 @@ impl EndpointConfig {
         all.filter(|(_, weight)| *weight != Weight::default()).collect()
     }
 
-    /// Sets the finding of a workload's health checks; `None`: there is none. Returns what changes.
-    pub(crate) fn set_health(
+    /// Sets the findings of a workload's health checks. Returns what changes.
+    pub(crate) fn set_findings(
         &mut self,
         view: &View,
         id: &WorkloadId,
-        health: Option<Health>,
+        findings: &Findings,
     ) -> Option<ConfigChange> {
         let spec = view.workload(&self.network, id)?;
-        let before = match health {
-            Some(health) => self.health.insert(id.clone(), health),
-            None => self.health.remove(id),
+        let before = match findings.is_empty() {
+            true => self.findings.remove(id),
+            false => self.findings.insert(id.clone(), findings.clone()),
         };
-        (before != health).then(|| ConfigChange::PutWorkload(id.clone(), self.workload(id, spec)))
+        let is_same = before.unwrap_or_default() == *findings;
+        (!is_same).then(|| ConfigChange::PutWorkload(id.clone(), self.workload(id, spec)))
     }
 
     /// Returns all peers, as changes that put them.
@@ -206,21 +208,22 @@ impl EndpointConfig {
 
     fn workload(&self, id: &WorkloadId, spec: &WorkloadSpec) -> WorkloadConfig {
         let WorkloadSpec {
-            node, addresses, prefixes, identity, quarantined, reset, serving, ..
+            node, addresses, prefixes, identity, quarantined, reset, states, ..
         } = spec;
-        let serving = match (serving, self.health.get(id)) {
-            (Serving::Draining, _) => Serving::Draining,
-            (_, Some(Health::Unhealthy)) => Serving::Unhealthy,
-            (_, Some(Health::Healthy)) => Serving::Ready,
-            (_, None) => *serving,
-        };
+        let mut states = states.clone();
+        for (service, health) in self.findings.get(id).into_iter().flatten() {
+            match health {
+                Health::Unhealthy => states.unhealthy.insert(service.clone()),
+                Health::Healthy => states.unhealthy.remove(service),
+            };
+        }
         WorkloadConfig {
             node: node.clone(),
             addresses: addresses.clone(),
             prefixes: prefixes.clone(),
             identity: *identity,
             quarantine: quarantine(*quarantined, *reset),
-            serving,
+            states,
         }
     }
 

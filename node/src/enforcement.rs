@@ -8,6 +8,7 @@
 //! back.
 
 use crate::{
+    attachment::Findings,
     clock,
     endpoint_config::{self, EndpointConfig},
     own_addresses::OwnAddresses,
@@ -22,7 +23,7 @@ use meshward_control_proto::{
 };
 use meshward_datapath::WorkloadIndex;
 use meshward_runtime::write_behind::Troubles;
-use meshward_types::{Health, IdentityId, NetworkName, NodeName, PublicKey, Revision, WorkloadId};
+use meshward_types::{IdentityId, NetworkName, NodeName, PublicKey, Revision, WorkloadId};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -293,13 +294,13 @@ impl Enforcement {
         set_vouched(running, id, identity);
     }
 
-    /// Sets the finding of the health checks of a workload of this node; `None`: there is none, and
+    /// Sets the findings of the health checks of a workload of this node. For services without one,
     /// the view's word holds.
-    pub fn set_health(&self, network: &NetworkName, id: &WorkloadId, health: Option<Health>) {
+    pub(crate) fn set_findings(&self, network: &NetworkName, id: &WorkloadId, all: &Findings) {
         let mut state = self.state.lock();
         let State { view, endpoints, .. } = &mut *state;
         if let Some(running) = endpoints.get_mut(network) {
-            let change = running.config.set_health(view.view(), id, health);
+            let change = running.config.set_findings(view.view(), id, all);
             running.served.endpoint.apply(clock::now(), change);
         }
     }

@@ -18,8 +18,9 @@ use meshward_control_proto::{
 use meshward_fuzzing::{Bytes, blocks};
 use meshward_netns::NetnsId;
 use meshward_runtime::state_files::encode;
-use meshward_types::{NetworkName, NodeName, Revision, WorkloadId};
+use meshward_types::{Health, NetworkName, NodeName, Revision, WorkloadId};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -174,7 +175,7 @@ fn attachment(id: &str) -> Vec<u8> {
         origin: Origin::Local,
         measured: true,
         admitted_as: None,
-        health: None,
+        findings: BTreeMap::from([("api".parse().expect("a name"), Health::Healthy)]),
     };
     encode(&WorkloadFile::from(&attachment)).expect("plain data is JSON")
 }

@@ -9,7 +9,10 @@ use meshward_control_state::{
     world::World,
 };
 use meshward_types::{IdentityId, Labels, NetworkName, NodeName, PolicyFile, PublicKey, Revision};
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 const INSTANCES_ON_NODE: u32 = 10;
 const CLIENT: IdentityId = IdentityId(1);
@@ -112,6 +115,6 @@ fn workload(at: u32, host: u32, identity: IdentityId) -> WorkloadRecord {
         measurement: None,
         identity,
         owns_name: false,
-        unhealthy: false,
+        unhealthy: BTreeSet::new(),
     }
 }

@@ -9,7 +9,11 @@ use meshward_control_state::records::{
 use meshward_types::{
     IdentityId, Labels, NetworkName, NodeName, PolicyFile, PublicKey, WorkloadId,
 };
-use std::{collections::BTreeMap, fmt::Write, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    net::Ipv4Addr,
+};
 
 /// Nodes of a tenant.
 pub(crate) const NODES: u32 = 100;
@@ -84,7 +88,7 @@ impl Shape {
                 measurement: None,
                 identity: id,
                 owns_name: true,
-                unhealthy: false,
+                unhealthy: BTreeSet::new(),
             }));
         }
         let files = vec![PolicyFile { name: "policy.yaml".into(), text: self.policy(0) }];
@@ -200,7 +204,7 @@ fn workload(tenant: u32, app: u32, at: u32) -> WorkloadRecord {
         measurement: None,
         identity: identity(tenant, app),
         owns_name: tenant == 0,
-        unhealthy: false,
+        unhealthy: BTreeSet::new(),
     }
 }
 
@@ -218,6 +222,6 @@ pub(crate) fn report(node: u32, tag: &str, host: u32, labels: Labels) -> Workloa
         measurement: None,
         signatures: vec![],
         objection: None,
-        health: meshward_types::Health::Healthy,
+        unhealthy: vec![],
     }
 }

@@ -26,7 +26,7 @@ use meshward_control_state::{
     timestamp,
     world::{AdmittedWorkload, World},
 };
-use meshward_types::{NetworkName, NodeName, WorkloadId, WorkloadName};
+use meshward_types::{NetworkName, NodeName, Serving, WorkloadId, WorkloadName};
 use serde::Deserialize;
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -351,6 +351,7 @@ fn refused_one(record: &RefusedRecord) -> Workload {
         identity: None,
         owns_name: false,
         serving: None,
+        unhealthy: vec![],
         quarantined: false,
         refused: record.reasons.clone(),
         measurement: record.report.measurement.as_deref().map(Measured::from),
@@ -359,6 +360,12 @@ fn refused_one(record: &RefusedRecord) -> Workload {
 
 fn admitted(world: &World, workload: AdmittedWorkload<'_>) -> Workload {
     let AdmittedWorkload { record, labels, is_quarantined } = workload;
+    let states = services::states(world, record);
+    let serving = match (states.draining, states.unhealthy.is_empty()) {
+        (true, _) => Serving::Draining,
+        (false, true) => Serving::Ready,
+        (false, false) => Serving::Unhealthy,
+    };
     Workload {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -369,7 +376,8 @@ fn admitted(world: &World, workload: AdmittedWorkload<'_>) -> Workload {
         labels: labels.clone(),
         identity: Some(record.identity),
         owns_name: record.owns_name,
-        serving: Some(services::serving(world, record)),
+        serving: Some(serving),
+        unhealthy: states.unhealthy.into_iter().collect(),
         quarantined: is_quarantined,
         refused: vec![],
         measurement: record.measurement.as_deref().map(Measured::from),

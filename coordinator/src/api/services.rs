@@ -23,8 +23,8 @@ use meshward_control_state::{
 };
 use meshward_policy::{Action, Rule, Service as PolicyService};
 use meshward_types::{
-    Affinity, HealthCheck, HealthProbe, IdentityId, Labels, Lasting, NetworkName, PortRange,
-    PortSpec, Protocol, ServiceName, Serving, WeightRule,
+    Affinity, HealthCheck, HealthProbe, IdentityId, InstanceStates, Labels, Lasting, NetworkName,
+    PortRange, PortSpec, Protocol, ServiceName, Serving, WeightRule,
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ fn describe(world: &World, network: &NetworkState, service: &PolicyService) -> O
     };
     let (mut ready, mut draining, mut unhealthy) = (0, 0, 0);
     for (_, own) in instances(network, service) {
-        match serving(world, own) {
+        match states(world, own).serving(&service.name) {
             Serving::Ready => ready += 1,
             Serving::Draining => draining += 1,
             Serving::Unhealthy => unhealthy += 1,
@@ -140,13 +140,10 @@ fn instances<'a>(
     selected.flat_map(|id| network.workloads_of(id).map(move |record| (id, &**record)))
 }
 
-/// Returns the state of a workload as an instance of services.
-pub(super) fn serving(world: &World, record: &WorkloadRecord) -> Serving {
-    match (world.drains.of(record), record.unhealthy) {
-        (Some(_), _) => Serving::Draining,
-        (None, true) => Serving::Unhealthy,
-        (None, false) => Serving::Ready,
-    }
+/// Returns the states of a workload as an instance of services.
+pub(super) fn states(world: &World, record: &WorkloadRecord) -> InstanceStates {
+    let draining = world.drains.of(record).is_some();
+    InstanceStates { draining, unhealthy: record.unhealthy.clone() }
 }
 
 fn check_as_text(check: &HealthCheck) -> String {
@@ -300,7 +297,7 @@ fn instance(
         site: world.nodes.get(&record.node).and_then(|node| node.site.clone()),
         addresses: record.addresses.clone(),
         weight: weight.unwrap_or_default().get(),
-        serving: serving(world, record),
+        serving: states(world, record).serving(&service.name),
         drain: world.drains.of(record).map(|drain| drains::describe(world, drain)),
         quarantined: quarantine.is_some(),
         load: None,

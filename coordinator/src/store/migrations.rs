@@ -13,10 +13,11 @@ struct Migration {
 }
 
 /// The migrations, in their order.
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration { format: 2, statements: RECORDS },
     Migration { format: 3, statements: FLOORS },
     Migration { format: 4, statements: SERVICES },
+    Migration { format: 5, statements: FINDINGS },
 ];
 
 const NEWEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].format;
@@ -48,6 +49,15 @@ const FLOORS: &str = "
 /// Services are records of a new kind, and networks without service blocks lack the field. Nothing
 /// that is stored changes.
 const SERVICES: &str = "";
+
+/// Workloads are unhealthy for services, by name. Before, it was not stored for which service one
+/// was, and a node says so again when it connects.
+const FINDINGS: &str = "
+    UPDATE records SET body = json_remove(body, '$.Workload.unhealthy')
+        WHERE json_extract(body, '$.Workload.unhealthy') IS NOT NULL;
+    UPDATE records SET body = json_remove(body, '$.Refused.report.unhealthy')
+        WHERE json_extract(body, '$.Refused.report.unhealthy') IS NOT NULL;
+";
 
 /// Applies the migrations that are missing, in one transaction.
 ///
@@ -140,6 +150,38 @@ mod tests {
         let mut store = Sqlite::open(&path).unwrap();
         assert_eq!(store.load().unwrap().revision, Revision(7));
         assert_eq!(store.as_of(Revision(1)).unwrap(), []);
+    }
+
+    #[test]
+    fn findings_of_format_4_without_a_service_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mesh.db");
+        drop(Sqlite::open(&path).unwrap());
+        let ill = r#"{"Workload":{"id":"w-1","network":"shop","node":"rack","name":"web",
+            "addresses":[],"declared":{},"identity":1,"unhealthy":true}}"#;
+        let refused = r#"{"Refused":{"node":"rack","report":{"id":"w-2","network":"shop",
+            "name":"web","labels":{},"addresses":[],"unhealthy":true},"reasons":["no"]}}"#;
+        let well = ill.replace(r#","unhealthy":true"#, "").replace("w-1", "w-3");
+        let old = Connection::open(&path).unwrap();
+        for (id, body) in [("w-1", ill), ("w-2", refused), ("w-3", &well)] {
+            let row = (id, body);
+            old.execute("INSERT INTO records VALUES ('workload', ?1, ?2, 7)", row).unwrap();
+        }
+        old.pragma_update(None, "user_version", 4).unwrap();
+        drop(old);
+        let contents = Sqlite::open(&path).unwrap().load().unwrap();
+        assert_eq!(contents.records.len(), 3);
+        for record in contents.records {
+            match record {
+                Record::Workload(record) => assert!(record.unhealthy.is_empty()),
+                Record::Refused(record) => assert!(record.report.unhealthy.is_empty()),
+                other => panic!("{other:?}"),
+            }
+        }
+        let bodies: Vec<String> = rows(&path).into_iter().map(|row| row.body).collect();
+        assert!(bodies.iter().all(|body| !body.contains("unhealthy")));
+        let unchanged = bodies.iter().filter(|body| **body == well);
+        assert_eq!(unchanged.count(), 1, "the others are as they were");
     }
 
     #[test]

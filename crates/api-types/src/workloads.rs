@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use meshward_types::{
-    IdentityId, Labels, NetworkName, NodeName, Serving, WorkloadId, WorkloadName,
+    IdentityId, Labels, NetworkName, NodeName, ServiceName, Serving, WorkloadId, WorkloadName,
     measurement::{Measurement, SharingContainer},
     schema::{Address, Cidr},
 };
@@ -35,9 +35,13 @@ pub struct Workload {
     /// before.
     #[serde(default)]
     pub owns_name: bool,
-    /// The state as an instance of services; null if it is refused.
+    /// The state as an instance of services, `unhealthy` if it is that for any of them; null if it
+    /// is refused.
     #[serde(default)]
     pub serving: Option<Serving>,
+    /// The services whose health check of it fails.
+    #[serde(default)]
+    pub unhealthy: Vec<ServiceName>,
     /// `true` if the workload is quarantined.
     pub quarantined: bool,
     /// The reason why it is refused; null if it is admitted.

@@ -18,8 +18,8 @@ use meshward_datapath::{
 use meshward_lab::{Internet, Mesh, Node, Site, Workload, back_to_back, output};
 use meshward_node::{folder::Folder, view_store::ViewStore};
 use meshward_types::{
-    Acl, AclEntry, Conduct, IdentityId, NetworkName, NodeName, PortRange, Protocol, Revision,
-    Serving,
+    Acl, AclEntry, Conduct, IdentityId, InstanceStates, NetworkName, NodeName, PortRange, Protocol,
+    Revision,
 };
 use std::{
     fs,
@@ -229,7 +229,7 @@ fn workload_config(
         prefixes: vec![],
         identity,
         quarantine: Quarantine::None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     }
 }
 
@@ -286,7 +286,7 @@ fn view(members: &[Member], rules: u16) -> Result<View> {
             quarantined: false,
             reset: false,
             name: None,
-            serving: Serving::Ready,
+            states: InstanceStates::default(),
         };
         put(
             ResourceKey::Workload(network.clone(), member.workload.clone()),

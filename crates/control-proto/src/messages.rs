@@ -10,8 +10,8 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_types::{
-    Acl, Health, IdentityId, Labels, NetworkName, NodeName, PublicKey, Revision, WorkloadId,
-    WorkloadName,
+    Acl, Health, IdentityId, Labels, NetworkName, NodeName, PublicKey, Revision, ServiceName,
+    WorkloadId, WorkloadName,
     bounded::{as_printable, as_printable_if_any, at_most},
 };
 use serde::{Deserialize, Serialize};
@@ -85,10 +85,12 @@ pub enum FromNode {
     /// The node leaves the mesh. The coordinator removes it, then closes the connection with
     /// [`CLOSE_REMOVED`](crate::CLOSE_REMOVED).
     Leave,
-    /// The health check of a workload of the node has another finding.
+    /// A service's health check of a workload of the node has another finding.
     Health {
         /// The workload.
         workload: WorkloadId,
+        /// The service.
+        service: ServiceName,
         /// The finding.
         health: Health,
     },

@@ -3,7 +3,7 @@
 use crate::{codec::PART_BYTES, encoded_size};
 use ipnet::IpNet;
 use meshward_types::{
-    AcceptFrom, Count, Health, IdentityId, Labels, NetworkName, Protocol, PublicKey, ServiceName,
+    AcceptFrom, Count, IdentityId, Labels, NetworkName, Protocol, PublicKey, ServiceName,
     WorkloadId, WorkloadName,
     bounded::{as_printable, as_printable_if_any, at_most},
     measurement::{ImageSignature, Measurement, Sha256},
@@ -21,6 +21,9 @@ use std::{
 pub(crate) const MAX_LISTED: usize = 1024;
 
 pub(crate) const MAX_SEEN: usize = 256;
+
+/// The largest number of services for which a workload is unhealthy: those of a network.
+const MAX_UNHEALTHY: usize = 4096;
 
 /// A node's endpoint of a network, with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,9 +91,9 @@ pub struct WorkloadReport {
     /// understand.
     #[serde(default, deserialize_with = "as_printable_if_any")]
     pub objection: Option<String>,
-    /// The finding of its health check.
-    #[serde(default)]
-    pub health: Health,
+    /// The services whose health check of it fails.
+    #[serde(default, deserialize_with = "at_most::<_, _, MAX_UNHEALTHY>")]
+    pub unhealthy: Vec<ServiceName>,
 }
 
 impl WorkloadReport {
@@ -115,7 +118,7 @@ impl WorkloadReport {
             measurement: None,
             signatures: vec![],
             objection: None,
-            health: Health::Healthy,
+            unhealthy: vec![],
         }
     }
 }

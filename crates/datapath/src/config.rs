@@ -3,8 +3,8 @@
 
 use ipnet::IpNet;
 use meshward_types::{
-    Acl, Affinity, Conduct, IdentityId, Nearness, NodeName, PublicKey, ServiceName, ServicePort,
-    Serving, Weight, WorkloadId,
+    Acl, Affinity, Conduct, IdentityId, InstanceStates, Nearness, NodeName, PublicKey, ServiceName,
+    ServicePort, Weight, WorkloadId,
 };
 use std::net::{IpAddr, SocketAddr};
 
@@ -84,8 +84,8 @@ pub struct WorkloadConfig {
     pub identity: IdentityId,
     /// The quarantine of this workload by its id.
     pub quarantine: Quarantine,
-    /// The part that it takes in the services that it is an instance of.
-    pub serving: Serving,
+    /// The workload's states as an instance of services.
+    pub states: InstanceStates,
 }
 
 /// A service: virtual addresses in front of the workloads of some identities.

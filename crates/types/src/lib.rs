@@ -46,8 +46,8 @@ pub use policy_file::PolicyFile;
 pub use ports::{PortRange, PortSpec, Protocol};
 pub use selector::Selector;
 pub use service::{
-    Affinity, FanOut, Health, HealthCheck, HealthProbe, Nearness, ServicePort, Serving, Weight,
-    WeightRule,
+    Affinity, FanOut, Health, HealthCheck, HealthProbe, InstanceStates, Nearness, ServicePort,
+    Serving, Weight, WeightRule,
 };
 pub use trigger::{Condition, Lasting};
 

@@ -2,11 +2,12 @@
 
 use crate::{
     labels::Labels,
+    names::ServiceName,
     ports::Protocol,
     selector::{self, Selector},
 };
 use serde::{Deserialize, Serialize};
-use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 use utoipa::ToSchema;
 
 /// A port of a service, and the port of its instances that it stands for.
@@ -272,7 +273,27 @@ impl fmt::Display for Serving {
     }
 }
 
-/// The finding of an instance's health check, by its own node.
+/// The states of a workload as an instance of services.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStates {
+    /// `true` if somebody drains it or its node: it drains in all services.
+    pub draining: bool,
+    /// The services whose health check of it fails.
+    pub unhealthy: BTreeSet<ServiceName>,
+}
+
+impl InstanceStates {
+    /// Returns the state as an instance of a service.
+    pub fn serving(&self, service: &ServiceName) -> Serving {
+        match (self.draining, self.unhealthy.contains(service)) {
+            (true, _) => Serving::Draining,
+            (false, true) => Serving::Unhealthy,
+            (false, false) => Serving::Ready,
+        }
+    }
+}
+
+/// The finding of a health check of an instance for a service, by the instance's own node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Health {
     /// It passes, or there is none.
@@ -295,6 +316,23 @@ mod tests {
             let said = text.parse::<FanOut>().unwrap_err();
             assert!(said.contains("write auto, all, a number from 1 to 10000"), "{said}");
         }
+    }
+
+    #[test]
+    fn an_instance_is_unhealthy_for_the_services_whose_check_fails_and_drains_for_all() {
+        let [api, db]: [ServiceName; 2] = ["api", "db"].map(|name| name.parse().unwrap());
+        let mut states = InstanceStates::default();
+        assert_eq!((states.serving(&api), states.serving(&db)), (Serving::Ready, Serving::Ready));
+        states.unhealthy.insert(api.clone());
+        assert_eq!(
+            (states.serving(&api), states.serving(&db)),
+            (Serving::Unhealthy, Serving::Ready)
+        );
+        states.draining = true;
+        assert_eq!(
+            (states.serving(&api), states.serving(&db)),
+            (Serving::Draining, Serving::Draining)
+        );
     }
 
     #[test]

@@ -9,5 +9,5 @@ mod unreachable;
 
 pub(crate) use interface::{MakeInterface, allow_ipv6, close, close_left_behind, free_interface};
 pub(crate) use owner::Owner;
-pub(crate) use record::{Attachment, Origin, new_id};
+pub(crate) use record::{Attachment, Findings, Origin, new_id, unhealthy_for};
 pub(crate) use unreachable::{allow_other_interfaces, block_other_interfaces};

@@ -5,8 +5,12 @@ use meshward_api_types::local::Pod;
 use meshward_control_proto::WorkloadReport;
 use meshward_netns::{Netns, NetnsId};
 use meshward_runtime::random;
-use meshward_types::{Health, WorkloadId, measurement::Measurement};
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use meshward_types::{Health, ServiceName, WorkloadId, measurement::Measurement};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+
+/// The findings of a workload's health checks, by the services that want them. Without a finding,
+/// the workload counts as healthy.
+pub(crate) type Findings = BTreeMap<ServiceName, Health>;
 
 /// An attached workload. It is kept on disk, so that a restarted daemon finds it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +37,8 @@ pub(crate) struct Attachment {
     /// The measurement under which it was admitted, while it is something else and the coordinator
     /// is away, which would have to admit that: it is closed.
     pub(crate) admitted_as: Option<Arc<Measurement>>,
-    /// The finding of its health checks; `None` if there is none.
-    pub(crate) health: Option<Health>,
+    /// The findings of health checks, by the services that want them.
+    pub(crate) findings: Findings,
 }
 
 /// The maker of a workload's namespace, and the workload's name there.
@@ -85,7 +89,7 @@ impl Attachment {
             origin,
             measured: false,
             admitted_as: None,
-            health: None,
+            findings: Findings::new(),
         }
     }
 
@@ -119,6 +123,12 @@ impl Attachment {
             }
         }
     }
+}
+
+/// Returns the services for which findings say that a workload is unhealthy.
+pub(crate) fn unhealthy_for(findings: &Findings) -> Vec<ServiceName> {
+    let ill = findings.iter().filter(|(_, health)| **health == Health::Unhealthy);
+    ill.map(|(service, _)| service.clone()).collect()
 }
 
 /// Returns a new workload id.

@@ -1,7 +1,7 @@
 use super::*;
 use meshward_control_proto::ViewReplica;
 use meshward_types::{
-    Affinity, Protocol, Revision, Selector, ServicePort, Serving, Weight, WeightRule,
+    Affinity, InstanceStates, Protocol, Revision, Selector, ServicePort, Weight, WeightRule,
 };
 
 fn network_name() -> NetworkName {
@@ -99,6 +99,47 @@ fn an_identity_has_the_weight_that_the_service_gives_its_labels() {
 }
 
 #[test]
+fn this_nodes_findings_go_before_the_views_service_by_service() {
+    let mut bench =
+        Bench { view: ViewReplica::default(), config: EndpointConfig::new(network_name()) };
+    let [api, admin, db]: [ServiceName; 3] =
+        ["api", "admin", "db"].map(|name| name.parse().unwrap());
+    let id: WorkloadId = "w-1".parse().unwrap();
+    let put = |states| {
+        let spec = WorkloadSpec {
+            node: "node-a".parse().unwrap(),
+            addresses: vec!["10.42.2.1".parse().unwrap()],
+            prefixes: vec![],
+            identity: IdentityId(1),
+            quarantined: false,
+            reset: false,
+            name: None,
+            states,
+        };
+        let key = ResourceKey::Workload(network_name(), "w-1".parse().unwrap());
+        Change::Put(key, Resource::Workload(spec))
+    };
+    let states_of = |change: Option<ConfigChange>| match change {
+        Some(ConfigChange::PutWorkload(_, config)) => config.states,
+        other => panic!("{other:?}"),
+    };
+    let unhealthy = |names: [&ServiceName; 2]| names.into_iter().cloned().collect();
+    let of_view = InstanceStates { draining: false, unhealthy: unhealthy([&api, &db]) };
+    bench.apply(&[put(of_view.clone())]);
+    let findings =
+        Findings::from([(api.clone(), Health::Healthy), (admin.clone(), Health::Unhealthy)]);
+    let mut set = |findings: &Findings| bench.config.set_findings(bench.view.view(), &id, findings);
+    assert_eq!(states_of(set(&findings)).unhealthy, unhealthy([&admin, &db]));
+    assert_eq!(set(&findings), None, "nothing has changed");
+    assert_eq!(states_of(set(&Findings::new())), of_view, "the view's word holds");
+    set(&findings);
+    // What the view says later changes none of this node's findings, and drains are the view's.
+    let drained = InstanceStates { draining: true, ..InstanceStates::default() };
+    let states = states_of(bench.apply(&[put(drained)]).pop());
+    assert_eq!((states.draining, states.unhealthy), (true, [admin].into()));
+}
+
+#[test]
 fn peers_are_of_this_site_if_both_sites_are_known_and_the_same() {
     let mut bench =
         Bench { view: ViewReplica::default(), config: EndpointConfig::new(network_name()) };
@@ -125,7 +166,7 @@ fn peers_are_of_this_site_if_both_sites_are_known_and_the_same() {
         quarantined: false,
         reset: false,
         name: None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     };
     let key = ResourceKey::Workload(network_name(), "w-1".parse().unwrap());
     bench.apply(&[Change::Put(key, Resource::Workload(spec))]);

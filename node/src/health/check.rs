@@ -73,13 +73,6 @@ impl CheckState {
     }
 }
 
-/// Returns the finding about a workload with these checks: it is healthy if none of them fails.
-/// `None` before there is one.
-pub(super) fn finding<'a>(checks: impl Iterator<Item = &'a CheckState>) -> Option<Health> {
-    let found = checks.filter_map(|check| check.health);
-    found.reduce(|a, b| if a == Health::Healthy { b } else { a })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,16 +138,5 @@ mod tests {
         fail(&mut state);
         assert_eq!(state.pause(&check(), 0), Duration::from_millis(1800));
         assert_eq!(state.pause(&check(), u16::MAX), Duration::from_millis(2200));
-    }
-
-    #[test]
-    fn a_workload_is_healthy_if_no_check_of_it_fails() {
-        let with = |health| CheckState { health, ..CheckState::default() };
-        let (well, ill, new) =
-            (with(Some(Health::Healthy)), with(Some(Health::Unhealthy)), with(None));
-        assert_eq!(finding([&well, &new].into_iter()), Some(Health::Healthy));
-        assert_eq!(finding([&new, &ill, &well].into_iter()), Some(Health::Unhealthy));
-        assert_eq!(finding([&well, &ill].into_iter()), Some(Health::Unhealthy));
-        assert_eq!(finding([&new].into_iter()), None);
     }
 }

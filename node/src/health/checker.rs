@@ -1,14 +1,14 @@
 //! The thread that makes the checks.
 
 use super::{
-    check::{CheckState, Outcome, finding},
+    check::{CheckState, Outcome},
     probes::Prober,
     wanted::{Subject, WantedCheck, wanted},
 };
-use crate::app::Node;
+use crate::{app::Node, attachment::Findings};
 use meshward_api_types::local::{CheckState as ShownState, LocalCheck};
 use meshward_runtime::random;
-use meshward_types::{Health, HealthProbe, WorkloadId};
+use meshward_types::{Health, HealthProbe, ServiceName, WorkloadId};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, io, sync::Arc, thread, time::Duration};
 use tokio::{
@@ -79,7 +79,7 @@ impl Checker {
         self.checked.retain(|id, _| {
             let is_wanted = wanted.contains_key(id);
             if !is_wanted {
-                node.workloads.note_health(id, None, vec![]);
+                node.workloads.note_findings(id, Findings::new(), vec![]);
             }
             is_wanted
         });
@@ -101,9 +101,12 @@ impl Checker {
 
     /// Begins the checks of a workload. Those that were made before go on as they were.
     fn begin(&self, id: WorkloadId, subject: Subject, before: Option<&States>) -> Checked {
-        let restored = subject.attachment.health;
+        let known = &subject.attachment.findings;
         let state = |own: &WantedCheck| match before {
-            None => CheckState::restored(restored),
+            None => {
+                let mut found = own.services.iter().filter_map(|service| known.get(service));
+                CheckState::restored(found.next().copied())
+            }
             Some(before) => {
                 let all = before.all.lock();
                 let mut known = before.subject.checks.iter().zip(&*all);
@@ -125,7 +128,9 @@ impl Checker {
 impl States {
     /// Makes a check, for ever.
     async fn keep(self: Arc<Self>, number: usize, prober: Arc<Prober>) {
-        let Some(WantedCheck { check, port, .. }) = self.subject.checks.get(number) else { return };
+        let Some(WantedCheck { check, port, services }) = self.subject.checks.get(number) else {
+            return;
+        };
         let mut probe = prober.probe(&self.subject.attachment, check, *port);
         if self.all.lock()[number].health.is_some() {
             sleep(SPREAD.min(check.every).mul_f64(f64::from(turn()) / f64::from(u16::MAX))).await;
@@ -138,7 +143,7 @@ impl States {
                 let state = &mut self.all.lock()[number];
                 let before = state.health.unwrap_or_default();
                 state.note(outcome, check);
-                self.log(before, state);
+                self.log(services, before, state);
                 state.pause(check, turn())
             };
             self.tell();
@@ -146,18 +151,21 @@ impl States {
         }
     }
 
-    fn log(&self, before: Health, CheckState { health, problem, .. }: &CheckState) {
+    fn log(&self, services: &[ServiceName], before: Health, state: &CheckState) {
+        let CheckState { health, problem, .. } = state;
         let workload = &self.id;
+        let services = in_a_row(services);
         match (before, health.unwrap_or_default()) {
             (Health::Healthy, Health::Unhealthy) => {
-                info!(%workload, "unhealthy: {}", problem.as_deref().unwrap_or_default());
+                let problem = problem.as_deref().unwrap_or_default();
+                info!(%workload, services, "unhealthy: {problem}");
             }
-            (Health::Unhealthy, Health::Healthy) => info!(%workload, "healthy again"),
+            (Health::Unhealthy, Health::Healthy) => info!(%workload, services, "healthy again"),
             _ => {}
         }
     }
 
-    /// Has the finding enforced and reported, if it is another one than before.
+    /// Has the findings enforced and reported, if they are others than before.
     fn tell(&self) {
         let all = self.all.lock();
         let shown = |(wanted, state): (&WantedCheck, &CheckState)| LocalCheck {
@@ -172,8 +180,21 @@ impl States {
             problem: state.problem.clone(),
         };
         let checks = self.subject.checks.iter().zip(&*all).map(shown).collect();
-        self.node.workloads.note_health(&self.id, finding(all.iter()), checks);
+        let findings = findings(self.subject.checks.iter().zip(&*all));
+        self.node.workloads.note_findings(&self.id, findings, checks);
     }
+}
+
+/// Returns the findings, by service. A service has none before its check has one.
+fn findings<'a>(checks: impl Iterator<Item = (&'a WantedCheck, &'a CheckState)>) -> Findings {
+    let found = checks.filter_map(|(wanted, state)| Some((wanted, state.health?)));
+    found
+        .flat_map(|(wanted, health)| wanted.services.iter().map(move |own| (own.clone(), health)))
+        .collect()
+}
+
+fn in_a_row(services: &[ServiceName]) -> String {
+    services.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" ")
 }
 
 fn turn() -> u16 {

@@ -5,7 +5,7 @@ use meshward_runtime::metrics::{counted, measured};
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 
-/// Registers the checks of this node's workloads, and the probes so far by kind and outcome.
+/// Registers the checks of this node's workloads by service, and the probes so far by kind and outcome.
 pub(super) fn register(
     registry: &mut Registry,
     workloads: &[LocalWorkload],
@@ -14,11 +14,14 @@ pub(super) fn register(
     let mut checks = BTreeMap::<_, u64>::new();
     for workload in workloads {
         for check in &workload.checks {
-            let labels = [
-                ("network", workload.network.to_string()),
-                ("state", state_name(check.state).to_owned()),
-            ];
-            *checks.entry(labels).or_default() += 1;
+            for service in &check.services {
+                let labels = [
+                    ("network", workload.network.to_string()),
+                    ("service", service.to_string()),
+                    ("state", state_name(check.state).to_owned()),
+                ];
+                *checks.entry(labels).or_default() += 1;
+            }
         }
     }
     measured(registry, "health_checks", "Health checks of instances, by their finding", checks);

@@ -12,8 +12,8 @@ use meshward_netns::NetnsId;
 use meshward_runtime::state_files::{StateFile, decode, encode};
 use meshward_types::{
     Acl, AclEntry, Affinity, Conduct, DnsSettings, Health, HealthCheck, HealthProbe, IdentityId,
-    Nearness, OnDeny, OnRevoke, Outside, PortRange, Protocol, PublicKey, Revision, ServicePort,
-    Serving, Weight, WeightRule, entries_of,
+    InstanceStates, Nearness, OnDeny, OnRevoke, Outside, PortRange, Protocol, PublicKey, Revision,
+    ServicePort, Weight, WeightRule, entries_of,
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
     outside::{Effect, OutsideRule, Precedence},
     relay::RelayNumber,
@@ -70,7 +70,7 @@ fn workloads() {
     {
         let file = WorkloadFile::from(&attachment);
         let mut before = attachment.clone();
-        (before.health, before.report.health) = (None, Health::Healthy);
+        (before.findings, before.report.unhealthy) = (BTreeMap::new(), vec![]);
         let [old @ .., newest] = files;
         for old in old {
             assert_eq!(Attachment::from(decode::<WorkloadFile>(old).unwrap()), before);
@@ -204,7 +204,7 @@ fn view() -> View {
                 quarantined: false,
                 reset: true,
                 name: Some(of("web")),
-                serving: Serving::Unhealthy,
+                states: InstanceStates { draining: true, unhealthy: [of("api")].into() },
             }),
             4 => Resource::Link(acl().with_outside(Some(outside()))),
             5 => Resource::Trigger(TriggerSpec {
@@ -263,7 +263,9 @@ fn view_without_services() -> View {
                 (spec.service_blocks, spec.resolver) = (vec![], vec![]);
             }
             Resource::Peer(spec) => spec.site = None,
-            Resource::Workload(spec) => (spec.name, spec.serving) = (None, Serving::Ready),
+            Resource::Workload(spec) => {
+                (spec.name, spec.states) = (None, InstanceStates::default());
+            }
             Resource::Link(acl) => *acl = acl.clone().with_outside(None),
             _ => {}
         }
@@ -361,7 +363,7 @@ fn container() -> Attachment {
             measurement: Some(Arc::new(measurement(digest))),
             signatures: vec![ImageSignatures { image: digest, signatures: vec![signature] }],
             objection: Some("label meshward.accept-from: no".into()),
-            health: Health::Unhealthy,
+            unhealthy: vec![of("web")],
             ..report()
         },
         netns: "/run/netns/cni-1".into(),
@@ -378,7 +380,7 @@ fn container() -> Attachment {
         },
         measured: true,
         admitted_as: Some(Arc::new(measurement(before))),
-        health: Some(Health::Unhealthy),
+        findings: [(of("api"), Health::Healthy), (of("web"), Health::Unhealthy)].into(),
     }
 }
 

@@ -3,25 +3,26 @@
 //! The structures are converted field by field, other than those of the view: several fields have
 //! other names and shapes in the file than in the daemon.
 
-use crate::attachment::{Attachment, Origin, Owner};
+use crate::attachment::{Attachment, Findings, Origin, Owner, unhealthy_for};
 use ipnet::IpNet;
 use meshward_api_types::local::{Kubernetes, Pod};
 use meshward_control_proto::{ImageSignatures, WorkloadReport};
 use meshward_netns::NetnsId;
 use meshward_runtime::state_files::StateFile;
 use meshward_types::{
-    AcceptFrom, Health, Labels, NetworkName, PublicKey, WorkloadId, WorkloadName,
+    AcceptFrom, Health, Labels, NetworkName, PublicKey, ServiceName, WorkloadId, WorkloadName,
     measurement::{Image, ImageSignature, Measurement, Repository, Sha256, SharingContainer},
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
 };
 
 /// The file of an attached workload. Formats 1 and 2 differ in the number alone; format 3 has the
-/// finding of health checks.
+/// findings of health checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkloadFile {
     report: ReportEntry,
@@ -43,9 +44,9 @@ pub(crate) struct WorkloadFile {
     /// [`Attachment::admitted_as`].
     #[serde(default)]
     let_in_as: Option<MeasurementEntry>,
-    /// [`Attachment::health`].
+    /// [`Attachment::findings`].
     #[serde(default)]
-    health: Option<HealthEntry>,
+    findings: BTreeMap<ServiceName, HealthEntry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,8 +278,8 @@ impl From<WorkloadReport> for ReportEntry {
             measurement,
             signatures,
             objection,
-            // The file has the finding itself.
-            health: _,
+            // The file has all findings.
+            unhealthy: _,
         } = report;
         let measurement = measurement.map(|own| Arc::unwrap_or_clone(own).into());
         let signatures =
@@ -331,7 +332,7 @@ impl From<ReportEntry> for WorkloadReport {
             measurement,
             signatures,
             objection,
-            health: Health::Healthy,
+            unhealthy: vec![],
         }
     }
 }
@@ -349,7 +350,7 @@ impl From<&Attachment> for WorkloadFile {
             origin,
             measured,
             admitted_as,
-            health,
+            findings,
         } = attachment.clone();
         Self {
             report: report.into(),
@@ -362,7 +363,7 @@ impl From<&Attachment> for WorkloadFile {
             origin: origin.into(),
             measured,
             let_in_as: admitted_as.map(|own| Arc::unwrap_or_clone(own).into()),
-            health: health.map(Into::into),
+            findings: findings.into_iter().map(|(name, health)| (name, health.into())).collect(),
         }
     }
 }
@@ -380,11 +381,12 @@ impl From<WorkloadFile> for Attachment {
             origin,
             measured,
             let_in_as,
-            health,
+            findings,
         } = file;
-        let health = health.map(Health::from);
+        let findings: Findings =
+            findings.into_iter().map(|(name, health)| (name, health.into())).collect();
         Self {
-            report: WorkloadReport { health: health.unwrap_or_default(), ..report.into() },
+            report: WorkloadReport { unhealthy: unhealthy_for(&findings), ..report.into() },
             netns,
             netns_id: netns_id.map(|(device, inode)| NetnsId { device, inode }),
             owner: owner.map(Into::into),
@@ -394,7 +396,7 @@ impl From<WorkloadFile> for Attachment {
             origin: origin.into(),
             measured,
             admitted_as: let_in_as.map(|own| Arc::new(own.into())),
-            health,
+            findings,
         }
     }
 }

@@ -1,44 +1,50 @@
 //! The findings of health checks: kept, enforced and reported.
 
 use super::state::{State, Workloads};
+use crate::attachment::{Findings, unhealthy_for};
 use meshward_api_types::local::LocalCheck;
 use meshward_control_proto::FromNode;
-use meshward_types::{Health, WorkloadId};
-use std::collections::BTreeMap;
+use meshward_types::{Health, ServiceName, WorkloadId};
+use std::{collections::BTreeMap, mem};
 use tracing::warn;
 
 impl Workloads {
-    /// Notes the finding about a workload and the checks that it follows from. `None`: there is
-    /// none. It is in force when this returns; the coordinator is told of a change, now or when the
-    /// next session begins.
-    pub(crate) fn note_health(
+    /// Notes the findings about a workload, by service, and the checks that they follow from. They
+    /// are in force when this returns; the coordinator is told of changes, now or when the next
+    /// session begins.
+    pub(crate) fn note_findings(
         &self,
         id: &WorkloadId,
-        health: Option<Health>,
+        findings: Findings,
         checks: Vec<LocalCheck>,
     ) {
         let mut state = self.state.lock();
         let Some(workload) = state.attached.get_mut(id) else { return };
         workload.checks = checks;
         let attachment = &mut workload.attachment;
-        let network = attachment.report.network.clone();
-        self.enforcement.set_health(&network, id, health);
-        if attachment.health == health {
+        self.enforcement.set_findings(&attachment.report.network, id, &findings);
+        if attachment.findings == findings {
             return;
         }
-        attachment.health = health;
-        let health = health.unwrap_or_default();
-        let is_changed = attachment.report.health != health;
-        attachment.report.health = health;
-        self.keep_health(&state, id);
-        if is_changed {
-            self.link.send(FromNode::Health { workload: id.clone(), health });
+        let after = unhealthy_for(&findings);
+        attachment.findings = findings;
+        let before = mem::replace(&mut attachment.report.unhealthy, after.clone());
+        self.keep_findings(&state, id);
+        let tell = |service: &ServiceName, health| {
+            let (workload, service) = (id.clone(), service.clone());
+            self.link.send(FromNode::Health { workload, service, health });
+        };
+        for service in before.iter().filter(|service| !after.contains(service)) {
+            tell(service, Health::Healthy);
+        }
+        for service in after.iter().filter(|service| !before.contains(service)) {
+            tell(service, Health::Unhealthy);
         }
     }
 
-    fn keep_health(&self, state: &State, id: &WorkloadId) {
+    fn keep_findings(&self, state: &State, id: &WorkloadId) {
         if let Err(error) = self.keep(state, id) {
-            warn!(workload = %id, "the finding of its health checks was not written down: {error:#}");
+            warn!(workload = %id, "the findings of its health checks were not written down: {error:#}");
         }
     }
 

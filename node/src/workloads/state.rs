@@ -198,7 +198,7 @@ pub(crate) fn plain_report(
         measurement: None,
         signatures: vec![],
         objection: None,
-        health: meshward_types::Health::Healthy,
+        unhealthy: vec![],
     }
 }
 

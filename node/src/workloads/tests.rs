@@ -6,7 +6,7 @@ use meshward_control_proto::{
     Change, DeviceOrder, Resource, ResourceKey,
     view::{IdentitySpec, NetworkSpec, WorkloadSpec},
 };
-use meshward_types::{IdentityId, NetworkName, PublicKey, Revision, Serving, WorkloadId};
+use meshward_types::{IdentityId, InstanceStates, NetworkName, PublicKey, Revision, WorkloadId};
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 const WORKLOADS: u8 = 24;
@@ -44,7 +44,7 @@ fn admit(id: &WorkloadId, addresses: Vec<IpAddr>) -> Change {
         quarantined: false,
         reset: false,
         name: None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     };
     Change::Put(ResourceKey::Workload(network(), id.clone()), Resource::Workload(spec))
 }

@@ -337,13 +337,23 @@ impl Others {
                     "trouble without end",
                     (0..300).map(|at| text(at * 10)).chain([text(1 << 19)]).collect(),
                 )];
-                (lies, Some(FromNode::Health { workload: web, health: Health::Healthy }))
+                let (service, health) = ("api".parse().unwrap(), Health::Healthy);
+                (lies, Some(FromNode::Health { workload: web, service, health }))
             }
             FromNode::Health { .. } => {
-                let health = |workload| FromNode::Health { workload, health: Health::Unhealthy };
+                let ill = |workload: WorkloadId, service: &str| FromNode::Health {
+                    workload,
+                    service: service.parse().unwrap(),
+                    health: Health::Unhealthy,
+                };
+                let services = (0..4000).map(|number| format!("s{number}"));
                 let lies = vec![
-                    lie("another's illness", vec![health(api), health(web)]),
-                    lie("illnesses of nobody", vec![health("nobody".parse().unwrap()); 300]),
+                    lie("another's illness", vec![ill(api, "api"), ill(web.clone(), "api")]),
+                    lie("illnesses of nobody", vec![ill("nobody".parse().unwrap(), "api"); 300]),
+                    lie(
+                        "illnesses for services without end",
+                        services.map(|service| ill(web.clone(), &service)).collect(),
+                    ),
                 ];
                 (lies, Some(FromNode::Load(vec![])))
             }

@@ -1,6 +1,6 @@
 //! Health checks of real instances by their own nodes.
 
-use super::{Group, Teller, WEB_API, checked, open};
+use super::{Group, Teller, WEB_API, checked, open, scrape};
 use crate::{
     docker::Host,
     support::{PATIENCE, echo_once},
@@ -11,7 +11,9 @@ use meshward_api_types::{
 };
 use meshward_lab::Node;
 use meshward_netns::Netns;
+use meshward_types::Serving;
 use std::{
+    collections::HashSet,
     io::{Read, Write},
     net::{IpAddr, TcpListener},
     sync::{
@@ -82,8 +84,24 @@ impl Group {
 
     /// Returns how many instances are ready and unhealthy, as the coordinator knows it.
     fn counts(&self) -> (usize, usize) {
+        self.counts_of("api")
+    }
+
+    fn counts_of(&self, service: &str) -> (usize, usize) {
         let services: Vec<api::Service> = self.mesh.list("service").unwrap();
-        (services[0].ready, services[0].unhealthy)
+        let service = services.iter().find(|own| own.name.as_str() == service).unwrap();
+        (service.ready, service.unhealthy)
+    }
+
+    /// Returns the IPv4 address of a service.
+    fn address_of(&self, service: &str) -> IpAddr {
+        let services: Vec<api::Service> = self.mesh.list("service").unwrap();
+        services.iter().find(|own| own.name.as_str() == service).unwrap().addresses[0]
+    }
+
+    /// Returns the instances that answer connections to an address.
+    fn reached_at(&self, address: IpAddr) -> HashSet<IpAddr> {
+        (0..30).map(|_| open(&self.web.netns, address, PATIENCE).unwrap().1).collect()
     }
 }
 
@@ -128,6 +146,77 @@ fn an_unhealthy_instance_gets_no_new_connections_keeps_those_it_has_and_returns(
     group.mesh.apply(&checked("", WEB_API)).unwrap();
     wait("they count as healthy", || group.counts() == (3, 0));
     assert_eq!(group.check(1), None);
+}
+
+/// Two services with the same instances, each with a check of its own.
+const TWO_SERVICES: &str = "network: shop
+services:
+  - name: api
+    for: { app: api }
+    ports: [{ port: 80, to: 8080 }]
+    fan_out: all
+    health: { http: /healthz, port: 9000, every: 300ms, failures: 2 }
+  - name: admin
+    for: { app: api }
+    ports: [{ port: 80, to: 8080 }]
+    fan_out: all
+    health: { tcp: 8080, every: 300ms, failures: 2 }
+rules:
+  - { name: web-api, from: { app: web }, to: { service: api } }
+  - { name: web-admin, from: { app: web }, to: { service: admin } }
+";
+
+#[test]
+fn a_check_of_one_service_takes_an_instance_out_of_that_service_alone() {
+    let mut group = Group::with([1, 1], TWO_SERVICES);
+    let mut tellers: Vec<Teller> =
+        group.instances.iter().map(|own| Teller::start(&own.netns)).collect();
+    let healths: Vec<Healthz> =
+        group.instances.iter().map(|own| Healthz::start(&own.netns)).collect();
+    let both = || (group.counts_of("api"), group.counts_of("admin"));
+    wait("all are ready", || both() == ((2, 0), (2, 0)));
+    let (well, ill) = (group.instances[0].v4(), group.instances[1].v4());
+    healths[1].is_well.store(false, Relaxed);
+    wait("it is unhealthy for one service", || both() == ((1, 1), (2, 0)));
+    wait("the other instance has all", || group.reached_at(group.v4()) == [well].into());
+    let admin = group.address_of("admin");
+    assert_eq!(group.reached_at(admin), [well, ill].into(), "it is ready for the other service");
+
+    // People are shown both.
+    let state = |service: &str| -> Vec<Serving> {
+        let shown: api::ServiceDetails = group.mesh.read_as(&["service", "show", service]).unwrap();
+        let of_ill = shown.instances.iter().filter(|own| own.addresses.contains(&ill));
+        of_ill.map(|own| own.serving).collect()
+    };
+    assert_eq!(state("api"), [Serving::Unhealthy]);
+    assert_eq!(state("admin"), [Serving::Ready]);
+    let workloads = group.mesh.workloads().unwrap();
+    let workload = workloads.iter().find(|own| own.addresses.contains(&ill)).unwrap();
+    assert_eq!(workload.serving, Some(Serving::Unhealthy));
+    assert_eq!(workload.unhealthy.iter().map(ToString::to_string).collect::<Vec<_>>(), ["api"]);
+    let listed = group.mesh.meshctl(&["workload", "list"]).unwrap();
+    assert!(listed.contains("unhealthy for api"), "{listed}");
+    let metrics = scrape(&group.nodes[1]);
+    for (service, state) in [("api", "unhealthy"), ("admin", "healthy")] {
+        let labels = format!(r#"{{network="shop",service="{service}",state="{state}"}} 1"#);
+        assert!(metrics.contains(&format!("meshward_node_health_checks{labels}")), "{metrics}");
+    }
+
+    // Both findings survive the daemon, and the coordinator's restart.
+    group.nodes[1].process().stop();
+    group.nodes[1].start().unwrap();
+    group.mesh.coordinator.kill();
+    group.mesh.restart_coordinator().unwrap();
+    let both = || (group.counts_of("api"), group.counts_of("admin"));
+    assert_eq!(both(), ((1, 1), (2, 0)));
+    wait("both are reached again", || group.reached_at(admin) == [well, ill].into());
+    assert_eq!(group.reached_at(group.v4()), [well].into());
+
+    // The other check fails as well, and the first passes again.
+    healths[1].is_well.store(true, Relaxed);
+    drop(tellers.pop());
+    wait("the services have changed places", || both() == ((2, 0), (1, 1)));
+    wait("the other instance has all", || group.reached_at(admin) == [well].into());
 }
 
 #[test]

@@ -194,8 +194,9 @@ impl NodeSession {
                 return self.apply_reports(Report::Started(Box::new(report)), session).await;
             }
             FromNode::Stopped(id) => return self.apply_reports(Report::Stopped(id), session).await,
-            FromNode::Health { workload, health } => {
-                return self.apply_reports(Report::Health(workload, health), session).await;
+            FromNode::Health { workload, service, health } => {
+                let found = Report::Health(workload, service, health);
+                return self.apply_reports(found, session).await;
             }
             FromNode::Endpoint(report) => {
                 if self.link.mesh.look(|world| world.networks.contains_key(&report.network)) {
@@ -255,8 +256,8 @@ impl NodeSession {
             match self.inbox.next_at_once()? {
                 Some(FromNode::Started(report)) => reports.push(Report::Started(Box::new(report))),
                 Some(FromNode::Stopped(id)) => reports.push(Report::Stopped(id)),
-                Some(FromNode::Health { workload, health }) => {
-                    reports.push(Report::Health(workload, health));
+                Some(FromNode::Health { workload, service, health }) => {
+                    reports.push(Report::Health(workload, service, health));
                 }
                 Some(message) => other = Some(message),
                 None => break,

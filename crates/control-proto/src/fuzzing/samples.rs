@@ -45,7 +45,7 @@ fn workload() -> WorkloadReport {
             signatures: vec![signature],
         }],
         objection: Some("no".into()),
-        health: Health::Healthy,
+        unhealthy: vec![name("api")],
     }
 }
 
@@ -112,7 +112,7 @@ fn changes() -> Vec<Change> {
                 quarantined: false,
                 reset: false,
                 name: Some(name("web")),
-                serving: Serving::Ready,
+                states: InstanceStates::default(),
             }),
         ),
         put(
@@ -179,7 +179,14 @@ fn from_node() -> Vec<Vec<u8>> {
         tagged(0, &FromNode::Fired(fired)),
         tagged(0, &FromNode::Renew { csr: vec![1, 2, 3] }),
         tagged(0, &FromNode::Leave),
-        tagged(0, &FromNode::Health { workload: name("w1"), health: Health::Unhealthy }),
+        tagged(
+            0,
+            &FromNode::Health {
+                workload: name("w1"),
+                service: name("api"),
+                health: Health::Unhealthy,
+            },
+        ),
         tagged(0, &FromNode::Load(vec![load])),
     ]
 }

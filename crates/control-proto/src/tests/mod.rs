@@ -38,7 +38,7 @@ fn what_a_node_has_comes_whole_in_parts_that_fit() {
         measurement: None,
         signatures: vec![],
         objection: Some("x".repeat(1000)),
-        health: Health::Healthy,
+        unhealthy: vec![],
     };
     for count in [0, 1, 600, 5000] {
         let all: Vec<WorkloadReport> = (0..count).map(report).collect();

@@ -287,7 +287,7 @@ fn workload() -> WorkloadReport {
             signatures: vec![signature],
         }],
         objection: Some("unknown field".into()),
-        health: Health::Unhealthy,
+        unhealthy: vec![of("api")],
     }
 }
 
@@ -331,7 +331,7 @@ fn from_node() -> Vec<FromNode> {
         FromNode::Degraded(Some("the disk is full".into())),
         FromNode::Degraded(None),
         FromNode::Leave,
-        FromNode::Health { workload: of("w1"), health: Health::Unhealthy },
+        FromNode::Health { workload: of("w1"), service: of("api"), health: Health::Unhealthy },
         FromNode::Load(vec![InstanceLoad {
             network: shop(),
             service: of("api"),
@@ -492,7 +492,7 @@ fn changes() -> Vec<Change> {
         quarantined: false,
         reset: true,
         name: Some(of("web")),
-        serving: Serving::Draining,
+        states: InstanceStates { draining: true, unhealthy: [of("api")].into() },
     };
     let trigger = TriggerSpec {
         watch: of("app=web"),

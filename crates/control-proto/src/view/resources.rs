@@ -2,9 +2,9 @@
 
 use ipnet::IpNet;
 use meshward_types::{
-    AcceptFrom, Acl, Affinity, Conduct, DnsSettings, HealthCheck, IdentityId, Labels, Nearness,
-    NetworkName, NodeName, PublicKey, Revision, Selector, ServiceName, ServicePort, Serving,
-    WeightRule, WorkloadId, WorkloadName, selector, trigger::TriggerSpec,
+    AcceptFrom, Acl, Affinity, Conduct, DnsSettings, HealthCheck, IdentityId, InstanceStates,
+    Labels, Nearness, NetworkName, NodeName, PublicKey, Revision, Selector, ServiceName,
+    ServicePort, WeightRule, WorkloadId, WorkloadName, selector, trigger::TriggerSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -96,8 +96,8 @@ pub struct WorkloadSpec {
     pub reset: bool,
     /// The workload's name, if its identity owns the name in the network.
     pub name: Option<WorkloadName>,
-    /// The workload's state as an instance of services.
-    pub serving: Serving,
+    /// The workload's states as an instance of services.
+    pub states: InstanceStates,
 }
 
 /// A service that the node's workloads use or are instances of.

@@ -1,7 +1,8 @@
 use super::*;
 use meshward_types::{
-    Acl, AclEntry, Affinity, HealthCheck, HealthProbe, IdentityId, Nearness, NetworkName, NodeName,
-    PortRange, Protocol, PublicKey, Revision, Selector, ServicePort, Serving, trigger::TriggerSpec,
+    Acl, AclEntry, Affinity, HealthCheck, HealthProbe, IdentityId, InstanceStates, Nearness,
+    NetworkName, NodeName, PortRange, Protocol, PublicKey, Revision, Selector, ServicePort,
+    trigger::TriggerSpec,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +59,7 @@ fn resource() -> impl Strategy<Value = (ResourceKey, Resource)> {
                 quarantined: flag,
                 reset: false,
                 name: flag.then(|| "web".parse().unwrap()),
-                serving: if flag { Serving::Draining } else { Serving::Ready },
+                states: InstanceStates { draining: flag, ..InstanceStates::default() },
             };
             let id = format!("w{a}").parse().unwrap();
             (ResourceKey::Workload(network(), id), Resource::Workload(spec))
@@ -168,7 +169,7 @@ fn every_resource_survives_the_wire() {
         quarantined: true,
         reset: false,
         name: Some("web".parse().unwrap()),
-        serving: Serving::Unhealthy,
+        states: InstanceStates { draining: false, unhealthy: ["api".parse().unwrap()].into() },
     };
     let peer = PeerSpec {
         public_key: PublicKey([1; 32]),

@@ -13,7 +13,8 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_types::{
-    IdentityId, NetworkName, PublicKey, WorkloadId, WorkloadName, measurement::Sha256,
+    IdentityId, Labels, NetworkName, PublicKey, ServiceName, WorkloadId, WorkloadName,
+    measurement::Sha256,
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -173,6 +174,12 @@ impl<'a> Batch<'a> {
         let node = node.name.clone();
         let record = if reasons.is_empty() {
             let subject = Subject { labels, accepts: report.accepts.clone() };
+            let known = self.current(&report.id).and_then(|known| known.unhealthy());
+            let is_kept = |service: &ServiceName| {
+                known.is_some_and(|known| known.contains(service))
+                    || self.is_checked(&report.network, &subject.labels, service)
+            };
+            let unhealthy = report.unhealthy.into_iter().filter(is_kept).collect();
             let identity = self.identity(&report.network, subject);
             let mut record = WorkloadRecord {
                 id: report.id,
@@ -188,13 +195,15 @@ impl<'a> Batch<'a> {
                 measurement: report.measurement,
                 identity,
                 owns_name: false,
-                unhealthy: report.unhealthy,
+                unhealthy,
             };
             record.owns_name = self.claim_name(&record);
             self.free_name(&record.id, Some(&record.name));
             Record::Workload(record)
         } else {
             self.free_name(&report.id, None);
+            // It is an instance of nothing.
+            let report = ReportRecord { unhealthy: BTreeSet::new(), ..report };
             Record::Refused(Box::new(RefusedRecord { node, report, label_override, reasons }))
         };
         self.put(record);
@@ -245,6 +254,29 @@ impl<'a> Batch<'a> {
             self.mutations.push(Mutation::Put(Record::Identity(record)));
         }
         id
+    }
+
+    /// Returns the labels of an identity, which may be new.
+    pub(super) fn labels_of(&self, network: &NetworkName, id: IdentityId) -> Option<&Labels> {
+        let known = self.world.networks.get(network)?.identities.get(&id);
+        known.map(|record| &record.labels).or_else(|| {
+            let mut new = self.identities.iter();
+            new.find(|(_, new)| **new == id).map(|((_, subject), _)| &subject.labels)
+        })
+    }
+
+    /// Returns `true` if a service checks the health of workloads with these labels. A node's
+    /// findings for others are not kept.
+    pub(super) fn is_checked(
+        &self,
+        network: &NetworkName,
+        labels: &Labels,
+        service: &ServiceName,
+    ) -> bool {
+        let in_force = || Some(self.world.networks.get(network)?.links.policy());
+        let policy = self.contexts.get(network).map(|context| &context.policy);
+        let service = policy.or_else(in_force).and_then(|policy| policy.service(service));
+        service.is_some_and(|own| own.health.is_some() && own.instances.matches(labels))
     }
 
     /// Deletes the oldest identities without a workload where there are too many. The newest of

@@ -3,14 +3,11 @@
 use super::batch::Batch;
 use crate::{
     Plan, Refusal,
-    records::{
-        DrainTarget, Mutation, NodeRecord, Record, RecordKey, ReportRecord, WorkloadRecord,
-        WorkloadRef,
-    },
+    records::{DrainTarget, Mutation, NodeRecord, Record, RecordKey, ReportRecord, WorkloadRef},
     world::World,
 };
 use meshward_control_proto::WorkloadReport;
-use meshward_types::{Health, NodeName, WorkloadId};
+use meshward_types::{Health, NodeName, ServiceName, WorkloadId};
 use std::collections::BTreeSet;
 
 /// A workload of a report that was rejected: nothing is stored of it. A workload that admission
@@ -32,8 +29,8 @@ pub enum Report {
     Started(Box<WorkloadReport>),
     /// A workload has stopped.
     Stopped(WorkloadId),
-    /// The health check of a workload has another finding.
-    Health(WorkloadId, Health),
+    /// A service's health check of a workload has another finding.
+    Health(WorkloadId, ServiceName, Health),
 }
 
 /// Plans the reports of nodes, each node's in their order. The outcome has the rejected workloads
@@ -63,7 +60,9 @@ impl Batch<'_> {
             match report {
                 Report::Started(report) => rejected.extend(self.start(node, report).err()),
                 Report::Stopped(id) => self.stop(node, id),
-                Report::Health(id, health) => self.set_health(node, id, *health),
+                Report::Health(id, service, health) => {
+                    self.set_health(node, id, (service, *health));
+                }
                 Report::All(reports) => {
                     let named: BTreeSet<&WorkloadId> =
                         reports.iter().map(|report| &report.id).collect();
@@ -86,19 +85,29 @@ impl Batch<'_> {
         self.remove(&node.name, id);
     }
 
-    /// Stores the finding of a health check.
-    fn set_health(&mut self, node: &NodeRecord, id: &WorkloadId, health: Health) {
-        let unhealthy = health == Health::Unhealthy;
-        let record = match self.current(id) {
-            Some(WorkloadRef::Admitted(record))
-                if record.node == node.name && record.unhealthy != unhealthy =>
-            {
-                WorkloadRecord { unhealthy, ..record.clone() }
-            }
-            _ => return,
+    /// Stores the finding of a service's health check.
+    fn set_health(
+        &mut self,
+        node: &NodeRecord,
+        id: &WorkloadId,
+        (service, health): (&ServiceName, Health),
+    ) {
+        let Some(WorkloadRef::Admitted(known)) = self.current(id) else { return };
+        let mut record = known.clone();
+        let is_changed = match health {
+            Health::Healthy => record.unhealthy.remove(service),
+            Health::Unhealthy => record.unhealthy.insert(service.clone()),
         };
-        let finding = if unhealthy { "unhealthy" } else { "healthy" };
-        self.checked.push(format!("{} ({id}) {finding}", record.name));
+        let is_checked = || {
+            let labels = self.labels_of(&record.network, record.identity);
+            health == Health::Healthy
+                || labels.is_some_and(|own| self.is_checked(&record.network, own, service))
+        };
+        if record.node != node.name || !is_changed || !is_checked() {
+            return;
+        }
+        let finding = if health == Health::Unhealthy { "unhealthy" } else { "healthy" };
+        self.checked.push(format!("{} ({id}) {finding} for {service}", record.name));
         self.new.insert(id.clone(), Record::Workload(record.clone()));
         self.mutations.push(Mutation::Put(Record::Workload(record)));
     }

@@ -3,7 +3,6 @@
 use super::{NetworkRecord, QuarantineRecord, ReportRecord, TargetRecord, forms::NoSignatures};
 use meshward_api_types::{Network, Quarantine, QuarantineTarget};
 use meshward_control_proto::WorkloadReport;
-use meshward_types::Health;
 
 impl From<&NetworkRecord> for Network {
     fn from(record: &NetworkRecord) -> Self {
@@ -45,7 +44,7 @@ impl From<&WorkloadReport> for ReportRecord {
             measurement: report.measurement.clone(),
             signatures: NoSignatures,
             objection: report.objection.clone(),
-            unhealthy: report.health == Health::Unhealthy,
+            unhealthy: report.unhealthy.iter().cloned().collect(),
         }
     }
 }
@@ -65,7 +64,7 @@ impl From<ReportRecord> for WorkloadReport {
             measurement: report.measurement,
             signatures: vec![],
             objection: report.objection,
-            health: if report.unhealthy { Health::Unhealthy } else { Health::Healthy },
+            unhealthy: report.unhealthy.into_iter().collect(),
         }
     }
 }

@@ -41,4 +41,4 @@ pub use workload::{
 pub use workload_ref::WorkloadRef;
 
 /// The format in which records are stored: the number of the migration that leads to it.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;

@@ -9,11 +9,11 @@ use meshward_types::{
 use std::{collections::BTreeSet, fmt::Debug, str::FromStr, sync::Arc};
 
 /// The records that [`records`] makes, as they are stored: one a line.
-const STORED: &str = include_str!("testdata/format-4.jsonl");
+const STORED: &str = include_str!("testdata/format-5.jsonl");
 
 #[test]
 fn every_record_is_stored_in_the_form_of_the_format_byte_for_byte() {
-    assert_eq!(FORMAT, 4, "compare with the file of the format");
+    assert_eq!(FORMAT, 5, "compare with the file of the format");
     let stored: String =
         records().iter().map(|record| serde_json::to_string(record).unwrap() + "\n").collect();
     assert_eq!(
@@ -230,11 +230,11 @@ fn workloads() -> Vec<Record> {
         measurement: Some(measurement()),
         identity: meshward_types::IdentityId(1),
         owns_name: true,
-        unhealthy: true,
+        unhealthy: [of("api"), of("web")].into(),
     };
     let bare = WorkloadRecord {
         owns_name: false,
-        unhealthy: false,
+        unhealthy: BTreeSet::new(),
         prefixes: vec![],
         device: None,
         accepts: vec![],
@@ -254,10 +254,9 @@ fn workloads() -> Vec<Record> {
         measurement: Some(measurement()),
         signatures: forms::NoSignatures,
         objection: Some("unknown field".into()),
-        unhealthy: true,
+        unhealthy: BTreeSet::new(),
     };
     let bare_report = ReportRecord {
-        unhealthy: false,
         prefixes: vec![],
         device: None,
         accepts: vec![],

@@ -3,11 +3,16 @@
 use super::{form, forms::NoSignatures};
 use ipnet::IpNet;
 use meshward_types::{
-    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName,
+    AcceptFrom, IdentityId, Labels, NetworkName, NodeName, PublicKey, ServiceName, WorkloadId,
+    WorkloadName,
     measurement::{ImageSignature, Measurement, Sha256},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 /// An admitted workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,17 +49,17 @@ pub struct WorkloadRecord {
     /// `true` if its identity owns its name in the network.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owns_name: bool,
-    /// `true` if its health check fails.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub unhealthy: bool,
+    /// The services whose health check of it fails.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unhealthy: BTreeSet<ServiceName>,
 }
 
 impl WorkloadRecord {
     /// Returns `true` if another record of the workload differs in what services and names have of
     /// it alone.
     pub fn is_same_flow_end(&self, other: &Self) -> bool {
-        let Self { owns_name, unhealthy, .. } = *other;
-        Self { owns_name, unhealthy, ..self.clone() } == *other
+        let Self { owns_name, ref unhealthy, .. } = *other;
+        Self { owns_name, unhealthy: unhealthy.clone(), ..self.clone() } == *other
     }
 }
 
@@ -111,9 +116,9 @@ pub struct ReportRecord {
     /// understand.
     #[serde(default)]
     pub objection: Option<String>,
-    /// `true` if its health check fails.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub unhealthy: bool,
+    /// The services whose health check of it fails. None of a refused workload: nothing is stored.
+    #[serde(skip)]
+    pub unhealthy: BTreeSet<ServiceName>,
 }
 
 /// The signatures of an image that a workload was started from.

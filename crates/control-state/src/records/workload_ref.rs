@@ -7,9 +7,10 @@ use super::{
 };
 use ipnet::IpNet;
 use meshward_types::{
-    Labels, NetworkName, NodeName, PublicKey, WorkloadId, WorkloadName, measurement::Measurement,
+    Labels, NetworkName, NodeName, PublicKey, ServiceName, WorkloadId, WorkloadName,
+    measurement::Measurement,
 };
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 /// A reference to a workload's record.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +112,14 @@ impl<'a> WorkloadRef<'a> {
         }
     }
 
+    /// Returns the services whose health check of it fails.
+    pub fn unhealthy(&self) -> Option<&'a BTreeSet<ServiceName>> {
+        match self {
+            Self::Admitted(record) => Some(&record.unhealthy),
+            Self::Refused(_) => None,
+        }
+    }
+
     /// Returns the prefixes behind it.
     pub fn prefixes(&self) -> &'a [IpNet] {
         match self {
@@ -135,7 +144,7 @@ impl<'a> WorkloadRef<'a> {
                 measurement: record.measurement.clone(),
                 signatures: NoSignatures,
                 objection: None,
-                unhealthy: record.unhealthy,
+                unhealthy: record.unhealthy.clone(),
             },
         }
     }

@@ -14,7 +14,9 @@ use meshward_control_proto::{
     view::{Digest, Hash128, WorkloadSpec},
 };
 use meshward_policy::{Links, Policy};
-use meshward_types::{AcceptFrom, IdentityId, Labels, PolicyFile, Revision, Serving, WorkloadId};
+use meshward_types::{
+    AcceptFrom, IdentityId, InstanceStates, Labels, PolicyFile, Revision, WorkloadId,
+};
 use roaring::RoaringBitmap;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
@@ -423,13 +425,9 @@ pub struct WorkloadState {
 }
 
 impl WorkloadState {
-    /// Returns the state as an instance of services.
-    pub fn serving(self, record: &WorkloadRecord) -> Serving {
-        match (self.draining, record.unhealthy) {
-            (true, _) => Serving::Draining,
-            (false, true) => Serving::Unhealthy,
-            (false, false) => Serving::Ready,
-        }
+    /// Returns the states as an instance of services.
+    pub fn states(self, record: &WorkloadRecord) -> InstanceStates {
+        InstanceStates { draining: self.draining, unhealthy: record.unhealthy.clone() }
     }
 }
 
@@ -443,7 +441,7 @@ pub fn workload_resource(record: &WorkloadRecord, state: WorkloadState) -> (Reso
         quarantined: state.quarantine.quarantined,
         reset: state.quarantine.reset,
         name: record.owns_name.then(|| record.name.clone()),
-        serving: state.serving(record),
+        states: state.states(record),
     };
     (ResourceKey::Workload(record.network.clone(), record.id.clone()), Resource::Workload(spec))
 }

@@ -10,7 +10,7 @@ use meshward_datapath::{
     Offload, PeerConfig, PeerSite, Quarantine, Received, SecretKey, SegmentKind, Sink,
     WorkerScratch, WorkloadConfig, WorkloadIndex,
 };
-use meshward_types::{Conduct, NodeName, Serving, WorkloadId};
+use meshward_types::{Conduct, InstanceStates, NodeName, WorkloadId};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -110,7 +110,7 @@ fn config(at: usize) -> Vec<ConfigChange> {
             addresses: vec![workload_address(at)],
             identity,
             quarantine: Quarantine::None,
-            serving: Serving::Ready,
+            states: InstanceStates::default(),
         };
         changes.push(ConfigChange::PutWorkload(workload_id(at), config));
     }

@@ -9,7 +9,7 @@ use meshward_datapath::{
     ConfigChange, Ecn, Endpoint, GatherList, Link, LocalWorkload, Offload, Quarantine, SecretKey,
     ServiceConfig, Sink, WorkerScratch, WorkloadConfig, WorkloadIndex,
 };
-use meshward_types::{Affinity, IdentityId, Protocol, ServicePort, Serving, WorkloadId};
+use meshward_types::{Affinity, IdentityId, InstanceStates, Protocol, ServicePort, WorkloadId};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -91,7 +91,7 @@ impl Node {
                     prefixes: behind(identity),
                     identity,
                     quarantine: Quarantine::None,
-                    serving: Serving::Ready,
+                    states: InstanceStates::default(),
                 },
             ));
             let prefixes = behind(identity);

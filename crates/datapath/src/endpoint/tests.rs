@@ -16,7 +16,7 @@ use crate::{
     workload::LocalWorkload,
 };
 use meshward_types::{
-    Acl, AclEntry, Conduct, IdentityId, NodeName, PortRange, Protocol, Serving, WorkloadId,
+    Acl, AclEntry, Conduct, IdentityId, InstanceStates, NodeName, PortRange, Protocol, WorkloadId,
 };
 use meshward_wireguard::load_gate::Incoming;
 use meshward_wireguard::message::OVERHEAD;
@@ -148,7 +148,7 @@ fn put_workload(at: usize, identity: IdentityId) -> ConfigChange {
         addresses: vec![workload_at(at)],
         identity,
         quarantine: Quarantine::None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     };
     ConfigChange::PutWorkload(id(at), config)
 }
@@ -227,7 +227,7 @@ impl Pair {
             addresses,
             identity: API,
             quarantine: Quarantine::None,
-            serving: Serving::Ready,
+            states: InstanceStates::default(),
         };
         let put = ConfigChange::PutWorkload(id(1), config);
         let config = NetworkConfig {
@@ -381,7 +381,7 @@ fn a_vouched_workload_is_let_in_only_with_an_identity_of_its_node() {
             addresses: vec!["10.42.0.2".parse().unwrap()],
             identity: WEB,
             quarantine: Quarantine::None,
-            serving: Serving::Ready,
+            states: InstanceStates::default(),
         };
         let another = ConfigChange::PutWorkload(id(2), config);
         let unspoken = ConfigChange::RemoveWorkload(id(0));
@@ -420,7 +420,7 @@ fn two_workloads_of_one_node_are_policed_without_crypto() {
         addresses,
         identity: API,
         quarantine: Quarantine::None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     };
     node.endpoint.apply(pair.now, [ConfigChange::PutWorkload(id(9), config)]);
     let allowed = packet("10.42.0.1", "10.42.0.9", 6, (4000, 8080), b"");

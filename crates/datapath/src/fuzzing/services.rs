@@ -25,8 +25,8 @@ use crate::{
 };
 use meshward_fuzzing::Bytes;
 use meshward_types::{
-    Acl, AclEntry, Affinity, Conduct, IdentityId, NodeName, PortRange, Protocol, ServicePort,
-    Serving, WorkloadId,
+    Acl, AclEntry, Affinity, Conduct, IdentityId, InstanceStates, NodeName, PortRange, Protocol,
+    ServicePort, Serving, WorkloadId,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -204,9 +204,20 @@ fn put_workload(number: usize, identity: IdentityId, serving: Serving) -> Config
         prefixes: vec![],
         identity,
         quarantine: Quarantine::None,
-        serving,
+        states: states(serving),
     };
     ConfigChange::PutWorkload(id(number), config)
+}
+
+/// Returns the states of an instance of the service `api`.
+fn states(serving: Serving) -> InstanceStates {
+    match serving {
+        Serving::Ready => InstanceStates::default(),
+        Serving::Draining => InstanceStates { draining: true, ..InstanceStates::default() },
+        Serving::Unhealthy => {
+            InstanceStates { unhealthy: ["api".parse().expect("a name")].into(), draining: false }
+        }
+    }
 }
 
 impl World {

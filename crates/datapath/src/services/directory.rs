@@ -302,13 +302,14 @@ impl Service {
         let Described { id, config, locality } = workload;
         let distance = distance(&self.config.prefer, locality);
         let weight = self.weight_of(config.identity);
+        let serving = config.states.serving(&self.name);
         for &address in &config.addresses {
             self.instances[usize::from(address.is_ipv6())].push(Instance {
                 address,
                 hash: hash_of_address(address),
                 distance,
                 identity: config.identity,
-                serving: config.serving,
+                serving,
                 is_open: !config.quarantine.is_active(),
                 weight,
                 load: load.clone(),

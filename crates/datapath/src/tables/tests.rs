@@ -9,7 +9,7 @@ use crate::{
     workload::LocalWorkload,
 };
 use ipnet::IpNet;
-use meshward_types::{IdentityId, NodeName, Serving, WorkloadId};
+use meshward_types::{IdentityId, InstanceStates, NodeName, WorkloadId};
 use proptest::prelude::*;
 use std::{net::IpAddr, time::Instant};
 
@@ -83,7 +83,7 @@ fn spec(node_number: u8, identity: u32, addresses: &[u8], prefixes: &[u8]) -> Wo
         prefixes: prefixes.iter().copied().map(prefix).collect(),
         identity: IdentityId(identity),
         quarantine: Quarantine::None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     }
 }
 

@@ -13,13 +13,13 @@ use meshward_control_proto::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
 };
 use meshward_types::{
-    AcceptFrom, Acl, Conduct, DnsSettings, DomainName, IdentityId, Labels, NetworkName, NodeName,
-    OnDeny, OnRevoke, PublicKey, Selector, ServiceName, Serving, Upstream, WorkloadId,
-    WorkloadName, trigger::TriggerSpec,
+    AcceptFrom, Acl, Conduct, DnsSettings, DomainName, IdentityId, InstanceStates, Labels,
+    NetworkName, NodeName, OnDeny, OnRevoke, PublicKey, Selector, ServiceName, Upstream,
+    WorkloadId, WorkloadName, trigger::TriggerSpec,
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -132,16 +132,15 @@ pub(super) struct WorkloadForm {
     quarantined: bool,
     reset: bool,
     name: Option<WorkloadName>,
-    #[serde(with = "ServingForm")]
-    serving: Serving,
+    #[serde(with = "InstanceStatesForm")]
+    states: InstanceStates,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Serving")]
-pub(super) enum ServingForm {
-    Ready,
-    Draining,
-    Unhealthy,
+#[serde(remote = "InstanceStates")]
+pub(super) struct InstanceStatesForm {
+    draining: bool,
+    unhealthy: BTreeSet<ServiceName>,
 }
 
 #[derive(Serialize, Deserialize)]

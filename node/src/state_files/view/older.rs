@@ -11,8 +11,8 @@ use meshward_control_proto::{
     view::{IdentitySpec, NetworkSpec, PeerSpec, ServiceSpec, WorkloadSpec},
 };
 use meshward_types::{
-    Acl, Conduct, DnsSettings, IdentityId, NetworkName, NodeName, PublicKey, Serving, WorkloadName,
-    trigger::TriggerSpec,
+    Acl, Conduct, DnsSettings, IdentityId, InstanceStates, NetworkName, NodeName, PublicKey,
+    WorkloadName, trigger::TriggerSpec,
 };
 use serde::Deserialize;
 use std::net::{IpAddr, SocketAddr};
@@ -102,5 +102,5 @@ struct WorkloadForm {
     #[serde(skip)]
     name: Option<WorkloadName>,
     #[serde(skip)]
-    serving: Serving,
+    states: InstanceStates,
 }

@@ -240,7 +240,7 @@ fn report(world: &World, node: &NodeName, id: u8, app: &str) -> Option<WorkloadR
         measurement: measured(node, id),
         signatures: vec![],
         objection: None,
-        health: Health::Healthy,
+        unhealthy: vec![],
     })
 }
 
@@ -282,7 +282,8 @@ enum Step {
     Isolate(u8, u8),
     Fire(u8, u8),
     Expire,
-    Health(u8, u8, bool),
+    /// The finding of a service's check of a workload.
+    Health(u8, u8, &'static str, bool),
     /// The drain of a workload, or of its node.
     Drain(u8, u8, bool),
     Undrain(u8, u8, bool),
@@ -315,12 +316,12 @@ const POLICIES: [&str; 18] = [
     } }, allow: [tcp/80] }]\n\
     admission: [{ name: n, for: { meshward/node: node-3 }, images: ['*'] }]",
     "network: shop\n\
-    services: [{ name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }] }, { name: all, \
-    for: {}, ports: [{ port: 1 }] }]\n\
+    services: [{ name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }], health: { tcp: 80 } }, \
+    { name: db, for: {}, ports: [{ port: 1 }], health: { tcp: 1 } }]\n\
     rules: [{ name: a, from: { app: web }, to: { service: api } }]",
     "network: shop\n\
-    services: [{ name: api, for: { app: { in: [api, db] } }, ports: [{ port: 80 }], prefer: \
-    [site] }]\n\
+    services: [{ name: api, for: { app: { in: [api, db] } }, ports: [{ port: 80 }], health: \
+    { tcp: 80 }, prefer: [site] }]\n\
     rules: [{ name: a, from: { app: { in: [web, db] } }, to: { service: api } }]",
     "network: shop\ndns: intercept\n\
     services: [{ name: db, for: { app: db }, ports: [{ port: 1 }] }]\n\
@@ -328,9 +329,9 @@ const POLICIES: [&str; 18] = [
     app: web }, to: { service: db } }]\n\
     admission: [{ name: i, for: { app: web }, images: [a.example/*] }]",
     "network: shop\nservices: [{ name: api, for: { app: api }, ports: [{ port: 80 }], fan_out: 1 }]\nrules: [{ name: s, from: { app: web }, to: { service: api } }]",
-    "network: shop\nservices: [{ name: api, for: { app: api }, ports: [{ port: 80 }], fan_out: 2 }, { name: db, for: { app: { in: [db, api] } }, ports: [{ port: 81 }], fan_out: 1 }]\nrules: [{ name: s, from: { app: web }, to: { service: api } }, { name: t, from: { app: { in: [web, api] } }, to: { service: db } }]",
+    "network: shop\nservices: [{ name: api, for: { app: api }, ports: [{ port: 80 }], fan_out: 2 }, { name: db, for: { app: { in: [db, api] } }, ports: [{ port: 81 }], health: { tcp: 1 }, fan_out: 1 }]\nrules: [{ name: s, from: { app: web }, to: { service: api } }, { name: t, from: { app: { in: [web, api] } }, to: { service: db } }]",
     "network: shop\nservices: [{ name: api, for: { app: { in: [web, api] } }, ports: [{ port: 80 }], fan_out: 1 }]\nrules: [{ name: s, from: {}, to: { service: api } }, { name: l, from: { app: db }, to: { app: api }, allow: [tcp/9] }]",
-    "network: shop\nservices: [{ name: api, for: {}, ports: [{ port: 80 }] }]\nrules: [{ name: s, from: { app: db }, to: { service: api } }, { name: l, from: { app: api }, to: { app: db }, allow: [tcp/9] }]",
+    "network: shop\nservices: [{ name: api, for: {}, ports: [{ port: 80 }], health: { tcp: 80 } }]\nrules: [{ name: s, from: { app: db }, to: { service: api } }, { name: l, from: { app: api }, to: { app: db }, allow: [tcp/9] }]",
     "network: shop\ndeclarations: open\nservices: [{ name: api, for: { app: api }, ports: [{ port: 80 }], fan_out: 1 }]\nguardrails: [{ name: g, from: { app: db }, to: { app: api }, deny: [any] }]\nrules: [{ name: s, from: { app: { in: [web, db] } }, to: { service: api } }]",
 ];
 
@@ -354,7 +355,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Isolate(node, id)),
         (0..4u8, 0..3u8).prop_map(|(node, id)| Step::Fire(node, id)),
         Just(Step::Expire),
-        (0..4u8, 0..3u8, any::<bool>()).prop_map(|(node, id, ill)| Step::Health(node, id, ill)),
+        (0..4u8, 0..3u8, prop::sample::select(&["api", "db"][..]), any::<bool>())
+            .prop_map(|(node, id, service, ill)| Step::Health(node, id, service, ill)),
         (0..4u8, 0..3u8, any::<bool>()).prop_map(|(node, id, all)| Step::Drain(node, id, all)),
         (0..4u8, 0..3u8, any::<bool>()).prop_map(|(node, id, all)| Step::Undrain(node, id, all)),
         Just(Step::Release),
@@ -415,10 +417,11 @@ fn make(mesh: &mut Mesh, step: &Step) -> Result<(), Refusal> {
             Ok(())
         }
         Step::Move(node, port) => move_endpoint(mesh, *node, *port),
-        Step::Health(node, id, ill) => {
+        Step::Health(node, id, service, ill) => {
             let id = format!("{}-{id}", name(node)).parse().unwrap();
             let health = if *ill { Health::Unhealthy } else { Health::Healthy };
-            mesh.report(&[(name(node), vec![Report::Health(id, health)])]).remove(0).map(drop)
+            let found = Report::Health(id, service.parse().unwrap(), health);
+            mesh.report(&[(name(node), vec![found])]).remove(0).map(drop)
         }
         Step::Drain(node, id, all) => {
             let plan = drains::drain(&mesh.world, &drained(*node, *id, *all), &services::author());

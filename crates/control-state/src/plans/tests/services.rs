@@ -194,32 +194,86 @@ fn a_removed_node_passes_its_names_on_to_others_alone() {
     assert!(mesh.records.iter().all(|record| !format!("{record:?}").contains("node-0-")));
 }
 
+fn service_name(name: &str) -> ServiceName {
+    name.parse().unwrap()
+}
+
+/// Returns the state of an instance of the service `api`, as a node has it.
 fn serving(mesh: &Mesh, holder: u8, id: &str) -> Serving {
-    mesh.held[&node(holder)].workload(&shop(), &id.parse().unwrap()).unwrap().serving
+    serving_for(mesh, holder, id, "api")
+}
+
+fn serving_for(mesh: &Mesh, holder: u8, id: &str, service: &str) -> Serving {
+    let spec = mesh.held[&node(holder)].workload(&shop(), &id.parse().unwrap()).unwrap();
+    spec.states.serving(&service_name(service))
 }
 
 pub(super) fn author() -> DrainAuthor<'static> {
     DrainAuthor { by: "user:test", networks: &[], why: None, now: time(NOW) }
 }
 
+/// Two services with different checks of the same instances, and one without a check.
+const CHECKED: &str = "network: shop
+services:
+  - { name: api, for: { app: api }, ports: [{ port: 80, to: 8080 }], health: { tcp: 8080 } }
+  - { name: admin, for: { app: api }, ports: [{ port: 81 }], health: { http: /admin } }
+  - { name: plain, for: { app: api }, ports: [{ port: 82 }] }
+  - { name: db, for: { app: db }, ports: [{ port: 5432 }], health: { tcp: 5432 } }
+rules: [{ name: a, from: { app: web }, to: { service: api } }]
+";
+
 #[test]
 fn the_health_of_an_instance_reaches_its_clients_and_cuts_nothing() {
-    let mut mesh = mesh(&["web", "api"], SERVICES);
+    let mut mesh = mesh(&["web", "api"], CHECKED);
     assert_eq!(serving(&mesh, 0, "node-1-1"), Serving::Ready);
     let id: meshward_types::WorkloadId = "node-1-1".parse().unwrap();
-    let reports = [Report::Health(id.clone(), Health::Unhealthy)];
+    let reports = [Report::Health(id.clone(), service_name("api"), Health::Unhealthy)];
     let plan = workloads::plan_reports(&mesh.world, &[(&node(0), &reports)]);
     assert_eq!(plan.mutations, vec![], "a node has no say about another's workload");
     let plan = workloads::plan_reports(&mesh.world, &[(&node(1), &reports)]);
-    assert_eq!((plan.mutations.len(), plan.action.as_str()), (1, "found w (node-1-1) unhealthy"));
+    let action = "found w (node-1-1) unhealthy for api";
+    assert_eq!((plan.mutations.len(), plan.action.as_str()), (1, action));
     let deltas = mesh.world.apply(mesh.world.revision.next(), &plan.mutations, &plan.policies);
     assert_eq!(deltas.all.len(), 1);
     assert!(deltas.all[0].urgent && deltas.all[0].changes.len() == 1, "{:?}", deltas.all);
     mesh.deliver(&deltas);
     assert_eq!(serving(&mesh, 0, "node-1-1"), Serving::Unhealthy);
+    assert_eq!(serving_for(&mesh, 0, "node-1-1", "admin"), Serving::Ready);
     let whole = report(&mesh.world, &node(1), 1, "api").unwrap();
     mesh.start(&node(1), vec![whole]).unwrap();
     assert_eq!(serving(&mesh, 0, "node-1-1"), Serving::Ready, "a report says that it is healthy");
+}
+
+#[test]
+fn each_service_has_a_finding_of_its_own_and_only_services_that_check_an_instance() {
+    let mut mesh = mesh(&["web", "api"], CHECKED);
+    let id: meshward_types::WorkloadId = "node-1-1".parse().unwrap();
+    let find = |mesh: &mut Mesh, service: &str, health| {
+        let report = Report::Health(id.clone(), service_name(service), health);
+        mesh.report(&[(node(1), vec![report])]).remove(0).unwrap();
+    };
+    let ill = |mesh: &Mesh| -> Vec<String> {
+        let states = &mesh.held[&node(0)].workload(&shop(), &id).unwrap().states;
+        states.unhealthy.iter().map(ToString::to_string).collect()
+    };
+    for service in ["api", "admin", "plain", "db", "none"] {
+        find(&mut mesh, service, Health::Unhealthy);
+    }
+    assert_eq!(ill(&mesh), ["admin", "api"], "the others do not check it");
+    find(&mut mesh, "api", Health::Healthy);
+    assert_eq!(ill(&mesh), ["admin"]);
+    // A report of the workload has all of its findings.
+    let whole = WorkloadReport {
+        unhealthy: ["api", "plain", "none"].map(service_name).to_vec(),
+        ..report(&mesh.world, &node(1), 1, "api").unwrap()
+    };
+    mesh.start(&node(1), vec![whole]).unwrap();
+    assert_eq!(ill(&mesh), ["api"]);
+    // The policy leaves the check out, and the node says later that the finding is gone.
+    let plan = apply(&mesh.world, SERVICES);
+    mesh.commit(plan).unwrap();
+    find(&mut mesh, "api", Health::Healthy);
+    assert_eq!(ill(&mesh), Vec::<String>::new());
 }
 
 #[test]

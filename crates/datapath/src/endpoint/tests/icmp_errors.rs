@@ -113,7 +113,7 @@ fn any_gateway_of_a_prefix_sends_errors_of_its_routers() {
         addresses: vec!["10.42.9.1".parse().unwrap()],
         identity: API,
         quarantine: Quarantine::None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     };
     let changes = [ConfigChange::PutPeer(other, peer), ConfigChange::PutWorkload(id(9), config)];
     pair.apply(0, &changes);
@@ -136,7 +136,7 @@ fn routes_of_one_host_have_its_errors_by_any_of_their_interfaces() {
         addresses: addresses.clone(),
         identity: WEB,
         quarantine: Quarantine::None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     };
     let put = ConfigChange::PutWorkload(id(7), config);
     pair.apply(1, &[put]);

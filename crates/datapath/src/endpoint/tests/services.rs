@@ -8,7 +8,7 @@ use crate::{
     reject::{IcmpError, icmp_error},
     tcp::ACK,
 };
-use meshward_types::{Affinity, Nearness, ServicePort};
+use meshward_types::{Affinity, InstanceStates, Nearness, ServiceName, ServicePort, Serving};
 use std::collections::HashSet;
 
 const SERVICE: &str = "10.42.255.7";
@@ -18,13 +18,27 @@ const ANY_API: [&str; 3] = ["10.42.1.1", "10.42.1.2", "10.42.1.3"];
 
 /// Returns an instance of the service on a node, by its last two numbers.
 fn put_instance(at: usize, number: u8, serving: Serving) -> ConfigChange {
+    put_with_states(at, number, states(serving, "api"))
+}
+
+/// Returns the states of an instance in which it has this one for a service.
+fn states(serving: Serving, service: &str) -> InstanceStates {
+    let unhealthy: Option<ServiceName> =
+        (serving == Serving::Unhealthy).then(|| service.parse().unwrap());
+    InstanceStates {
+        draining: serving == Serving::Draining,
+        unhealthy: unhealthy.into_iter().collect(),
+    }
+}
+
+fn put_with_states(at: usize, number: u8, states: InstanceStates) -> ConfigChange {
     let config = WorkloadConfig {
         prefixes: vec![],
         node: name(at),
         addresses: vec![format!("10.42.{at}.{number}").parse().unwrap()],
         identity: API,
         quarantine: Quarantine::None,
-        serving,
+        states,
     };
     ConfigChange::PutWorkload(instance_id(at, number), config)
 }
@@ -96,7 +110,7 @@ impl Pair {
             addresses: addresses.clone(),
             identity: WEB,
             quarantine: Quarantine::None,
-            serving: Serving::Ready,
+            states: InstanceStates::default(),
         };
         let web: WorkloadId = "web-9".parse().unwrap();
         endpoint.apply(self.now, [ConfigChange::PutWorkload(web.clone(), config)]);
@@ -267,7 +281,7 @@ fn ipv6_works_alike() {
                 addresses: both(of, 1),
                 identity,
                 quarantine: Quarantine::None,
-                serving: Serving::Ready,
+                states: InstanceStates::default(),
             };
             changes.push(ConfigChange::PutWorkload(id(of), config));
         }
@@ -554,6 +568,19 @@ fn what_drains_keeps_its_connections_and_gets_no_others() {
 }
 
 #[test]
+fn an_instance_that_is_unhealthy_for_one_service_gets_connections_through_another() {
+    let mut pair = Pair::with_service(&[1, 2]);
+    pair.apply(0, &[put_with_states(1, 1, states(Serving::Unhealthy, "admin"))]);
+    let reached: HashSet<String> =
+        (4000..4050).map(|port| pair.request(&syn(port)).instance().to_owned()).collect();
+    assert_eq!(reached.len(), 2, "both are ready for this service: {reached:?}");
+    pair.apply(0, &[put_with_states(1, 1, states(Serving::Unhealthy, "api"))]);
+    for port in 5000..5050 {
+        assert_eq!(pair.request(&syn(port)).instance(), "10.42.1.2");
+    }
+}
+
+#[test]
 fn a_client_may_use_one_port_for_a_service_and_for_its_instance_itself() {
     let mut pair = Pair::with_service(&[1]);
     pair.request(&syn(4000));
@@ -656,7 +683,7 @@ fn what_one_workload_opens_takes_no_other_ones_connection() {
         addresses: addresses.clone(),
         identity: WEB,
         quarantine: Quarantine::None,
-        serving: Serving::Ready,
+        states: InstanceStates::default(),
     };
     let flooder: WorkloadId = "flooder".parse().unwrap();
     (0..2).for_each(|at| {
