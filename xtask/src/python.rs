@@ -25,7 +25,7 @@ pub fn is_there() -> bool {
 pub fn install() -> Result<()> {
     let folder = folder();
     println!(
-        "Installing from PyPI into {}: schemathesis, openapi-spec-validator ...",
+        "Installing from PyPI into {}: schemathesis, openapi-spec-validator, grpcio ...",
         folder.display()
     );
     if !make(&folder) {

@@ -102,7 +102,9 @@ fn install(options: &Options) -> Result<()> {
     let python_missing = !python::is_there();
     if options.no_install && (nextest_missing || python_missing || !needed.is_empty()) {
         let mut missing = needed.clone();
-        missing.extend(python_missing.then_some("schemathesis and openapi-spec-validator (PyPI)"));
+        missing.extend(
+            python_missing.then_some("schemathesis, openapi-spec-validator and grpcio (PyPI)"),
+        );
         missing.extend(nextest_missing.then_some("cargo-nextest"));
         bail!("missing, and --no-install was given: {}", missing.join(", "));
     }

@@ -12,10 +12,16 @@ use meshward_api_types::{
 use meshward_lab::Node;
 use meshward_netns::Netns;
 use meshward_types::Serving;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     collections::HashSet,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, TcpListener},
+    path::Path,
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -219,6 +225,89 @@ fn a_check_of_one_service_takes_an_instance_out_of_that_service_alone() {
     wait("the other instance has all", || group.reached_at(admin) == [well].into());
 }
 
+/// A server of Python's grpcio, with its health service.
+struct GrpcServer {
+    process: Child,
+}
+
+impl GrpcServer {
+    fn start(netns: &Netns, port: u16) -> Self {
+        let mut process = spawn(netns, python("health.py").arg(port.to_string()));
+        let mut said = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "ready\n", "grpcio is not installed; `cargo xtask test` installs it");
+        Self { process }
+    }
+
+    /// Sets the status of a service; `""`, in quotes, is the server's.
+    fn set(&mut self, service: &str, status: &str) {
+        let line = format!("{service} {status}\n");
+        self.process.stdin.as_mut().unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+impl Drop for GrpcServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_server_of_grpc_is_asked_whether_a_service_serves() {
+    let grpc = "health: { grpc: shop.Api, port: 9090, every: 300ms, failures: 2, timeout: 300ms }";
+    let group = Group::with([2, 0], &checked(grpc, WEB_API));
+    let _tellers: Vec<Teller> =
+        group.instances.iter().map(|own| Teller::start(&own.netns)).collect();
+    let mut servers: Vec<GrpcServer> =
+        group.instances.iter().map(|own| GrpcServer::start(&own.netns, 9090)).collect();
+    let problem = |instance: usize| group.check(instance).and_then(|check| check.problem);
+    // The servers do not know the service yet.
+    let is_unknown =
+        |problem: Option<String>| problem.is_some_and(|own| own.contains("does not know"));
+    wait("both are asked", || is_unknown(problem(0)) && is_unknown(problem(1)));
+    wait("neither serves", || group.counts() == (0, 2));
+    for server in &mut servers {
+        server.set("shop.Api", "SERVING");
+    }
+    wait("both serve", || group.counts() == (2, 0));
+    assert_eq!(group.check(0).unwrap().probe, "grpc :9090 shop.Api");
+    assert_eq!(problem(0), None);
+
+    servers[1].set("shop.Api", "NOT_SERVING");
+    group.wait_passed_over(1);
+    assert_eq!(problem(1).as_deref(), Some("it answers NOT_SERVING"));
+    wait("the coordinator knows", || group.counts() == (1, 1));
+    // Another service of the same server is not the one that is asked about.
+    servers[1].set("shop.Other", "SERVING");
+    servers[1].set("shop.Api", "SERVING");
+    group.wait_chosen(group.instances[1].v4());
+    servers[1].set("shop.Other", "NOT_SERVING");
+    wait("it still serves", || group.counts() == (2, 0));
+
+    // The server is gone, and comes back.
+    drop(servers.pop());
+    group.wait_passed_over(1);
+    let refused = problem(1).unwrap();
+    assert!(refused.contains("refused"), "{refused}");
+    let mut again = GrpcServer::start(&group.instances[1].netns, 9090);
+    again.set("shop.Api", "SERVING");
+    group.wait_chosen(group.instances[1].v4());
+    // One that is stopped answers nothing.
+    let pid = Pid::from_raw(again.process.id() as i32);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    group.wait_passed_over(1);
+    assert_eq!(problem(1).as_deref(), Some("no answer within 300 ms"));
+    kill(pid, Signal::SIGCONT).unwrap();
+    group.wait_chosen(group.instances[1].v4());
+    // All of the server, as `grpc: ""` asks.
+    let grpc = grpc.replace("shop.Api", "''");
+    group.mesh.apply(&checked(&grpc, WEB_API)).unwrap();
+    wait("the server serves", || {
+        group.check(0).is_some_and(|own| own.probe == "grpc :9090") && group.counts() == (2, 0)
+    });
+}
+
 #[test]
 fn findings_survive_the_daemon_and_are_made_without_the_coordinator() {
     let mut group = Group::with([2, 0], &checked(HTTP, WEB_API));
@@ -279,4 +368,21 @@ fn commands_are_run_in_containers_if_the_node_lets_them() {
     assert_eq!(check(&host).unwrap().problem.unwrap(), "the command ended with status 1");
     host.docker.run(&["exec", "api", "busybox", "touch", "/well"]).unwrap();
     wait("there is one", || is(&host, CheckState::Healthy));
+}
+
+/// Returns a program in Python, with the packages that `cargo xtask test` installs.
+fn python(script: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let mut command = Command::new(test.ancestors().nth(3).unwrap().join("api-tools/bin/python"));
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("grpc").join(script));
+    command
+}
+
+fn spawn(netns: &Netns, command: &mut Command) -> Child {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let program = command.get_program().to_owned();
+    let spawned = netns.run(|| command.spawn()).unwrap();
+    spawned.unwrap_or_else(|error| {
+        panic!("{}: {error}; `cargo xtask test` installs it", program.display())
+    })
 }
