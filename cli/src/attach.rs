@@ -7,6 +7,7 @@ use crate::{
     listing, note,
     output::{Change, bad, good, list as cell, show, tell},
     resolver::Resolver,
+    runner::{self, Environment},
 };
 use anyhow::{Context, Result};
 use meshward_api_client::Error;
@@ -77,7 +78,11 @@ async fn run_attached(common: &Common, run: arguments::Run) -> Result<ExitCode> 
         );
     }
     use_resolver(&client, &workload, &run.search).await;
-    let ended = run_command(&run.command, &workload).await;
+    let own = Client::node(common);
+    let ended = tokio::select! {
+        ended = run_command(&run.command, &workload) => ended,
+        never = runner::run_commands(own, &workload, environment(&workload)) => match never {},
+    };
     client
         .delete(&format!("/v1/workloads/{}", workload.id))
         .await
@@ -124,15 +129,19 @@ fn not_begun(command: &[OsString], error: &io::Error) -> ExitCode {
 
 async fn run_command(command: &[OsString], workload: &LocalWorkload) -> Result<Ended> {
     let (program, arguments) = command.split_first().context("there is no command")?;
-    let spawned = Command::new(program)
-        .args(arguments)
-        .env("MESHWARD_WORKLOAD", workload.id.as_str())
-        .env("MESHWARD_ADDRESSES", cell(&workload.addresses))
-        .spawn();
+    let spawned = Command::new(program).args(arguments).envs(environment(workload)).spawn();
     match spawned {
         Ok(mut child) => Ok(Ended::With(wait_forwarding(&mut child).await?)),
         Err(error) => Ok(Ended::NotBegun(error)),
     }
+}
+
+/// What commands of a workload know of it.
+fn environment(workload: &LocalWorkload) -> Environment {
+    [
+        ("MESHWARD_WORKLOAD", workload.id.to_string()),
+        ("MESHWARD_ADDRESSES", cell(&workload.addresses)),
+    ]
 }
 
 /// Waits for the command, and passes signals on to it. A terminal sends its own to both of us.

@@ -25,6 +25,7 @@ mod prefix;
 mod quarantines;
 mod resolver;
 mod routes;
+mod runner;
 mod services;
 mod sources;
 mod status;

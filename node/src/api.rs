@@ -19,8 +19,8 @@ use ipnet::IpNet;
 use meshward_api_types::{
     diagnosis::{Netcheck, Ping, Pong},
     local::{
-        AddContainer, AddedContainer, Advertise, Attach, AttachedContainer, ContainerKey, DryRun,
-        LocalStatus, LocalWorkload, Relabel,
+        AddContainer, AddedContainer, Advertise, Attach, AttachedContainer, CommandEnd,
+        ContainerKey, DryRun, LocalStatus, LocalWorkload, Relabel, RunnerCommand,
     },
 };
 use meshward_runtime::body;
@@ -77,6 +77,8 @@ fn router(node: Arc<Node>) -> Router {
         .route("/v1/containers/{container}/{interface}", get(container).delete(remove_container))
         .route("/v1/routes", axum::routing::post(advertise).delete(withdraw))
         .route("/v1/workloads/{id}", patch(relabel).delete(detach))
+        .route("/v1/workloads/{id}/commands", axum::routing::post(commands))
+        .route("/v1/workloads/{id}/commands/{number}", axum::routing::post(command_ended))
         .route("/v1/ping", axum::routing::post(ping))
         .route("/v1/netcheck", get(check_net))
         .with_state(node.clone())
@@ -165,6 +167,26 @@ fn read_query<T: DeserializeOwned>(parts: &Parts) -> Result<T, Refusal> {
         Refusal::Malformed(format!("the query is malformed: {}", rejection.body_text()))
     })?;
     Ok(read)
+}
+
+/// Gives the runner of a workload the commands that it is to run. Waits for a while for one.
+async fn commands(
+    State(node): State<Arc<Node>>,
+    Path(id): Path<WorkloadId>,
+    Write { wanted: NoQuery {}, .. }: Write<NoQuery>,
+) -> Result<Json<Vec<RunnerCommand>>, Refusal> {
+    node.workloads.check_attached(&id)?;
+    Ok(Json(node.runners.next(&id).await))
+}
+
+/// Notes the end of such a command.
+async fn command_ended(
+    State(node): State<Arc<Node>>,
+    Path((id, number)): Path<(WorkloadId, u64)>,
+    Write { wanted, .. }: Write<CommandEnd>,
+) -> Json<()> {
+    node.runners.ended(&id, number, wanted);
+    Json(())
 }
 
 async fn attach(

@@ -48,7 +48,10 @@ pub struct Config {
     pub docker_plugin: Option<PathBuf>,
     /// Docker's API.
     pub docker_socket: PathBuf,
-    /// `true` if container runtimes may be told to run the commands of health checks (`exec`):
+    /// The socket of the runtime that runs commands in pods (CRI); otherwise the first that is
+    /// there of the usual ones.
+    pub cri_socket: Option<PathBuf>,
+    /// `true` if what has started workloads may be told to run commands of health checks (`exec`):
     /// whoever writes a network's policy runs them in the containers of the network.
     pub health_exec: bool,
     /// Prefixes of keys of containers' labels to ignore, besides the usual ones; with a `!` in
@@ -84,6 +87,7 @@ impl Default for Config {
             resolv_conf: RESOLV_CONF.into(),
             docker_plugin: None,
             docker_socket: "/var/run/docker.sock".into(),
+            cri_socket: None,
             health_exec: false,
             ignored_labels: Vec::new(),
             insecure_registries: Vec::new(),

@@ -14,6 +14,7 @@ mod enforcement;
 pub mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod grpc;
 pub mod health;
 pub mod host_name;
 pub mod leaving;
@@ -25,6 +26,7 @@ mod problem;
 pub mod reachability;
 mod refusal;
 pub mod relay_queue;
+pub mod runners;
 pub mod runtimes;
 pub mod service_load;
 pub mod session;

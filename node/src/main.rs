@@ -117,7 +117,12 @@ struct NodeFlags {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     docker_socket: Option<PathBuf>,
-    /// Let health checks of services run their commands in containers (`exec`): whoever writes a
+    /// The socket of containerd or CRI-O, which run commands of health checks in pods [default:
+    /// where it usually is]
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cri_socket: Option<PathBuf>,
+    /// Let health checks of services run their commands in workloads (`exec`): whoever writes a
     /// network's policy chooses these [default: false]
     #[arg(long, value_name = "true|false")]
     #[serde(skip_serializing_if = "Option::is_none")]

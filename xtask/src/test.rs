@@ -18,7 +18,7 @@ pub(crate) struct Options {
 }
 
 /// A program that the tests run, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 21] = [
+const PROGRAMS: [(&str, &str); 22] = [
     ("wireguard-go", "wireguard-go"),
     ("wg", "wireguard-tools"),
     ("curl", "curl"),
@@ -29,6 +29,7 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("docker", "docker.io"),
     ("docker-compose", "docker-compose"),
     ("podman", "podman"),
+    ("/usr/lib/cni/loopback", "containernetworking-plugins"),
     ("docker-registry", "docker-registry"),
     ("busybox", "busybox-static"),
     ("faketime", "faketime"),

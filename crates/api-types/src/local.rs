@@ -230,6 +230,27 @@ pub struct LocalWorkload {
     pub state: State,
 }
 
+/// A command of a health check that `meshctl run` is to run beside its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerCommand {
+    /// Its number, by which its end is told.
+    pub number: u64,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The time after which it is killed, in milliseconds.
+    pub timeout_millis: u64,
+}
+
+/// The end of a [`RunnerCommand`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommandEnd {
+    /// It has ended with this status; one that a signal has ended with 128 and its number.
+    Status(i32),
+    /// It was not run, or was killed, for this reason.
+    Failed(String),
+}
+
 /// A health check of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalCheck {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod capture;
+mod containerd;
 mod crafted;
 mod docker;
 mod flood;
@@ -27,6 +28,7 @@ mod uplink;
 mod workload;
 
 pub use capture::Watch;
+pub use containerd::Containerd;
 pub use crafted::CraftedSession;
 pub use docker::{Docker, busybox};
 pub use flood::{HandshakeFlood, idle_connections};

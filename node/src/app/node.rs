@@ -11,6 +11,7 @@ use crate::{
     offloads::Offloads,
     reachability::{Parts, Reachability},
     relay_queue,
+    runners::Runners,
     view_persister::UpdateNumber,
     view_store::ViewStore,
     workers::Workers,
@@ -50,6 +51,8 @@ pub struct Node {
     pub workloads: Arc<Workloads>,
     /// Paths to this node and from it.
     pub reachability: Arc<Reachability>,
+    /// What runs commands of health checks in processes.
+    pub runners: Arc<Runners>,
 }
 
 /// An update that is in force.
@@ -119,6 +122,7 @@ impl Node {
             endpoints,
             workloads,
             reachability: Arc::new(reachability),
+            runners: Arc::default(),
         });
         node.start_endpoints(RESUME_WINDOW).await;
         for attachment in attachments {

@@ -29,6 +29,8 @@ pub(super) struct CheckState {
     /// The reason why the last probe did not pass.
     pub(super) problem: Option<String>,
     has_passed: bool,
+    /// The probes in a row that could not be made.
+    impossible: u32,
 }
 
 impl CheckState {
@@ -38,7 +40,8 @@ impl CheckState {
     }
 
     /// Notes the outcome of a probe. One failure is enough for an instance without a finding: it
-    /// starts.
+    /// starts. After as many probes that cannot be made as failures count, there is no finding any
+    /// more: an old one would never change.
     pub(super) fn note(&mut self, outcome: Outcome, check: &HealthCheck) {
         let problem = match outcome {
             Outcome::Passed => {
@@ -47,13 +50,17 @@ impl CheckState {
                 return;
             }
             Outcome::Impossible(problem) => {
-                self.problem = Some(problem);
+                let impossible = self.impossible.saturating_add(1);
+                if impossible >= check.failures {
+                    *self = Self::default();
+                }
+                (self.impossible, self.problem) = (impossible, Some(problem));
                 return;
             }
             Outcome::Failed(problem) => problem,
             Outcome::TimedOut => format!("no answer within {} ms", check.timeout.as_millis()),
         };
-        self.problem = Some(problem);
+        (self.impossible, self.problem) = (0, Some(problem));
         self.failures = self.failures.saturating_add(1);
         if self.health.is_none() || self.failures >= check.failures {
             self.health = Some(Health::Unhealthy);
@@ -120,6 +127,23 @@ mod tests {
         let mut impossible = CheckState::default();
         impossible.note(Outcome::Impossible("no runtime".into()), &check());
         assert_eq!(impossible.health, None);
+    }
+
+    #[test]
+    fn a_finding_ends_once_its_check_cannot_be_made_any_more() {
+        let impossible = || Outcome::Impossible("no runtime".into());
+        let mut state = CheckState::restored(Some(Health::Unhealthy));
+        for _ in 0..2 {
+            state.note(impossible(), &check());
+            assert_eq!(state.health, Some(Health::Unhealthy), "it may be possible again soon");
+        }
+        fail(&mut state);
+        for _ in 0..3 {
+            assert_eq!(state.health, Some(Health::Unhealthy));
+            state.note(impossible(), &check());
+        }
+        assert_eq!((state.health, state.problem.as_deref()), (None, Some("no runtime")));
+        assert_eq!(fail(&mut state), Some(Health::Unhealthy), "as of an instance that starts");
     }
 
     #[test]

@@ -31,7 +31,7 @@ const SPREAD: Duration = Duration::from_secs(5);
 /// Fails if the kernel gives no thread.
 pub fn start(node: Arc<Node>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let prober = Arc::new(Prober::new(&node.config));
+    let prober = Arc::new(Prober::new(&node.config, node.runners.clone()));
     let checker = Checker { node, prober, checked: BTreeMap::new() };
     thread::Builder::new().name("health".into()).spawn(move || runtime.block_on(checker.run()))?;
     Ok(())

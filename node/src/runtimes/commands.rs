@@ -1,21 +1,40 @@
-//! Commands in containers, run by the container's runtime: so with the privileges, the limits and
-//! the filters that the container itself has.
+//! Commands of health checks, run by what has started the workload: the container's runtime, or
+//! `meshctl run`. So they have the user, the privileges, the limits and the filters that the workload
+//! itself has.
 
 use super::{
     bounded::{check_id, post_unix},
+    command_error::CommandError,
+    cri::Cri,
     engine::{Engine, Engines, MAX_ANSWER, Named, PATIENCE},
 };
-use crate::attachment::Origin;
+use crate::{
+    attachment::{Attachment, Origin},
+    config::Config,
+    runners::Runners,
+};
 use anyhow::{Context, Result, ensure};
 use hyper::StatusCode;
+use meshward_api_types::local::CommandEnd as RunnerEnd;
 use serde::Deserialize;
 use serde_json::json;
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-/// The runtimes that run commands.
+/// The programs that run commands.
 pub(crate) struct Commands {
     docker_socket: PathBuf,
     engines: Engines,
+    cri: Cri,
+    runners: Arc<Runners>,
+}
+
+/// How the end of a command is learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// [`Commands::run`] returns at the end, and what it runs ends with it.
+    Told,
+    /// [`Commands::begin`] returns at the begin, and the command goes on by itself.
+    Asked,
 }
 
 /// A command that has begun.
@@ -49,17 +68,48 @@ struct Inspected {
 }
 
 impl Commands {
-    /// Docker's API is at this socket; others are where the CNI plugin has said.
-    pub(crate) fn new(docker_socket: PathBuf) -> Self {
-        Self { docker_socket, engines: Engines::default() }
+    pub(crate) fn new(config: &Config, runners: Arc<Runners>) -> Self {
+        let Config { docker_socket, cri_socket, .. } = config.clone();
+        Self { docker_socket, engines: Engines::default(), cri: Cri::new(cri_socket), runners }
     }
 
-    /// Returns `true` if commands can be run in a workload of this origin.
-    pub(crate) fn can_run_in(origin: &Origin) -> bool {
-        matches!(origin, Origin::Docker { .. } | Origin::Cni { engine: Some(_), pod: None, .. })
+    /// Returns how the end of a command in a workload of this origin is learnt.
+    pub(crate) fn ending(origin: &Origin) -> Ending {
+        match origin {
+            Origin::Docker { .. } | Origin::Cni { engine: Some(_), pod: None, .. } => Ending::Asked,
+            _ => Ending::Told,
+        }
     }
 
-    /// Begins a command in a container.
+    /// Runs a command in a workload, and returns its status. Dropped before its end, the command is
+    /// killed.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub(crate) async fn run(
+        &self,
+        workload: &Attachment,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<i64, CommandError> {
+        match &workload.origin {
+            Origin::Cni { container, .. } => self.cri.run(container, command, timeout).await,
+            Origin::Local => match self.runners.run(&workload.report.id, command, timeout).await {
+                Some(RunnerEnd::Status(status)) => Ok(status.into()),
+                Some(RunnerEnd::Failed(problem)) => Err(CommandError::Failed(problem)),
+                None => Err(CommandError::Impossible(
+                    "nothing is there to run a command in it: start it with `meshctl run`, or \
+                         use http, tcp or grpc"
+                        .into(),
+                )),
+            },
+            _ => Err(CommandError::Impossible(
+                "no command can be run in it; use http, tcp or grpc".into(),
+            )),
+        }
+    }
+
+    /// Begins a command in a container whose runtime has an API like Docker's.
     ///
     /// # Errors
     /// Fails if the runtime refuses, or does not answer.

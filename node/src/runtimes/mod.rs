@@ -6,7 +6,9 @@
 //! namespace or leaves it, and when its labels change.
 
 mod bounded;
+mod command_error;
 mod commands;
+mod cri;
 mod engine;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -22,7 +24,8 @@ use crate::{
     attachment::Origin,
     workloads::{Container, ContainerFacts},
 };
-pub(crate) use commands::{Command, CommandEnd, Commands};
+pub(crate) use command_error::CommandError;
+pub(crate) use commands::{Command, CommandEnd, Commands, Ending};
 pub use engine::Engine;
 use engine::{Engines, Named};
 use kubernetes::Pods;

@@ -1,7 +1,10 @@
 //! The findings of health checks: kept, enforced and reported.
 
-use super::state::{State, Workloads};
-use crate::attachment::{Findings, unhealthy_for};
+use super::state::{State, Workloads, unknown};
+use crate::{
+    attachment::{Findings, unhealthy_for},
+    refusal::Refusal,
+};
 use meshward_api_types::local::LocalCheck;
 use meshward_control_proto::FromNode;
 use meshward_types::{Health, ServiceName, WorkloadId};
@@ -46,6 +49,15 @@ impl Workloads {
         if let Err(error) = self.keep(state, id) {
             warn!(workload = %id, "the findings of its health checks were not written down: {error:#}");
         }
+    }
+
+    /// Checks that a workload is attached.
+    ///
+    /// # Errors
+    /// [`Refusal::Missing`] if it is not.
+    pub(crate) fn check_attached(&self, id: &WorkloadId) -> Result<(), Refusal> {
+        let is_there = self.state.lock().attached.contains_key(id);
+        if is_there { Ok(()) } else { Err(unknown(id)) }
     }
 
     /// Counts a probe.

@@ -3,21 +3,23 @@
 use super::{Group, Teller, WEB_API, checked, open, scrape};
 use crate::{
     docker::Host,
-    support::{PATIENCE, echo_once},
+    support::{PATIENCE, echo_once, mesh},
 };
 use meshward_api_types::{
     self as api,
     local::{CheckState, LocalCheck},
 };
-use meshward_lab::Node;
+use meshward_lab::{Containerd, Node, Workload};
 use meshward_netns::Netns;
 use meshward_types::Serving;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde_json::{Map, Value, json};
 use std::{
     collections::HashSet,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{IpAddr, TcpListener},
     path::Path,
@@ -368,6 +370,159 @@ fn commands_are_run_in_containers_if_the_node_lets_them() {
     assert_eq!(check(&host).unwrap().problem.unwrap(), "the command ended with status 1");
     host.docker.run(&["exec", "api", "busybox", "touch", "/well"]).unwrap();
     wait("there is one", || is(&host, CheckState::Healthy));
+}
+
+#[test]
+fn commands_are_run_beside_that_of_meshctl_run_and_where_nothing_runs_them_that_is_said() {
+    let mut mesh = mesh();
+    let node = mesh.node("cloud").flags(&["--health-exec", "true"]).start().unwrap();
+    let run = node.run("shop", "run", "app=api", &["sleep", "1000"]).unwrap();
+    let (well, hang) = (mesh.folder().join("well"), mesh.folder().join("hang"));
+    // What it writes is lost, and what it leaves behind ends with it.
+    let script = format!(
+        "yes | head -c 1000000; if test -e {hang}; then sleep 4711 & wait; fi; test -e {well} && \
+         test -n \"$MESHWARD_WORKLOAD\" && grep -q {interface}: /proc/net/dev",
+        hang = hang.display(),
+        well = well.display(),
+        interface = run.interface,
+    );
+    let script = script.replace('"', "\\\"");
+    let exec = format!(
+        "health: {{ exec: [sh, -c, \"{script}\"], every: 1s, timeout: 900ms, failures: 1 }}"
+    );
+    let attached = node.attach("shop", "app=api").unwrap();
+    mesh.apply(&checked(&exec, WEB_API)).unwrap();
+    let check = |workload: &Workload| check_of(&node, &workload.id);
+    let is = |state| check(&run).is_some_and(|own| own.state == state);
+    wait("there is no such file", || is(CheckState::Unhealthy));
+    assert_eq!(check(&run).unwrap().problem.unwrap(), "the command ended with status 1");
+    fs::write(&well, "").unwrap();
+    wait("there is one", || is(CheckState::Healthy));
+    fs::write(&hang, "").unwrap();
+    wait("it hangs", || is(CheckState::Unhealthy));
+    let left = || {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+        lines.filter(|line| line.starts_with(b"sleep\x004711\0")).count()
+    };
+    assert!(left() <= 1, "one runs at a time");
+    fs::remove_file(&hang).unwrap();
+    wait("it ends again", || is(CheckState::Healthy));
+    wait("nothing is left of those that hung", || left() == 0);
+
+    // A workload that was only attached counts as healthy, and says what is missing.
+    let said = check(&attached).unwrap();
+    assert_eq!(said.state, CheckState::Unknown);
+    let problem = said.problem.unwrap();
+    assert!(problem.contains("start it with `meshctl run`"), "{problem}");
+    let services: Vec<api::Service> = mesh.list("service").unwrap();
+    assert_eq!((services[0].ready, services[0].unhealthy), (2, 0));
+}
+
+/// Makes pods over CRI.
+struct Pods {
+    client: Child,
+    made: Vec<String>,
+    _containerd: Containerd,
+}
+
+impl Pods {
+    fn start(node: &Node, folder: &Path, plugins: &Path) -> Self {
+        let labels = "app=api".parse().unwrap();
+        let socket = node.socket();
+        let containerd = Containerd::start(&node.site, folder, plugins, &socket, &labels).unwrap();
+        let mut command = python("pod.py");
+        command.arg(containerd.socket()).arg(Containerd::IMAGE);
+        Self {
+            client: spawn(&node.site.netns, &mut command),
+            made: vec![],
+            _containerd: containerd,
+        }
+    }
+
+    fn ask(&mut self, wish: &Value) -> Value {
+        self.client.stdin.as_mut().unwrap().write_all(format!("{wish}\n").as_bytes()).unwrap();
+        // It answers with one line, and nothing more before the next wish.
+        let (mut line, mut byte) = (vec![], [0]);
+        while self.client.stdout.as_mut().unwrap().read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+            line.extend(byte);
+        }
+        serde_json::from_slice(&line).unwrap_or_else(|_| panic!("CRI refuses {wish}"))
+    }
+
+    /// Makes a pod, and returns the ids of its containers by their names.
+    fn make(&mut self, name: &str, annotations: &Value, containers: &[&str]) -> Value {
+        let containers: Map<String, Value> =
+            containers.iter().map(|own| ((*own).to_owned(), json!(["sleep", "1000"]))).collect();
+        let wish = json!({ "pod": name, "annotations": annotations, "containers": containers });
+        let made = self.ask(&wish);
+        self.made.push(made["pod"].as_str().unwrap().to_owned());
+        made["containers"].clone()
+    }
+
+    fn run(&mut self, container: &Value, command: &str) {
+        let wish = json!({ "exec": container, "command": ["sh", "-c", command] });
+        assert_eq!(self.ask(&wish), 0, "{command}");
+    }
+}
+
+impl Drop for Pods {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            for pod in std::mem::take(&mut self.made) {
+                self.ask(&json!({ "remove": pod }));
+            }
+        }
+        let _ = self.client.kill();
+        let _ = self.client.wait();
+    }
+}
+
+#[test]
+fn commands_are_run_in_pods_by_their_runtime() {
+    let mut mesh = mesh();
+    let folder = mesh.folder().join("containerd");
+    let socket = folder.join("containerd.sock").to_string_lossy().into_owned();
+    let flags = ["--health-exec", "true", "--cri-socket", &socket];
+    let node = mesh.node("cloud").flags(&flags).start().unwrap();
+    let exec = "health: { exec: [sh, -c, 'cat /hang 2>/dev/null && sleep 1000; ls /well'], \
+                every: 1s, timeout: 900ms, failures: 1 }";
+    mesh.apply(&checked(exec, WEB_API)).unwrap();
+    let mut pods = Pods::start(&node, &folder, mesh.binaries.folder());
+    let checks = || -> Vec<LocalCheck> {
+        node.attached().unwrap().into_iter().filter_map(|mut own| own.checks.pop()).collect()
+    };
+    let is = |state| checks().iter().any(|own| own.state == state);
+
+    let one = pods.make("one", &json!({}), &["web"]);
+    let problem = || checks().pop().and_then(|own| own.problem).unwrap_or_default();
+    wait("there is no such file", || problem() == "the command ended with status 1");
+    assert!(is(CheckState::Unhealthy));
+    pods.run(&one["web"], ": > /well");
+    wait("there is one", || is(CheckState::Healthy));
+    pods.run(&one["web"], ": > /hang");
+    wait("it hangs", || problem() == "no answer within 900 ms");
+    pods.run(&one["web"], "busybox rm /hang");
+    wait("it ends again", || is(CheckState::Healthy));
+    let pod = pods.made.remove(0);
+    pods.ask(&json!({ "remove": pod }));
+    wait("it is gone", || checks().is_empty());
+
+    // Of several containers, the pod says which one is meant.
+    pods.make("two", &json!({}), &["web", "sidecar"]);
+    wait("it is told what is missing", || problem().contains("default-container"));
+    wait("it is not held against the pod", || is(CheckState::Unknown));
+    let pod = pods.made.remove(0);
+    pods.ask(&json!({ "remove": pod }));
+    wait("it is gone", || checks().is_empty());
+    let named = json!({ "kubectl.kubernetes.io/default-container": "web" });
+    let three = pods.make("three", &named, &["sidecar", "web"]);
+    wait("it is asked in vain", || is(CheckState::Unhealthy));
+    pods.run(&three["sidecar"], ": > /well");
+    thread::sleep(Duration::from_secs(2));
+    assert!(is(CheckState::Unhealthy), "that is the other container");
+    pods.run(&three["web"], ": > /well");
+    wait("it passes", || is(CheckState::Healthy));
 }
 
 /// Returns a program in Python, with the packages that `cargo xtask test` installs.

@@ -1,5 +1,6 @@
 //! A GET request of HTTP/1.1.
 
+use crate::grpc::AGENT;
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     Request,
@@ -16,8 +17,6 @@ const MAX_HEAD: usize = 16 << 10;
 /// The part of an answer's body that is read, in bytes: a server that is cut off earlier may log
 /// that.
 const MAX_BODY: usize = 64 << 10;
-/// The name by which servers know probes.
-pub(super) const AGENT: &str = concat!("meshward-node/", env!("CARGO_PKG_VERSION"));
 
 /// Asks for a path: the status has to be from 200 to 399.
 ///

@@ -7,18 +7,16 @@ use super::check::Outcome;
 use crate::{
     attachment::Attachment,
     config::Config,
-    runtimes::{Command, CommandEnd, Commands},
+    runners::Runners,
+    runtimes::{Command, CommandEnd, CommandError, Commands, Ending},
 };
 use meshward_types::{HealthCheck, HealthProbe};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpSocket, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 
-/// The largest number of commands of all checks at the same time; others wait, in order.
-const MAX_COMMANDS: usize = 128;
 /// The pauses between two looks whether a command has ended.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_millis(320);
@@ -28,7 +26,6 @@ const MAX_PROBLEM: usize = 200;
 /// The parts that probes share.
 pub(super) struct Prober {
     commands: Commands,
-    turns: Semaphore,
     may_exec: bool,
 }
 
@@ -43,12 +40,8 @@ pub(super) struct Probe<'a> {
 }
 
 impl Prober {
-    pub(super) fn new(config: &Config) -> Self {
-        Self {
-            commands: Commands::new(config.docker_socket.clone()),
-            turns: Semaphore::new(MAX_COMMANDS),
-            may_exec: config.health_exec,
-        }
+    pub(super) fn new(config: &Config, runners: Arc<Runners>) -> Self {
+        Self { commands: Commands::new(config, runners), may_exec: config.health_exec }
     }
 
     pub(super) fn probe<'a>(
@@ -111,30 +104,39 @@ impl Probe<'_> {
         Err(problem)
     }
 
-    /// Has the workload's runtime run a command in the container.
+    /// Has what has started the workload run a command in it.
     async fn execute(&mut self, command: &[String]) -> Outcome {
         if !self.prober.may_exec {
             let text = "this node runs no commands for health checks: its setting `health_exec` is \
                 not set";
             return Outcome::Impossible(text.to_owned());
         }
-        if !Commands::can_run_in(&self.attachment.origin) {
-            let text = "only containers of Docker and Podman can run a command for a health check; \
-                use http, tcp or grpc";
-            return Outcome::Impossible(text.to_owned());
-        }
-        let Ok(_turn) = self.prober.turns.acquire().await else { return Outcome::TimedOut };
         match timeout(self.check.timeout, self.run(command)).await {
             Ok(Ok(0)) => Outcome::Passed,
             Ok(Ok(status)) => Outcome::Failed(format!("the command ended with status {status}")),
-            Ok(Err(error)) => Outcome::Failed(format!("{error:#}")),
+            Ok(Err(CommandError::Failed(problem))) => Outcome::Failed(problem),
+            Ok(Err(CommandError::Impossible(problem))) => Outcome::Impossible(problem),
             Err(_) => Outcome::TimedOut,
+        }
+    }
+
+    /// Runs a command, and returns its status.
+    async fn run(&mut self, command: &[String]) -> Result<i64, CommandError> {
+        match Commands::ending(&self.attachment.origin) {
+            Ending::Told => {
+                let commands = &self.prober.commands;
+                commands.run(self.attachment, command, self.check.timeout).await
+            }
+            Ending::Asked => {
+                let ended = self.run_asking(command).await;
+                ended.map_err(|error| CommandError::Failed(format!("{error:#}")))
+            }
         }
     }
 
     /// Begins a command, and waits for its status. If the last one still runs, waits for its end
     /// first.
-    async fn run(&mut self, command: &[String]) -> anyhow::Result<i64> {
+    async fn run_asking(&mut self, command: &[String]) -> anyhow::Result<i64> {
         if let Some(last) = &self.command {
             self.prober.wait(last).await?;
             self.command = None;

@@ -24,6 +24,10 @@ fn here(addresses: &[&str]) -> Attachment {
     Attachment { netns_id: Some(id), ..made }
 }
 
+fn prober(config: &Config) -> Prober {
+    Prober::new(config, Arc::default())
+}
+
 fn check(probe: HealthProbe) -> HealthCheck {
     HealthCheck {
         probe,
@@ -43,8 +47,11 @@ async fn probe(probe: HealthProbe, port: u16) -> Outcome {
 }
 
 async fn attempt(check: &HealthCheck, port: u16) -> Outcome {
+    attempt_by(&prober(&Config::default()), check, port).await
+}
+
+async fn attempt_by(prober: &Prober, check: &HealthCheck, port: u16) -> Outcome {
     let attachment = here(&["127.0.0.1"]);
-    let prober = Prober::new(&Config::default());
     let mut probe = prober.probe(&attachment, check, port);
     probe.attempt().await
 }
@@ -124,13 +131,13 @@ async fn a_connection_passes_if_any_address_accepts_it() {
     let port = server(|_| async {}).await;
     assert_eq!(probe(HealthProbe::Tcp, port).await, Outcome::Passed);
     let (attachment, check) = (here(&["::1", "127.0.0.1"]), check(HealthProbe::Tcp));
-    let prober = Prober::new(&Config::default());
-    assert_eq!(prober.probe(&attachment, &check, port).attempt().await, Outcome::Passed);
+    let own = prober(&Config::default());
+    assert_eq!(own.probe(&attachment, &check, port).attempt().await, Outcome::Passed);
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let refused = probe(HealthProbe::Tcp, free).await;
     assert!(failed(&refused).starts_with(&format!("127.0.0.1:{free}: ")), "{refused:?}");
     let gone = Attachment { netns: "/proc/self/ns/mnt".into(), ..here(&["127.0.0.1"]) };
-    failed(&prober.probe(&gone, &check, port).attempt().await);
+    failed(&own.probe(&gone, &check, port).attempt().await);
 }
 
 #[tokio::test]
@@ -143,14 +150,15 @@ async fn probes_that_hang_end_in_time_and_delay_no_others() {
     let well =
         server(|stream| async { drop(answer(stream, b"HTTP/1.1 200 OK\r\n\r\n").await) }).await;
     let begun = Instant::now();
-    let mut hang = tokio::task::JoinSet::new();
+    let (own, mut hang) = (Arc::new(prober(&Config::default())), tokio::task::JoinSet::new());
     for _ in 0..300 {
-        hang.spawn(async move { probe(HealthProbe::Http("/".into()), hanging).await });
+        let (own, check) = (own.clone(), check(HealthProbe::Http("/".into())));
+        hang.spawn(async move { attempt_by(&own, &check, hanging).await });
     }
     // The machine may be busy with other tests.
     let patient = HealthCheck { timeout: PATIENCE, ..check(HealthProbe::Http("/".into())) };
     for _ in 0..10 {
-        assert_eq!(attempt(&patient, well).await, Outcome::Passed);
+        assert_eq!(attempt_by(&own, &patient, well).await, Outcome::Passed);
     }
     while let Some(outcome) = hang.join_next().await {
         assert_eq!(outcome.unwrap(), Outcome::TimedOut);
@@ -201,20 +209,23 @@ async fn a_request_of_grpc_passes_if_the_service_serves() {
 }
 
 #[tokio::test]
-async fn commands_run_only_where_the_node_lets_them_and_a_runtime_can() {
+async fn commands_run_only_where_the_node_lets_them_and_something_can() {
     let exec = || HealthProbe::Exec(vec!["true".into()]);
     let problem = |outcome: Outcome| match outcome {
         Outcome::Impossible(problem) => problem,
         other => panic!("{other:?}"),
     };
     assert!(problem(probe(exec(), 1).await).contains("health_exec"));
-    let prober = Prober::new(&Config { health_exec: true, ..Config::default() });
+    let own = prober(&Config { health_exec: true, ..Config::default() });
     let (attachment, check) = (here(&["127.0.0.1"]), check(exec()));
-    let said = problem(prober.probe(&attachment, &check, 1).attempt().await);
-    assert!(said.contains("Docker and Podman"), "{said}");
+    let said = problem(own.probe(&attachment, &check, 1).attempt().await);
+    assert!(said.contains("start it with `meshctl run`"), "{said}");
+    let route = Attachment { origin: Origin::Route, ..attachment.clone() };
+    let said = problem(own.probe(&route, &check, 1).attempt().await);
+    assert!(said.contains("use http, tcp or grpc"), "{said}");
     let docker = Origin::Docker { endpoint: "e1".into() };
     let (attachment, config) = (Attachment { origin: docker, ..attachment }, Config::default());
     let config = Config { health_exec: true, docker_socket: "/nonexistent".into(), ..config };
-    let prober = Prober::new(&config);
-    failed(&prober.probe(&attachment, &check, 1).attempt().await);
+    let own = prober(&config);
+    failed(&own.probe(&attachment, &check, 1).attempt().await);
 }
