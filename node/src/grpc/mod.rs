@@ -1,8 +1,6 @@
 //! Calls of gRPC with one message each way:
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
-pub(crate) mod protobuf;
-
 use h2::client;
 use hyper::{
     HeaderMap, Method, Request, StatusCode, Version,

@@ -9,6 +9,7 @@ mod bounded;
 mod command_error;
 mod commands;
 mod cri;
+mod cri_messages;
 mod engine;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

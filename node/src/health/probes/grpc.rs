@@ -1,16 +1,27 @@
 //! A request of gRPC's health checking protocol:
 //! <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>.
 
-use crate::grpc::{
-    Call, CallError, NOT_FOUND, UNIMPLEMENTED, call,
-    protobuf::{Value, fields, put_bytes},
-};
+use crate::grpc::{Call, CallError, NOT_FOUND, UNIMPLEMENTED, call};
+use prost::Message;
 use std::net::SocketAddr;
 use tokio::net::TcpStream;
 
 const METHOD: &str = "grpc.health.v1.Health/Check";
 /// The largest answer, in bytes.
 const MAX_ANSWER: usize = 4096;
+
+#[derive(Clone, PartialEq, Message)]
+struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct HealthCheckResponse {
+    /// An enumeration, of which later versions may have more values.
+    #[prost(uint64, tag = "1")]
+    status: u64,
+}
 
 /// `HealthCheckResponse.ServingStatus`.
 const SERVING: u64 = 1;
@@ -25,8 +36,7 @@ pub(super) async fn ask(
     address: SocketAddr,
     service: &str,
 ) -> Result<(), String> {
-    let mut message = vec![];
-    put_bytes(&mut message, 1, service.as_bytes());
+    let message = HealthCheckRequest { service: service.to_owned() }.encode_to_vec();
     let authority = address.to_string();
     let asked = Call { authority: &authority, method: METHOD, message, max_answer: MAX_ANSWER };
     let answer = call(stream, asked).await.map_err(|error| match error {
@@ -48,14 +58,9 @@ pub(super) async fn ask(
     }
 }
 
-/// Reads the status of a `HealthCheckResponse`: field 1; 0 if it is left out.
+/// Reads the status of a `HealthCheckResponse`: 0 if it is left out. `None` if that is none.
 fn serving_status(message: &[u8]) -> Option<u64> {
-    let all = fields(message)?;
-    let status = all.iter().rev().find(|(field, value)| match value {
-        Value::Number(_) => *field == 1,
-        _ => false,
-    });
-    Some(status.map_or(0, |(_, value)| value.number()))
+    HealthCheckResponse::decode(message).ok().map(|response| response.status)
 }
 
 #[cfg(test)]
@@ -68,5 +73,23 @@ mod tests {
         assert_eq!(serving_status(&[]), Some(0));
         assert_eq!(serving_status(&[0x12, 2, 9, 9, 8, 2]), Some(2));
         assert_eq!(serving_status(&[8]), None);
+    }
+
+    #[test]
+    fn answers_cut_anywhere_or_changed_anywhere_are_read_or_refused() {
+        let whole = [0x12, 2, 9, 9, 0x19, 1, 2, 3, 4, 5, 6, 7, 8, 8, 1];
+        assert_eq!(serving_status(&whole), Some(SERVING));
+        for length in [1, 2, 3, 5, 12, 14] {
+            assert_eq!(serving_status(&whole[..length]), None, "{length}");
+        }
+        for at in 0..whole.len() {
+            for byte in 0..=255 {
+                let mut changed = whole;
+                changed[at] = byte;
+                let _ = serving_status(&changed);
+            }
+        }
+        assert_eq!(serving_status(&[0x12, 0xff, 0xff, 0x7f]), None);
+        assert_eq!(serving_status(&[0xff; 11]), None, "a number that is too long");
     }
 }
