@@ -26,7 +26,7 @@ use meshward_control_state::{
     timestamp,
     world::{AdmittedWorkload, World},
 };
-use meshward_types::{NetworkName, NodeName, Serving, WorkloadId, WorkloadName};
+use meshward_types::{NetworkName, NodeName, WorkloadId, WorkloadName};
 use serde::Deserialize;
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -361,11 +361,6 @@ fn refused_one(record: &RefusedRecord) -> Workload {
 fn admitted(world: &World, workload: AdmittedWorkload<'_>) -> Workload {
     let AdmittedWorkload { record, labels, is_quarantined } = workload;
     let states = services::states(world, record);
-    let serving = match (states.draining, states.unhealthy.is_empty()) {
-        (true, _) => Serving::Draining,
-        (false, true) => Serving::Ready,
-        (false, false) => Serving::Unhealthy,
-    };
     Workload {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -376,7 +371,7 @@ fn admitted(world: &World, workload: AdmittedWorkload<'_>) -> Workload {
         labels: labels.clone(),
         identity: Some(record.identity),
         owns_name: record.owns_name,
-        serving: Some(serving),
+        serving: Some(states.serving_all()),
         unhealthy: states.unhealthy.into_iter().collect(),
         quarantined: is_quarantined,
         refused: vec![],

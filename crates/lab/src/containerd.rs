@@ -1,8 +1,8 @@
-//! A real containerd on a site, with the runtime interface of Kubernetes (CRI), whose pods get their
-//! networks by the CNI plugin.
+//! A real containerd on a site, with the runtime interface of Kubernetes (CRI), whose pods get
+//! their networks by the CNI plugin.
 
 use crate::{
-    docker::busybox,
+    docker::{busybox, start_containerd},
     internet::Site,
     process::{Process, output},
 };
@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use meshward_types::{Labels, measurement::Sha256};
 use serde_json::json;
 use std::{
+    env::consts::ARCH,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -57,11 +58,7 @@ impl Containerd {
         let plugin = json!({ "type": "meshward-cni", "socket": node, "labels": labels });
         let network = json!({ "cniVersion": "0.4.0", "name": "shop", "plugins": [plugin] });
         fs::write(at("net/shop.conflist"), network.to_string())?;
-        fs::write(at("containerd.toml"), configuration(folder))?;
-        let mut command = Command::new("containerd");
-        command.arg("--config").arg(at("containerd.toml"));
-        let mut process = Process::start(&site.netns, &mut command, &at("log"))?;
-        process.wait_until(|| at("containerd.sock").exists())?;
+        let process = start_containerd(site, folder, &with_cri(folder))?;
         let own = Self { site: site.clone(), folder: folder.to_owned(), _process: process };
         let files = busybox(&at("image"), "pod")?;
         own.import(&files, Self::IMAGE, &["httpd", "-f", "-h", "/www"])?;
@@ -80,7 +77,7 @@ impl Containerd {
         fs::create_dir_all(&folder)?;
         let layer = fs::read(files)?;
         let config = json!({
-            "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
+            "architecture": ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"),
             "os": "linux",
             "config": { "Cmd": command, "Env": ["PATH=/bin"] },
             "rootfs": { "type": "layers", "diff_ids": [Sha256::of(&layer).to_string()] },
@@ -114,14 +111,9 @@ impl Drop for Containerd {
     }
 }
 
-fn configuration(folder: &Path) -> String {
+fn with_cri(folder: &Path) -> String {
     format!(
-        r#"version = 2
-root = "{folder}/root"
-state = "{folder}/state"
-[grpc]
-address = "{folder}/containerd.sock"
-[plugins."io.containerd.grpc.v1.cri"]
+        r#"[plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]

@@ -19,6 +19,9 @@ pub(crate) const REGISTRY: &str = "localhost:5000";
 /// The programs of the image `box`.
 const PROGRAMS: [&str; 8] = ["sh", "httpd", "wget", "sleep", "ip", "nslookup", "cat", "ls"];
 
+/// The part of containerd's configuration that dockerd needs.
+const WITHOUT_CRI: &str = "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n";
+
 /// A dockerd that ends with its owner, and its containers with it.
 pub struct Docker {
     site: Site,
@@ -54,7 +57,7 @@ impl Docker {
             folder: folder.to_owned(),
             plugin,
             process: None,
-            _containerd: start_containerd(site, folder)?,
+            _containerd: start_containerd(site, folder, WITHOUT_CRI)?,
         };
         docker.restart()?;
         docker.import("box", "box")?;
@@ -154,17 +157,16 @@ impl Docker {
     }
 }
 
-fn start_containerd(site: &Site, folder: &Path) -> Result<Process> {
+/// Starts containerd with a configuration, whose version is the second. Its socket is
+/// `containerd.sock` in the folder.
+///
+/// # Errors
+/// Fails with its output if it does not start.
+pub(crate) fn start_containerd(site: &Site, folder: &Path, config: &str) -> Result<Process> {
     let at = |name: &str| folder.join(name);
-    let config = format!(
-        r#"version = 2
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-root = "{}"
-state = "{}"
-"#,
-        at("cd").display(),
-        at("cd-state").display()
-    );
+    let (root, state) = (at("cd"), at("cd-state"));
+    let (root, state) = (root.display(), state.display());
+    let config = format!("version = 2\nroot = \"{root}\"\nstate = \"{state}\"\n{config}");
     fs::write(at("containerd.toml"), config)?;
     let mut command = Command::new("containerd");
     command.arg("--config").arg(at("containerd.toml")).arg("--address").arg(at("containerd.sock"));

@@ -291,6 +291,15 @@ impl InstanceStates {
             (false, false) => Serving::Ready,
         }
     }
+
+    /// Returns the state as an instance of all its services: unhealthy if it is that for any.
+    pub fn serving_all(&self) -> Serving {
+        match self.unhealthy.first() {
+            Some(service) => self.serving(service),
+            None if self.draining => Serving::Draining,
+            None => Serving::Ready,
+        }
+    }
 }
 
 /// The finding of a health check of an instance for a service, by the instance's own node.
@@ -323,11 +332,13 @@ mod tests {
         let [api, db]: [ServiceName; 2] = ["api", "db"].map(|name| name.parse().unwrap());
         let mut states = InstanceStates::default();
         assert_eq!((states.serving(&api), states.serving(&db)), (Serving::Ready, Serving::Ready));
+        assert_eq!(states.serving_all(), Serving::Ready);
         states.unhealthy.insert(api.clone());
         assert_eq!(
             (states.serving(&api), states.serving(&db)),
             (Serving::Unhealthy, Serving::Ready)
         );
+        assert_eq!(states.serving_all(), Serving::Unhealthy);
         states.draining = true;
         assert_eq!(
             (states.serving(&api), states.serving(&db)),

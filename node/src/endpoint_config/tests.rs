@@ -8,6 +8,22 @@ fn network_name() -> NetworkName {
     "shop".parse().unwrap()
 }
 
+/// The workload `w-1` on a node.
+fn put_workload(node: &str, states: InstanceStates) -> Change {
+    let spec = WorkloadSpec {
+        node: node.parse().unwrap(),
+        addresses: vec!["10.42.2.1".parse().unwrap()],
+        prefixes: vec![],
+        identity: IdentityId(1),
+        quarantined: false,
+        reset: false,
+        name: None,
+        states,
+    };
+    let key = ResourceKey::Workload(network_name(), "w-1".parse().unwrap());
+    Change::Put(key, Resource::Workload(spec))
+}
+
 fn put_identity(id: u32, labels: &str) -> Change {
     let spec = IdentitySpec {
         labels: labels.parse().unwrap(),
@@ -105,20 +121,7 @@ fn this_nodes_findings_go_before_the_views_service_by_service() {
     let [api, admin, db]: [ServiceName; 3] =
         ["api", "admin", "db"].map(|name| name.parse().unwrap());
     let id: WorkloadId = "w-1".parse().unwrap();
-    let put = |states| {
-        let spec = WorkloadSpec {
-            node: "node-a".parse().unwrap(),
-            addresses: vec!["10.42.2.1".parse().unwrap()],
-            prefixes: vec![],
-            identity: IdentityId(1),
-            quarantined: false,
-            reset: false,
-            name: None,
-            states,
-        };
-        let key = ResourceKey::Workload(network_name(), "w-1".parse().unwrap());
-        Change::Put(key, Resource::Workload(spec))
-    };
+    let put = |states| put_workload("node-a", states);
     let states_of = |change: Option<ConfigChange>| match change {
         Some(ConfigChange::PutWorkload(_, config)) => config.states,
         other => panic!("{other:?}"),
@@ -158,18 +161,7 @@ fn peers_are_of_this_site_if_both_sites_are_known_and_the_same() {
         Change::Put(key, Resource::Peer(spec))
     };
     // A peer is kept as long as a workload of it is known.
-    let spec = WorkloadSpec {
-        node: "node-b".parse().unwrap(),
-        addresses: vec!["10.42.2.1".parse().unwrap()],
-        prefixes: vec![],
-        identity: IdentityId(1),
-        quarantined: false,
-        reset: false,
-        name: None,
-        states: InstanceStates::default(),
-    };
-    let key = ResourceKey::Workload(network_name(), "w-1".parse().unwrap());
-    bench.apply(&[Change::Put(key, Resource::Workload(spec))]);
+    bench.apply(&[put_workload("node-b", InstanceStates::default())]);
     let mut site_after = |changes: &[Change]| {
         let puts = bench.apply(changes);
         puts.into_iter().rev().find_map(|change| match change {
