@@ -136,7 +136,7 @@ async fn run_command(command: &[OsString], workload: &LocalWorkload) -> Result<E
     }
 }
 
-/// What commands of a workload know of it.
+/// Returns the variables by which commands of a workload know it.
 fn environment(workload: &LocalWorkload) -> Environment {
     [
         ("MESHWARD_WORKLOAD", workload.id.to_string()),

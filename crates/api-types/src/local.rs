@@ -233,7 +233,7 @@ pub struct LocalWorkload {
 /// A command of a health check that `meshctl run` is to run beside its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunnerCommand {
-    /// Its number, by which its end is told.
+    /// The number by which the end of the command is told.
     pub number: u64,
     /// The program and its arguments.
     pub command: Vec<String>,

@@ -51,7 +51,7 @@ pub struct Node {
     pub workloads: Arc<Workloads>,
     /// Paths to this node and from it.
     pub reachability: Arc<Reachability>,
-    /// What runs commands of health checks in processes.
+    /// The programs that run commands of health checks beside `meshctl run`'s own.
     pub runners: Arc<Runners>,
 }
 

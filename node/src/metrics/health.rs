@@ -5,7 +5,8 @@ use meshward_runtime::metrics::{counted, measured};
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 
-/// Registers the checks of this node's workloads by service, and the probes so far by kind and outcome.
+/// Registers the checks of this node's workloads by service, and the probes so far by kind and
+/// outcome.
 pub(super) fn register(
     registry: &mut Registry,
     workloads: &[LocalWorkload],

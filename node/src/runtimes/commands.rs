@@ -1,6 +1,6 @@
 //! Commands of health checks, run by what has started the workload: the container's runtime, or
-//! `meshctl run`. So they have the user, the privileges, the limits and the filters that the workload
-//! itself has.
+//! `meshctl run`. So they have the user, the privileges, the limits and the filters that the
+//! workload itself has.
 
 use super::{
     bounded::{check_id, post_unix},

@@ -47,7 +47,10 @@ impl Workloads {
 
     fn keep_findings(&self, state: &State, id: &WorkloadId) {
         if let Err(error) = self.keep(state, id) {
-            warn!(workload = %id, "the findings of its health checks were not written down: {error:#}");
+            warn!(
+                workload = %id,
+                "the findings of its health checks were not written down: {error:#}"
+            );
         }
     }
 
