@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod checks;
 mod compare;
 mod contender;
 mod control;
@@ -19,6 +20,7 @@ mod swarm;
 mod terraform;
 
 pub use attach::attach;
+pub use checks::checks;
 pub use compare::{Figures, Target};
 pub use contender::{PROGRAMS, Tools};
 pub use control::control;

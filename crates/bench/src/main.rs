@@ -42,6 +42,9 @@ enum Bench {
     Rules,
     /// A thousand workloads that come to a node and go: what that costs, and that nothing is left
     Attach,
+    /// Health checks of 500 instances of one node: what they cost, and what those that hang do to
+    /// others
+    Checks,
     /// One node with thousands of peers: how many it reaches, and its memory
     Node,
     /// The packet path by itself: new flows through the filter, and packets through an endpoint
@@ -171,6 +174,7 @@ fn against_programs(bench: Bench, options: &Options) -> Result<Vec<Row>> {
         Bench::Local => meshward_bench::local(&tools, folder.path(), quick),
         Bench::Rules => meshward_bench::rules(&tools, folder.path(), quick),
         Bench::Attach => meshward_bench::attach(&tools, quick),
+        Bench::Checks => meshward_bench::checks(&tools, quick),
         Bench::Node => meshward_bench::node(&tools, quick),
         Bench::Handshakes => meshward_bench::handshakes(&tools, folder.path(), quick),
         Bench::Dns => meshward_bench::dns(&tools, folder.path(), quick),

@@ -141,6 +141,15 @@ impl Netns {
         Ok(NetnsId { device: meta.dev(), inode: meta.ino() })
     }
 
+    /// Moves the calling thread into the namespace, for good: for threads that do nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Enter`] if the namespace cannot be entered; the thread stays where it is.
+    pub fn enter(&self) -> Result<(), Error> {
+        setns(&*self.0, CloneFlags::CLONE_NEWNET)
+            .map_err(|error| Error::Enter { what: "enter", source: error.into() })
+    }
+
     /// Runs `work` on a new thread inside the namespace and waits for it to end.
     ///
     /// # Errors
@@ -148,8 +157,7 @@ impl Netns {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         thread::scope(|scope| {
             let inside = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
-                setns(&*self.0, CloneFlags::CLONE_NEWNET)
-                    .map_err(|e| Error::Enter { what: "enter", source: e.into() })?;
+                self.enter()?;
                 Ok(work())
             });
             let inside = inside.map_err(Error::Thread)?;

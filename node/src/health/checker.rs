@@ -24,6 +24,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// The bound on the first pause of checks that are taken up again after a restart, so that they do
 /// not all begin at once.
 const SPREAD: Duration = Duration::from_secs(5);
+/// The time between the begins of checks that begin together, on average.
+const SPACING: Duration = Duration::from_millis(1);
 
 /// Starts the thread, which ends with the process.
 ///
@@ -31,7 +33,7 @@ const SPREAD: Duration = Duration::from_secs(5);
 /// Fails if the kernel gives no thread.
 pub fn start(node: Arc<Node>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let prober = Arc::new(Prober::new(&node.config, node.runners.clone()));
+    let prober = Arc::new(Prober::new(&node.config, node.runners.clone())?);
     let checker = Checker { node, prober, checked: BTreeMap::new() };
     thread::Builder::new().name("health".into()).spawn(move || runtime.block_on(checker.run()))?;
     Ok(())
@@ -83,15 +85,19 @@ impl Checker {
             }
             is_wanted
         });
-        for (id, subject) in wanted {
+        let is_new = |(id, subject): &(WorkloadId, Subject)| {
+            !self.checked.get(id).is_some_and(|own| {
+                let own = &own.states.subject;
+                own.checks == subject.checks && own.is_at(&subject.attachment)
+            })
+        };
+        let new: Vec<(WorkloadId, Subject)> = wanted.into_iter().filter(is_new).collect();
+        let count: usize = new.iter().map(|(_, subject)| subject.checks.len()).sum();
+        let spread = SPREAD.min(SPACING * u32::try_from(count).unwrap_or(u32::MAX));
+        for (id, subject) in new {
             let before = self.checked.get(&id).map(|own| own.states.clone());
-            let is_same = before.as_ref().is_some_and(|own| {
-                own.subject.checks == subject.checks && own.subject.is_at(&subject.attachment)
-            });
-            if !is_same {
-                let begun = self.begin(id.clone(), subject, before.as_deref());
-                self.checked.insert(id, begun);
-            }
+            let begun = self.begin(id.clone(), subject, before.as_deref(), spread);
+            self.checked.insert(id, begun);
         }
         // An endpoint that was started anew does not know the findings.
         for own in self.checked.values() {
@@ -99,8 +105,15 @@ impl Checker {
         }
     }
 
-    /// Begins the checks of a workload. Those that were made before go on as they were.
-    fn begin(&self, id: WorkloadId, subject: Subject, before: Option<&States>) -> Checked {
+    /// Begins the checks of a workload, spread over some time. Those that were made before go on as
+    /// they were.
+    fn begin(
+        &self,
+        id: WorkloadId,
+        subject: Subject,
+        before: Option<&States>,
+        spread: Duration,
+    ) -> Checked {
         let known = &subject.attachment.findings;
         let state = |own: &WantedCheck| match before {
             None => {
@@ -119,7 +132,7 @@ impl Checker {
         let states = Arc::new(States { node, id, subject, all: Mutex::new(all) });
         let mut tasks = JoinSet::new();
         for number in 0..states.subject.checks.len() {
-            tasks.spawn(states.clone().keep(number, self.prober.clone()));
+            tasks.spawn(states.clone().keep(number, self.prober.clone(), spread));
         }
         Checked { states, _tasks: tasks }
     }
@@ -127,26 +140,28 @@ impl Checker {
 
 impl States {
     /// Makes a check, for ever.
-    async fn keep(self: Arc<Self>, number: usize, prober: Arc<Prober>) {
+    async fn keep(self: Arc<Self>, number: usize, prober: Arc<Prober>, spread: Duration) {
         let Some(WantedCheck { check, port, services }) = self.subject.checks.get(number) else {
             return;
         };
         let mut probe = prober.probe(&self.subject.attachment, check, *port);
-        if self.all.lock()[number].health.is_some() {
-            sleep(SPREAD.min(check.every).mul_f64(f64::from(turn()) / f64::from(u16::MAX))).await;
-        }
+        let is_known = self.all.lock()[number].health.is_some();
+        let spread = if is_known { SPREAD } else { spread };
+        sleep(spread.min(check.every).mul_f64(f64::from(turn()) / f64::from(u16::MAX))).await;
         loop {
             let begun = Instant::now();
             let outcome = probe.attempt().await;
             self.node.workloads.count_probe(kind(&check.probe), word(&outcome));
-            let pause = {
+            let (is_changed, pause) = {
                 let state = &mut self.all.lock()[number];
-                let before = state.health.unwrap_or_default();
+                let before = state.clone();
                 state.note(outcome, check);
-                self.log(services, before, state);
-                state.pause(check, turn())
+                self.log(services, before.health.unwrap_or_default(), state);
+                (*state != before, state.pause(check, turn()))
             };
-            self.tell();
+            if is_changed {
+                self.tell();
+            }
             sleep_until(begun + pause).await;
         }
     }

@@ -2,6 +2,7 @@
 
 mod grpc;
 mod http;
+mod sockets;
 
 use super::check::Outcome;
 use crate::{
@@ -11,9 +12,10 @@ use crate::{
     runtimes::{Command, CommandEnd, CommandError, Commands, Ending},
 };
 use meshward_types::{HealthCheck, HealthProbe};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use sockets::SocketMaker;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::{sleep, timeout},
 };
 
@@ -26,6 +28,7 @@ const MAX_PROBLEM: usize = 200;
 /// The parts that probes share.
 pub(super) struct Prober {
     commands: Commands,
+    sockets: SocketMaker,
     may_exec: bool,
 }
 
@@ -40,8 +43,14 @@ pub(super) struct Probe<'a> {
 }
 
 impl Prober {
-    pub(super) fn new(config: &Config, runners: Arc<Runners>) -> Self {
-        Self { commands: Commands::new(config, runners), may_exec: config.health_exec }
+    /// # Errors
+    /// Fails if the kernel gives no thread.
+    pub(super) fn new(config: &Config, runners: Arc<Runners>) -> io::Result<Self> {
+        Ok(Self {
+            commands: Commands::new(config, runners),
+            sockets: SocketMaker::start()?,
+            may_exec: config.health_exec,
+        })
     }
 
     pub(super) fn probe<'a>(
@@ -87,16 +96,8 @@ impl Probe<'_> {
         let mut problem = "it has no address".to_owned();
         for address in &self.attachment.report.addresses {
             let address = SocketAddr::new(*address, self.port);
-            let make = || match address.is_ipv4() {
-                true => TcpSocket::new_v4(),
-                false => TcpSocket::new_v6(),
-            };
-            let socket = netns.run(make).map_err(|error| error.to_string())?;
-            let connected = match socket {
-                Ok(socket) => socket.connect(address).await,
-                Err(error) => Err(error),
-            };
-            match connected {
+            let socket = self.prober.sockets.make(netns.clone(), address).await?;
+            match socket.connect(address).await {
                 Ok(stream) => return Ok((stream, address)),
                 Err(error) => problem = format!("{address}: {error}"),
             }

@@ -25,7 +25,7 @@ fn here(addresses: &[&str]) -> Attachment {
 }
 
 fn prober(config: &Config) -> Prober {
-    Prober::new(config, Arc::default())
+    Prober::new(config, Arc::default()).unwrap()
 }
 
 fn check(probe: HealthProbe) -> HealthCheck {
