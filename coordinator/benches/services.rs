@@ -7,10 +7,13 @@ use meshward_bench::{Figures, Row, Target};
 use meshward_control_proto::{InstanceLoad, encoded_size};
 use meshward_control_state::{
     loads::{FLOW_LIMIT, FanOuts, Loads, Subset},
-    subsets::{Moves, Subsets},
+    subsets::{Client, Instance, Moves, Subsets},
 };
-use meshward_types::{NetworkName, NodeName, ServiceName, WorkloadId};
-use std::time::{Duration, Instant};
+use meshward_types::{Nearness, NetworkName, NodeName, ServiceName, Serving, Weight, WorkloadId};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 /// Clients, instances, and the fan-out of each client.
 const CLIENTS: u32 = 1000;
@@ -22,6 +25,7 @@ const LOOKS_EVERY: Duration = Duration::from_millis(500);
 fn main() -> anyhow::Result<()> {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let mut rows = subset_rows(if quick { 10 } else { INSTANCES });
+    rows.extend(large_rows(if quick { 1000 } else { 10_000 }));
     rows.extend(view_rows(if quick { 1000 } else { 10_000 })?);
     rows.push(growth_row());
     println!("{}", serde_json::to_string(&rows)?);
@@ -55,33 +59,101 @@ impl Changes {
     }
 }
 
+/// The subsets of a fleet, whose nodes and instances are on so many sites.
+struct Fleet {
+    subsets: Subsets,
+    sites: Vec<String>,
+    /// The weights of instances, which take turns.
+    weights: &'static [u16],
+}
+
+impl Fleet {
+    /// Makes the subsets of so many clients and instances. Returns them, and the milliseconds that
+    /// it took.
+    fn new((clients, instances): (u32, u32), sites: u32, weights: &'static [u16]) -> (Self, f64) {
+        let sites = (0..sites).map(|site| format!("site-{site}")).collect();
+        let mut fleet = Self { subsets: Subsets::default(), sites, weights };
+        if !fleet.sites.is_empty() {
+            fleet.subsets.set_prefer(&[Nearness::Node, Nearness::Site]);
+        }
+        (0..instances).for_each(|at| fleet.put_instance(at));
+        (0..clients).for_each(|at| fleet.put_client(at, at));
+        let begun = Instant::now();
+        fleet.subsets.settle();
+        (fleet, begun.elapsed().as_secs_f64() * 1e3)
+    }
+
+    fn site(&self, at: u32) -> Option<&String> {
+        self.sites.get(at as usize % self.sites.len().max(1))
+    }
+
+    fn weight(&self, at: u32) -> u16 {
+        // Neither the same on a site, nor in the same order on all of them.
+        self.weights[(at / 7 + at) as usize % self.weights.len()]
+    }
+
+    fn put_instance(&mut self, at: u32) {
+        let (id, site) = (instance(at), self.site(at).cloned());
+        self.subsets.put_instance(Instance {
+            id: &id,
+            node: at,
+            site: site.as_deref(),
+            weight: Weight::new(self.weight(at)).unwrap_or_default(),
+            serving: Serving::Ready,
+        });
+    }
+
+    fn put_client(&mut self, index: u32, at: u32) {
+        let (name, site) = (node(at), self.site(at).cloned());
+        let client = Client { index, name: &name, site: site.as_deref(), fan_out: FAN_OUT };
+        self.subsets.put_client(client);
+    }
+
+    /// Returns the connections of each instance in proportion to its weight, against the mean, if
+    /// every client spreads as many over its subset by weight.
+    fn loads(&self) -> Vec<f64> {
+        let weight = |at| f64::from(self.weight(at));
+        let whole: f64 = (0..INSTANCES).map(weight).sum();
+        let number: HashMap<WorkloadId, u32> =
+            (0..INSTANCES).map(|at| (instance(at), at)).collect();
+        let mut loads = vec![0.0; INSTANCES as usize];
+        for client in self.subsets.clients() {
+            let subset: Vec<u32> = self.subsets.of(client).map(|id| number[id]).collect();
+            let own: f64 = subset.iter().map(|at| weight(*at)).sum();
+            for at in subset {
+                loads[at as usize] += whole / own / f64::from(CLIENTS);
+            }
+        }
+        loads
+    }
+}
+
 /// Returns the rows about subsets: `repetitions` of the instances go and come back.
 fn subset_rows(repetitions: u32) -> Vec<Row> {
-    let mut subsets = Subsets::default();
-    (0..INSTANCES).for_each(|at| subsets.add_instance(&instance(at)));
-    (0..CLIENTS).for_each(|at| subsets.put_client(at, &node(at), FAN_OUT));
-    let begun = Instant::now();
-    subsets.settle();
-    let whole = begun.elapsed().as_secs_f64() * 1e3;
-    let clients = |at| subsets.clients_of(&instance(at)).count() as f64;
-    let clients: Vec<f64> = (0..INSTANCES).map(clients).collect();
-    let mean = clients.iter().sum::<f64>() / f64::from(INSTANCES);
-    let most = clients.iter().copied().fold(0.0, f64::max) / mean;
-    let least = clients.iter().copied().fold(f64::INFINITY, f64::min) / mean;
+    let mut rows = fleet_rows("", 0, &[100], repetitions);
+    rows.extend(fleet_rows(" of weights 50 to 200 on 5 sites", 5, &[100, 50, 200], repetitions));
+    rows
+}
+
+fn fleet_rows(of: &str, sites: u32, weights: &'static [u16], repetitions: u32) -> Vec<Row> {
+    let (mut fleet, whole) = Fleet::new((CLIENTS, INSTANCES), sites, weights);
+    let loads = fleet.loads();
+    let most = loads.iter().copied().fold(0.0, f64::max);
+    let least = loads.iter().copied().fold(f64::INFINITY, f64::min);
     let (mut goes, mut comes, mut client) =
         (Changes::default(), Changes::default(), Changes::default());
     for at in 0..repetitions {
         let gone = instance(at);
-        subsets.remove_instance(&gone);
-        goes.settle(&mut subsets, |id| *id != gone);
-        subsets.add_instance(&gone);
-        comes.settle(&mut subsets, |_| true);
-        subsets.put_client(CLIENTS, &node(CLIENTS + at), FAN_OUT);
-        client.settle(&mut subsets, |_| true);
-        subsets.remove_client(CLIENTS);
-        subsets.settle();
+        fleet.subsets.remove_instance(&gone);
+        goes.settle(&mut fleet.subsets, |id| *id != gone);
+        fleet.put_instance(at);
+        comes.settle(&mut fleet.subsets, |_| true);
+        fleet.put_client(CLIENTS, CLIENTS + at);
+        client.settle(&mut fleet.subsets, |_| true);
+        fleet.subsets.remove_client(CLIENTS);
+        fleet.subsets.settle();
     }
-    let case = format!("{CLIENTS} clients, {INSTANCES} instances, subsets of {FAN_OUT}");
+    let case = format!("{CLIENTS} clients, {INSTANCES} instances{of}, subsets of {FAN_OUT}");
     let row = |metric, unit, ours: &[f64], target| {
         Figures { bench: "services", case: case.clone(), metric, unit, ours }.absolute(target)
     };
@@ -97,6 +169,28 @@ fn subset_rows(repetitions: u32) -> Vec<Row> {
         row("subsets after an instance goes", "ms", &goes.milliseconds, Target::None),
         row("subsets after an instance comes", "ms", &comes.milliseconds, Target::None),
         row("subsets after a client comes", "ms", &client.milliseconds, Target::None),
+    ]
+}
+
+/// Returns the rows about the subsets of so many clients of as many instances, on 20 sites.
+fn large_rows(members: u32) -> Vec<Row> {
+    let (mut fleet, whole) = Fleet::new((members, members), 20, &[100, 50, 200]);
+    let (mut goes, mut comes) = (Changes::default(), Changes::default());
+    for at in 0..10 {
+        fleet.subsets.remove_instance(&instance(at));
+        goes.settle(&mut fleet.subsets, |_| true);
+        fleet.put_instance(at);
+        comes.settle(&mut fleet.subsets, |_| true);
+    }
+    let case = format!("{members} clients, {members} instances on 20 sites");
+    let row = |metric, ours: &[f64]| {
+        let figures = Figures { bench: "services", case: case.clone(), metric, unit: "ms", ours };
+        figures.absolute(Target::None)
+    };
+    vec![
+        row("all subsets computed", &[whole]),
+        row("subsets after an instance goes", &goes.milliseconds),
+        row("subsets after an instance comes", &comes.milliseconds),
     ]
 }
 

@@ -92,7 +92,7 @@ impl ServiceLoads {
         let mut changes = Vec::new();
         for (name, network) in &world.networks {
             for (service, narrowed) in network.narrowing.services() {
-                let instances = narrowed.subsets.instance_count();
+                let instances = narrowed.subsets.serving_count();
                 let Some(bounds) = narrowed.fan_out.bounds() else { continue };
                 let (least, most) = (*bounds.start() as usize, *bounds.end() as usize);
                 if instances <= least {

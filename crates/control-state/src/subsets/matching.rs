@@ -1,13 +1,12 @@
 //! The stable matching of clients and instances by scores, updated in steps.
 
+use super::{
+    limits::{Census, ClientLimits, Limits},
+    members::{Link, SideMembers},
+    nearness::{Classes, Place, is_near},
+};
+use meshward_types::{Serving, Weight};
 use std::collections::{BTreeMap, BinaryHeap};
-
-/// The percentage by which an instance may have more clients than the mean. Less would move more
-/// pairs with every change, more would leave instances unequal.
-const SLACK_PERCENT: u32 = 5;
-
-/// The share by which an instance may have more clients than the mean.
-pub const SLACK: f64 = SLACK_PERCENT as f64 / 100.0;
 
 /// A side of the matching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,105 +24,76 @@ pub(super) struct Pair {
     pub(super) instance: u32,
 }
 
+/// The part of an instance in its service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) weight: Weight,
+    pub(super) serving: Serving,
+}
+
 /// The matching.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
+    classes: Classes,
     clients: SideMembers,
     instances: SideMembers,
+    /// The fan-outs of clients by slot.
+    fan_outs: Vec<usize>,
+    /// The parts of instances by slot.
+    parts: Vec<Part>,
+    /// The links of clients that would have none: beyond the limits of the instances.
+    beyond: BTreeMap<u32, u32>,
     /// The pairs that differ from those of the last settlement: `true` for new ones.
     changed: BTreeMap<Pair, bool>,
-}
-
-/// The members of one side by slot.
-#[derive(Debug, Default)]
-struct SideMembers {
-    members: Vec<Member>,
-    /// The hashes of the members' names: apart, so that a pass over them is fast.
-    hashes: Vec<u64>,
-    /// The scores that a new link must exceed: 0 while there is room, `u64::MAX` for free slots.
-    floors: Vec<u64>,
-    /// Members that may have a better link than those that they have.
-    woken: Vec<u32>,
-}
-
-#[derive(Debug, Default)]
-struct Member {
-    is_there: bool,
-    /// The most links that it takes.
-    capacity: usize,
-    /// The links, the lowest score first.
-    links: Vec<Link>,
-}
-
-/// A link, as one end has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Link {
-    score: u64,
-    other: u32,
-}
-
-impl SideMembers {
-    fn update_floor(&mut self, slot: u32) {
-        let member = &self.members[slot as usize];
-        self.floors[slot as usize] = match member.links.first() {
-            _ if member.capacity == 0 => u64::MAX,
-            Some(lowest) if member.links.len() >= member.capacity => lowest.score,
-            _ => 0,
-        };
-    }
-
-    fn is_full(&self, slot: u32) -> bool {
-        let member = &self.members[slot as usize];
-        member.links.len() >= member.capacity
-    }
-
-    fn insert(&mut self, slot: u32, link: Link) {
-        let links = &mut self.members[slot as usize].links;
-        let at = links.partition_point(|other| *other < link);
-        links.insert(at, link);
-        self.update_floor(slot);
-    }
-
-    /// Removes a link. Wakes the member if it had no room.
-    fn remove(&mut self, slot: u32, link: Link) {
-        if self.is_full(slot) {
-            self.woken.push(slot);
-        }
-        let links = &mut self.members[slot as usize].links;
-        if let Ok(at) = links.binary_search(&link) {
-            links.remove(at);
-        }
-        self.update_floor(slot);
-    }
-
-    /// Returns the lowest link of a member.
-    fn lowest(&self, slot: u32) -> Option<Link> {
-        self.members[slot as usize].links.first().copied()
-    }
 }
 
 impl Matching {
     /// Adds a member in a free slot.
     pub(super) fn add(&mut self, side: Side, slot: u32, hash: u64) {
-        let own = self.side(side);
+        self.side(side).add(slot, hash);
         let at = slot as usize;
-        if at == own.members.len() {
-            own.members.push(Member::default());
-            own.hashes.push(0);
-            own.floors.push(u64::MAX);
+        self.fan_outs.resize(self.clients.members.len(), 0);
+        self.parts.resize(self.instances.members.len(), Part::default());
+        match side {
+            Side::Clients => self.fan_outs[at] = 0,
+            Side::Instances => self.parts[at] = Part::default(),
         }
-        own.members[at].is_there = true;
-        own.hashes[at] = hash;
     }
 
-    /// Sets the number of instances for a client.
+    /// Sets the kinds of nearness that count. If they differ, all pairs are matched anew.
+    pub(super) fn set_classes(&mut self, classes: Classes) {
+        if self.classes != classes {
+            self.classes = classes;
+            for slot in self.clients.slots() {
+                self.unlink_all(Side::Clients, slot);
+            }
+        }
+    }
+
+    /// Sets the place of a member.
+    pub(super) fn set_place(&mut self, side: Side, slot: u32, place: Place) {
+        if self.side(side).places[slot as usize] != place {
+            self.unlink_all(side, slot);
+            self.side(side).places[slot as usize] = place;
+        }
+    }
+
+    /// Sets the number of usual instances for a client.
     pub(super) fn set_fan_out(&mut self, slot: u32, fan_out: usize) {
-        self.set_capacity(Side::Clients, slot, fan_out);
+        self.fan_outs[slot as usize] = fan_out;
+    }
+
+    /// Sets the part of an instance in its service.
+    pub(super) fn set_part(&mut self, slot: u32, part: Part) {
+        if self.parts[slot as usize].weight != part.weight {
+            self.unlink_all(Side::Instances, slot);
+        }
+        self.parts[slot as usize] = part;
     }
 
     /// Removes a member with its links.
     pub(super) fn remove(&mut self, side: Side, slot: u32) {
-        self.set_capacity(side, slot, 0);
+        self.unlink_all(side, slot);
         self.side(side).members[slot as usize].is_there = false;
     }
 
@@ -133,21 +103,47 @@ impl Matching {
             Side::Clients => &self.clients,
             Side::Instances => &self.instances,
         };
-        own.members[slot as usize].links.iter().map(|link| link.other)
+        let beyond = self.beyond.iter().filter_map(move |(client, instance)| match side {
+            Side::Clients => (*client == slot).then_some(*instance),
+            Side::Instances => (*instance == slot).then_some(*client),
+        });
+        own.members[slot as usize].links.iter().map(|link| link.other).chain(beyond)
+    }
+
+    /// Returns the slots of the instances that serve: those that are ready; if none is, those whose
+    /// health checks fail, as then it is the checks that are in doubt.
+    pub(super) fn serving(&self) -> Vec<u32> {
+        let of = |serving: Serving| -> Vec<u32> {
+            let slots = self.instances.slots();
+            slots
+                .filter(|slot| {
+                    let part = self.parts[*slot as usize];
+                    part.serving == serving && part.weight.get() > 0
+                })
+                .collect()
+        };
+        let ready = of(Serving::Ready);
+        if ready.is_empty() { of(Serving::Unhealthy) } else { ready }
     }
 
     /// Makes the matching stable. Returns the pairs that it changed: `true` for new ones.
     pub(super) fn settle(&mut self) -> BTreeMap<Pair, bool> {
-        self.share_out();
+        for (client, instance) in std::mem::take(&mut self.beyond) {
+            self.note(Pair { client, instance }, false);
+        }
+        let serving = self.serving();
+        self.share_out(&serving);
         loop {
-            if let Some(slot) = self.clients.woken.pop() {
+            if let Some(slot) = self.clients.next_woken() {
                 self.improve(Side::Clients, slot);
-            } else if let Some(slot) = self.instances.woken.pop() {
+            } else if let Some(slot) = self.instances.next_woken() {
                 self.improve(Side::Instances, slot);
             } else {
-                return std::mem::take(&mut self.changed);
+                break;
             }
         }
+        self.link_beyond(&serving);
+        std::mem::take(&mut self.changed)
     }
 
     fn side(&mut self, side: Side) -> &mut SideMembers {
@@ -157,40 +153,43 @@ impl Matching {
         }
     }
 
-    /// Sets the capacities of instances: the mean and its slack, in all. They are whole numbers, so
-    /// that the fraction of instances that follows from the mean has one more than the others, by their
-    /// hashes: then a small change of the mean changes few of them.
-    fn share_out(&mut self) {
-        let there = |side: &SideMembers| side.members.iter().filter(|one| one.is_there).count();
-        let instances = there(&self.instances);
-        if instances == 0 {
-            return;
+    /// Sets the limits of all, by who is there.
+    fn share_out(&mut self, serving: &[u32]) {
+        let mut census = Census::default();
+        for slot in serving {
+            let (place, part) = (self.instances.places[*slot as usize], self.parts[*slot as usize]);
+            census.add_instance(self.classes.group(place), part.weight.get().into());
         }
-        let clients = self.clients.members.iter().filter(|member| member.is_there);
-        let links: usize = clients.map(|member| member.capacity.min(instances)).sum();
-        let most_links = links as u128 * u128::from(100 + SLACK_PERCENT);
-        let share = (most_links << 16) / (instances as u128 * 100);
-        for slot in 0..self.instances.members.len() as u32 {
-            if self.instances.members[slot as usize].is_there {
-                let fraction = u128::from(self.instances.hashes[slot as usize] >> 48);
-                let capacity = ((share + fraction) >> 16).max(1) as usize;
-                self.set_capacity(Side::Instances, slot, capacity);
-            }
+        for slot in self.clients.slots() {
+            let group = self.classes.group(self.clients.places[slot as usize]);
+            census.add_client(group, self.fan_outs[slot as usize]);
+        }
+        census.close();
+        let mut serving = serving.iter().peekable();
+        for slot in self.instances.slots() {
+            let all = match serving.next_if_eq(&&slot) {
+                Some(_) => census.of_instance(self.instances.hashes[slot as usize]),
+                None => Limits::default(),
+            };
+            let near = if all.most == 0 { all } else { Limits::NONE };
+            self.set_limits(Side::Instances, slot, ClientLimits { all, near });
+        }
+        for slot in self.clients.slots() {
+            let at = slot as usize;
+            let group = self.classes.group(self.clients.places[at]);
+            let limits = census.of_client(self.fan_outs[at], self.clients.hashes[at], group);
+            self.set_limits(Side::Clients, slot, limits);
         }
     }
 
-    fn set_capacity(&mut self, side: Side, slot: u32, capacity: usize) {
-        let own = self.side(side);
-        let before = own.members[slot as usize].capacity;
-        if capacity > before && own.is_full(slot) {
-            own.woken.push(slot);
-        }
-        own.members[slot as usize].capacity = capacity;
-        own.update_floor(slot);
-        while self.side(side).members[slot as usize].links.len() > capacity {
-            let Some(lowest) = self.side(side).lowest(slot) else { return };
-            self.unlink(side, slot, lowest);
-        }
+    fn set_limits(&mut self, side: Side, slot: u32, limits: ClientLimits) {
+        self.side(side).set_limits(slot, limits);
+        self.trim(side, slot);
+    }
+
+    /// Unlinks all links of a member, and leaves no room for others.
+    fn unlink_all(&mut self, side: Side, slot: u32) {
+        self.set_limits(side, slot, ClientLimits::default());
     }
 
     /// Gives a member the best links that both ends want, instead of the lowest that they have.
@@ -199,49 +198,70 @@ impl Matching {
             Side::Clients => (&self.clients, &self.instances),
             Side::Instances => (&self.instances, &self.clients),
         };
-        let (hash, floor) = (own.hashes[slot as usize], own.floors[slot as usize]);
-        let scores = others.hashes.iter().map(|other| mix(hash ^ other));
-        let wanted = scores.zip(&others.floors).zip(0..);
-        let wanted = wanted.filter(|((score, theirs), _)| *score > floor.max(**theirs));
-        let mut wanted: BinaryHeap<Link> =
-            wanted.map(|((score, _), other)| Link { score, other }).collect();
-        while let Some(link) = wanted.pop() {
+        let (hash, place) = (own.hashes[slot as usize], own.places[slot as usize]);
+        let wanting = others.wanting(self.classes, hash, place);
+        let mut wanted: BinaryHeap<(u64, u32)> =
+            wanting.filter(|(score, _)| own.wants(slot, *score)).collect();
+        while let Some((score, other)) = wanted.pop() {
+            let pair = side.pair(slot, other);
+            let link = Link { score, other, weight: self.weight(side, pair) };
             let own = self.side(side);
-            if own.members[slot as usize].links.binary_search(&link).is_ok() {
-                continue;
+            match own.wants(slot, score) {
+                true if own.has(slot, &link) => {}
+                true => self.link(side, slot, link),
+                // Far ones may be wanted yet.
+                false if is_near(score) => {}
+                false => return,
             }
-            if link.score <= own.floors[slot as usize] {
-                return;
-            }
-            self.make_room(side, slot);
-            self.make_room(side.opposite(), link.other);
-            self.link(side, slot, link);
         }
     }
 
-    /// Unlinks the lowest link of a member without room.
-    fn make_room(&mut self, side: Side, slot: u32) {
-        if self.side(side).is_full(slot)
-            && let Some(lowest) = self.side(side).lowest(slot)
-        {
-            self.unlink(side, slot, lowest);
+    /// Returns the weight of a link, as the end on one side has it.
+    fn weight(&self, side: Side, pair: Pair) -> u32 {
+        match side {
+            Side::Clients => self.parts[pair.instance as usize].weight.get().into(),
+            Side::Instances => 0,
         }
     }
 
     fn link(&mut self, side: Side, slot: u32, link: Link) {
+        let pair = side.pair(slot, link.other);
+        let back = Link { other: slot, weight: self.weight(side.opposite(), pair), ..link };
         self.side(side).insert(slot, link);
-        self.side(side.opposite()).insert(link.other, Link { other: slot, ..link });
-        self.note(side.pair(slot, link.other), true);
+        self.side(side.opposite()).insert(link.other, back);
+        self.note(pair, true);
+        self.trim(side, slot);
+        self.trim(side.opposite(), link.other);
     }
 
-    /// Ends a link, and wakes the other end. The member itself has something better.
-    fn unlink(&mut self, side: Side, slot: u32, link: Link) {
-        let own = self.side(side);
-        own.members[slot as usize].links.retain(|own| *own != link);
-        own.update_floor(slot);
-        let opposite = self.side(side.opposite());
-        opposite.remove(link.other, Link { other: slot, ..link });
-        self.note(side.pair(slot, link.other), false);
+    /// Ends the lowest links of a member that it has no room for.
+    fn trim(&mut self, side: Side, slot: u32) {
+        while let Some(link) = self.side(side).surplus(slot) {
+            let pair = side.pair(slot, link.other);
+            let back = Link { other: slot, weight: self.weight(side.opposite(), pair), ..link };
+            self.side(side).remove(slot, link);
+            self.side(side.opposite()).remove(link.other, back);
+            self.note(pair, false);
+        }
+    }
+
+    /// Links clients that have no instance, although some serve, with those of their highest scores.
+    fn link_beyond(&mut self, serving: &[u32]) {
+        for client in self.clients.slots() {
+            let at = client as usize;
+            if self.fan_outs[at] == 0 || !self.clients.members[at].links.is_empty() {
+                continue;
+            }
+            let own = (self.clients.hashes[at], self.clients.places[at]);
+            let score = |slot: &u32| {
+                let at = *slot as usize;
+                self.classes.score(own, (self.instances.hashes[at], self.instances.places[at]))
+            };
+            if let Some(instance) = serving.iter().copied().max_by_key(score) {
+                self.beyond.insert(client, instance);
+                self.note(Pair { client, instance }, true);
+            }
+        }
     }
 
     /// Notes a change of a pair; a second one takes the first back.
@@ -266,11 +286,4 @@ impl Side {
             Self::Instances => Pair { client: other, instance: slot },
         }
     }
-}
-
-/// Spreads the bits of a number: the finalizer of `SplitMix64` (Steele, Lea, Flood 2014).
-pub(super) fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }

@@ -1,24 +1,34 @@
 //! Subsets: which instances of a service each client's node is linked with.
 //!
 //! A node and an instance have a score that follows from their names (rendezvous hashing, Thaler and
-//! Ravishankar 1998). A node takes the instances with its highest scores, as many as its fan-out
-//! says; an instance takes the nodes with its highest scores, at most [`SLACK`] above the mean. As
-//! both sides rank a pair by one score, exactly one assignment has no pair that both would rather
+//! Ravishankar 1998), and from their nearness, as far as the service prefers it: nearer pairs have
+//! higher ones. A node takes the instances with its highest scores until they have the weight of as
+//! many usual instances as its fan-out says; a quarter of that is for far instances, so that there
+//! are some when the near ones are full or gone. An instance takes the nodes with its highest
+//! scores, at most [`SLACK`] above the mean and one more: as nodes spread their connections over
+//! their subsets by weight, and subsets weigh alike, an instance of twice the weight has twice the
+//! connections. Instances that do not serve take none.
+//!
+//! As both sides rank a pair by one score, exactly one assignment has no pair that both would rather
 //! have (a stable matching: Gale and Shapley 1962; unique where the ranking is common to both). So
 //! subsets depend on who is there and not on the order in which they came: they are the same after
 //! a restart and in every coordinator.
 //!
-//! A change costs the pairs that it moves, each with one pass over the scores of a node or an
-//! instance. Compared with consistent rings, fewer pairs move: hardly any beyond those of an
-//! instance that goes, and one of each node's share for one that comes.
+//! A change costs a look at the limits of all, and then the pairs that it moves, each with one pass
+//! over the scores of a node or an instance. Compared with consistent rings, fewer pairs move: hardly
+//! any beyond those of an instance that goes, and one of each node's share for one that comes.
 
+mod limits;
 mod matching;
+mod members;
+mod nearness;
 
-use matching::{Matching, Side};
-use meshward_types::{NodeName, WorkloadId};
+use matching::{Matching, Part, Side};
+use meshward_types::{Nearness, NodeName, Serving, Weight, WorkloadId};
+use nearness::{Classes, Place};
 use std::collections::{BTreeSet, HashMap};
 
-pub use matching::SLACK;
+pub use limits::SLACK;
 
 /// The subsets of one service. Changes take effect with [`Self::settle`].
 #[derive(Debug, Default)]
@@ -26,6 +36,36 @@ pub struct Subsets {
     matching: Matching,
     clients: Roster<u32>,
     instances: Roster<WorkloadId>,
+    /// The numbers of sites, from 1 on.
+    sites: HashMap<String, u32>,
+}
+
+/// A client's node.
+#[derive(Debug, Clone, Copy)]
+pub struct Client<'a> {
+    /// The node's index.
+    pub index: u32,
+    /// The node's name.
+    pub name: &'a NodeName,
+    /// The node's site.
+    pub site: Option<&'a str>,
+    /// The number of usual instances that it is linked with.
+    pub fan_out: usize,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Copy)]
+pub struct Instance<'a> {
+    /// The workload.
+    pub id: &'a WorkloadId,
+    /// The index of its node.
+    pub node: u32,
+    /// The node's site.
+    pub site: Option<&'a str>,
+    /// Its weight.
+    pub weight: Weight,
+    /// Its state.
+    pub serving: Serving,
 }
 
 /// A node that is linked with an instance.
@@ -92,12 +132,19 @@ impl<K: Clone + Eq + std::hash::Hash> Roster<K> {
 }
 
 impl Subsets {
-    /// Adds a client's node, or changes its fan-out: how many instances it is linked with.
-    pub fn put_client(&mut self, client: u32, name: &NodeName, fan_out: usize) {
-        if let Some(slot) = self.clients.enter(&client) {
+    /// Sets the kinds of nearness that the service prefers, the most preferred first.
+    pub fn set_prefer(&mut self, prefer: &[Nearness]) {
+        self.matching.set_classes(Classes::new(prefer));
+    }
+
+    /// Adds a client's node, or changes it.
+    pub fn put_client(&mut self, client: Client) {
+        let Client { index, name, site, fan_out } = client;
+        if let Some(slot) = self.clients.enter(&index) {
             self.matching.add(Side::Clients, slot, hash("client", name.as_str()));
         }
-        let slot = self.clients.slots[&client];
+        let (slot, place) = (self.clients.slots[&index], self.place(index, site));
+        self.matching.set_place(Side::Clients, slot, place);
         self.matching.set_fan_out(slot, fan_out);
     }
 
@@ -108,11 +155,21 @@ impl Subsets {
         }
     }
 
-    /// Adds an instance.
-    pub fn add_instance(&mut self, id: &WorkloadId) {
+    /// Adds an instance, or changes it.
+    pub fn put_instance(&mut self, instance: Instance) {
+        let Instance { id, node, site, weight, serving } = instance;
         if let Some(slot) = self.instances.enter(id) {
             self.matching.add(Side::Instances, slot, hash("instance", id.as_str()));
         }
+        let (slot, place) = (self.instances.slots[id], self.place(node, site));
+        self.matching.set_place(Side::Instances, slot, place);
+        self.matching.set_part(slot, Part { weight, serving });
+    }
+
+    fn place(&mut self, node: u32, site: Option<&str>) -> Place {
+        let next = self.sites.len() as u32 + 1;
+        let number = |site: &str| *self.sites.entry(site.to_owned()).or_insert(next);
+        Place { node, site: site.map_or(0, number) }
     }
 
     /// Removes an instance.
@@ -183,9 +240,9 @@ impl Subsets {
         self.clients.slots.keys().copied()
     }
 
-    /// Returns the number of instances.
-    pub fn instance_count(&self) -> usize {
-        self.instances.slots.len()
+    /// Returns the number of instances that serve.
+    pub fn serving_count(&self) -> usize {
+        self.matching.serving().len()
     }
 
     /// Returns `true` if a node is among the clients.
@@ -200,7 +257,7 @@ fn hash(side: &str, name: &str) -> u64 {
     let fnv = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    matching::mix(fnv)
+    nearness::mix(fnv)
 }
 
 #[cfg(test)]

@@ -177,6 +177,7 @@ impl World {
                 drains: &self.drains,
             };
             NodeBefore {
+                site: index.and_then(|index| self.nodes.site(index)).map(str::to_owned),
                 network: index.and_then(|index| resources.own_network(index)),
                 peer: index.and_then(|index| resources.peer(index)),
             }

@@ -102,8 +102,10 @@ pub enum RelayDelta {
     Relays(Vec<RelaySpec>),
 }
 
-/// The resources of a network that are about a node, before a change of the node.
+/// A node as far as a network is concerned, before a change of the node.
 pub(super) struct NodeBefore {
+    /// The node's site.
+    pub(super) site: Option<String>,
     /// The network, as the node has it.
     pub(super) network: Option<(ResourceKey, Resource)>,
     /// The node, as others have it.
@@ -370,6 +372,9 @@ impl DeltaBuilder<'_> {
             };
             self.deltas.push_to(node, changes);
         }
+        if before.site.as_deref() != self.nodes.site(node) {
+            self.site_changed(node);
+        }
         let peer = self.resources().peer(node);
         if before.peer == peer {
             return;
@@ -429,6 +434,7 @@ impl DeltaBuilder<'_> {
     /// Appends a workload for all nodes that know it.
     fn push_workload(&mut self, record: &WorkloadRecord) {
         self.deltas.urgency = Urgency::Urgent;
+        self.instance_changed(record);
         let mut all = self.network.wide_subscribers(record.identity);
         all |= self.network.narrowing.knowing(&record.id).cloned().unwrap_or_default();
         all.extend(self.nodes.index(&record.node));

@@ -17,6 +17,7 @@ mod load;
 mod names;
 mod narrowing;
 mod narrowing_deltas;
+mod narrowing_members;
 mod network;
 mod node_set;
 mod nodes;

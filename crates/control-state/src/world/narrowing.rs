@@ -6,8 +6,11 @@
 //! nodes whose subset has that instance: both ends judge every flow.
 
 use super::node_set::{NodeIndex, NodeSet};
-use crate::subsets::{Linked, Moves, Subsets};
-use meshward_types::{FanOut, IdentityId, NodeName, ServiceName, WorkloadId};
+use crate::subsets::{Client, Instance, Linked, Moves, Subsets};
+use meshward_policy::Service;
+use meshward_types::{
+    FanOut, IdentityId, Labels, NodeName, ServiceName, Weight, WeightRule, WorkloadId,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The subsets of a network's services, and the workloads that nodes know because of them alone.
@@ -27,6 +30,15 @@ pub struct Narrowing {
     retiring: BTreeSet<(NodeIndex, WorkloadId)>,
 }
 
+/// A node with its site.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Located<'a> {
+    /// The node's name.
+    pub(super) node: &'a NodeName,
+    /// The node's site.
+    pub(super) site: Option<&'a str>,
+}
+
 /// A service whose clients are linked with subsets.
 #[derive(Debug, Default)]
 pub struct NarrowedService {
@@ -34,6 +46,8 @@ pub struct NarrowedService {
     pub fan_out: FanOut,
     /// The subsets.
     pub subsets: Subsets,
+    /// The weights of instances.
+    weights: Vec<WeightRule>,
     /// The fan-outs that load has changed, by node; each above the least.
     grown: HashMap<NodeIndex, usize>,
     /// The pairs that have left the subsets, and may have flows. The client's node has the instance
@@ -51,6 +65,11 @@ impl NarrowedService {
                 self.grown.get(&client).copied().unwrap_or_else(|| self.least())
             }
         }
+    }
+
+    /// Returns the weight of an instance with these labels.
+    pub(super) fn weight_of(&self, labels: &Labels) -> Weight {
+        WeightRule::weight_of(&self.weights, labels)
     }
 
     /// Returns the fan-out that load does not take any client's below.
@@ -243,25 +262,26 @@ impl Narrowing {
         self.selecting.keys().chain(self.used_by.keys()).copied().collect()
     }
 
-    /// Keeps the services that have these fan-outs, and adds those that are new.
-    pub(super) fn set_services(&mut self, fan_outs: &BTreeMap<ServiceName, FanOut>) {
-        self.services.retain(|name, _| fan_outs.contains_key(name));
-        for (name, fan_out) in fan_outs {
-            let service = self.services.entry(name.clone()).or_default();
-            if service.fan_out != *fan_out {
-                service.fan_out = *fan_out;
+    /// Keeps these services alone, and adds those that are new.
+    pub(super) fn set_services(&mut self, policies: &BTreeMap<&ServiceName, &Service>) {
+        self.services.retain(|name, _| policies.contains_key(name));
+        for (name, policy) in policies {
+            let service = self.services.entry((*name).clone()).or_default();
+            if service.fan_out != policy.fan_out {
+                service.fan_out = policy.fan_out;
                 service.grown.clear();
             }
+            service.subsets.set_prefer(&policy.prefer);
+            service.weights.clone_from(&policy.weights);
+            self.unsettled.insert((*name).clone());
         }
     }
 
-    /// Makes a workload an instance of services.
-    pub(super) fn add_instance(&mut self, services: &BTreeSet<ServiceName>, id: &WorkloadId) {
-        for name in services {
-            if let Some(service) = self.services.get_mut(name) {
-                service.subsets.add_instance(id);
-                self.unsettled.insert(name.clone());
-            }
+    /// Makes a workload an instance of a service, or changes it.
+    pub(super) fn put_instance(&mut self, name: &ServiceName, instance: Instance) {
+        if let Some(service) = self.services.get_mut(name) {
+            service.subsets.put_instance(instance);
+            self.unsettled.insert(name.clone());
         }
     }
 
@@ -275,10 +295,11 @@ impl Narrowing {
         }
     }
 
-    /// Makes a node a client of a service.
-    pub(super) fn put_client(&mut self, name: &ServiceName, node: NodeIndex, node_name: &NodeName) {
+    /// Makes a node a client of a service, or changes it.
+    pub(super) fn put_client(&mut self, name: &ServiceName, node: NodeIndex, at: Located) {
         let Some(service) = self.services.get_mut(name) else { return };
-        service.subsets.put_client(node.0, node_name, service.fan_out_of(node));
+        let (index, fan_out) = (node.0, service.fan_out_of(node));
+        service.subsets.put_client(Client { index, name: at.node, site: at.site, fan_out });
         self.unsettled.insert(name.clone());
     }
 
@@ -295,7 +316,7 @@ impl Narrowing {
         &mut self,
         name: &ServiceName,
         node: NodeIndex,
-        node_name: &NodeName,
+        at: Located,
         fan_out: usize,
     ) {
         let Some(service) = self.services.get_mut(name) else { return };
@@ -308,7 +329,7 @@ impl Narrowing {
             true => service.grown.remove(&node),
             false => service.grown.insert(node, fan_out),
         };
-        self.put_client(name, node, node_name);
+        self.put_client(name, node, at);
     }
 
     /// Settles the subsets that have changed. Returns the pairs that moved, by service.

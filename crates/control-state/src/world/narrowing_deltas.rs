@@ -3,7 +3,7 @@
 
 use super::{
     deltas::{Arrival, DeltaBuilder},
-    narrowing::NarrowedService,
+    narrowing::{Located, NarrowedService},
     network::NetworkState,
     node_set::{NodeIndex, NodeSet},
     nodes::Nodes,
@@ -15,11 +15,12 @@ use crate::{
     subsets::{Linked, Moves},
 };
 use meshward_control_proto::Change;
+use meshward_policy::Service;
 use meshward_types::{FanOut, IdentityId, ServiceName, WorkloadId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes and workloads that they may have come to know, or may know no longer.
-type Doubts = BTreeSet<(NodeIndex, WorkloadId)>;
+pub(super) type Doubts = BTreeSet<(NodeIndex, WorkloadId)>;
 
 impl NetworkState {
     /// Returns `true` if a node is to know a workload because of subsets alone.
@@ -95,18 +96,6 @@ impl NetworkState {
         self.narrowing.set_used_by(identity, &used)
     }
 
-    /// Makes a node a client of services, or no longer one, by the identities that it runs.
-    fn update_client(&mut self, nodes: &Nodes, node: NodeIndex, services: &BTreeSet<ServiceName>) {
-        for name in services {
-            let is_client =
-                self.identities_on(node).any(|identity| self.narrowing.uses(identity, name));
-            match nodes.name(node) {
-                Some(node_name) if is_client => self.narrowing.put_client(name, node, node_name),
-                _ => self.narrowing.remove_client(name, node),
-            }
-        }
-    }
-
     /// Returns the index of the node that runs a workload.
     fn host(&self, nodes: &Nodes, id: &WorkloadId) -> Option<NodeIndex> {
         self.workloads.get(id).and_then(|record| nodes.index(&record.node))
@@ -173,7 +162,7 @@ impl NetworkState {
     }
 
     /// Returns everything that a node may know because of subsets.
-    fn doubts_of(&self, node: NodeIndex) -> Doubts {
+    pub(super) fn doubts_of(&self, node: NodeIndex) -> Doubts {
         let mut doubts: Doubts =
             self.narrowing.known_to(node).map(|id| (node, id.clone())).collect();
         for name in self.identities_on(node).flat_map(|identity| self.narrowing.used_by(identity)) {
@@ -206,7 +195,11 @@ impl NetworkState {
 
     /// Settles subsets, and returns the doubts about the pairs that moved. `gone` is a workload that
     /// has stopped, with its node.
-    fn settle(&mut self, nodes: &Nodes, gone: Option<(&WorkloadId, NodeIndex)>) -> Doubts {
+    pub(super) fn settle(
+        &mut self,
+        nodes: &Nodes,
+        gone: Option<(&WorkloadId, NodeIndex)>,
+    ) -> Doubts {
         let mut doubts = Doubts::new();
         for (name, Moves { gained, lost }) in self.narrowing.settle() {
             for linked in gained.iter().chain(&lost) {
@@ -232,22 +225,20 @@ impl NetworkState {
         let named: BTreeSet<&ServiceName> =
             policy.tiers().filter_map(|(_, rule)| rule.target.service()).collect();
         let narrow = policy.services.iter().filter(|own| own.fan_out != FanOut::All);
-        let fan_outs: BTreeMap<ServiceName, FanOut> = narrow
-            .filter(|own| named.contains(&own.name))
-            .map(|own| (own.name.clone(), own.fan_out))
-            .collect();
+        let narrow: BTreeMap<&ServiceName, &Service> =
+            narrow.filter(|own| named.contains(&own.name)).map(|own| (&own.name, own)).collect();
         let mut doubts: Doubts =
             self.narrowing.all_known().map(|(node, id)| (node, id.clone())).collect();
-        self.narrowing.set_services(&fan_outs);
+        self.narrowing.set_services(&narrow);
         let mut identities = self.narrowing.identities();
         identities.extend(self.links.all_narrowed().map(|(from, _, _)| from));
-        for service in policy.services.iter().filter(|own| fan_outs.contains_key(&own.name)) {
+        for service in narrow.values() {
             identities.extend(self.links.select(&service.instances));
         }
         for identity in &identities {
             self.update_identity(*identity);
         }
-        for name in fan_outs.keys() {
+        for name in narrow.keys() {
             self.renew_service_narrowing(nodes, name, &identities);
         }
         self.narrowing.settle();
@@ -287,7 +278,7 @@ impl NetworkState {
             self.narrowing.remove_instance(&only, id);
         }
         for id in &instances {
-            self.narrowing.add_instance(&only, id);
+            self.put_instance(nodes, id, &only);
         }
         for client in clients.iter() {
             self.update_client(nodes, client, &only);
@@ -308,7 +299,7 @@ impl DeltaBuilder<'_> {
             self.update_identities(clients.into_iter().chain([identity]));
         }
         let selecting = self.network.narrowing.selecting(identity).cloned().collect();
-        self.network.narrowing.add_instance(&selecting, id);
+        self.network.put_instance(self.nodes, id, &selecting);
         if is_only_on_node {
             let used = self.network.narrowing.used_by(identity).cloned().collect();
             self.network.update_client(self.nodes, node, &used);
@@ -365,7 +356,8 @@ impl DeltaBuilder<'_> {
         self.make_urgent();
         for FanOutChange { service, node, fan_out, .. } in changes {
             if let Some(index) = self.nodes.index(node) {
-                self.network.narrowing.set_fan_out(service, index, node, *fan_out);
+                let at = Located { node, site: self.nodes.site(index) };
+                self.network.narrowing.set_fan_out(service, index, at, *fan_out);
             }
         }
         let doubts = self.network.settle(self.nodes, None);
@@ -425,7 +417,7 @@ impl DeltaBuilder<'_> {
 
     /// Finds out what nodes know because of subsets, and appends the differences: at once for
     /// `waiting`, the node of a workload that waits for them.
-    fn resolve(&mut self, doubts: Doubts, waiting: Option<NodeIndex>) {
+    pub(super) fn resolve(&mut self, doubts: Doubts, waiting: Option<NodeIndex>) {
         let mut told: BTreeMap<WorkloadId, NodeSet> = BTreeMap::new();
         let mut lost: BTreeMap<WorkloadId, NodeSet> = BTreeMap::new();
         for (node, id) in doubts {

@@ -383,7 +383,7 @@ impl NetworkState {
 
     /// Changes the state of a workload: the effect of quarantines and drains that name it.
     pub(super) fn set_state(&mut self, id: &WorkloadId, state: WorkloadState) {
-        let before = self.states.get(id).copied().unwrap_or_default();
+        let before = self.state(id);
         let Some(record) = self.workloads.get(id).filter(|_| before != state) else {
             return;
         };
@@ -398,11 +398,16 @@ impl NetworkState {
         };
     }
 
+    /// Returns the state of a workload beside its record.
+    pub(super) fn state(&self, id: &WorkloadId) -> WorkloadState {
+        self.states.get(id).copied().unwrap_or_default()
+    }
+
     /// Replaces the record of a workload by one that differs in what services and names have of it
     /// alone.
     pub(super) fn replace(&mut self, record: WorkloadRecord) {
         let Some(before) = self.workloads.get(&record.id).cloned() else { return };
-        let state = self.states.get(&record.id).copied().unwrap_or_default();
+        let state = self.state(&record.id);
         self.names.remove(&before);
         self.names.add(&record);
         let record = Arc::new(record);

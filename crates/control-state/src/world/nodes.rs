@@ -62,6 +62,11 @@ impl Nodes {
         self.names.get(index.0 as usize)
     }
 
+    /// Returns the site of the node with this index.
+    pub fn site(&self, index: NodeIndex) -> Option<&str> {
+        self.record(index)?.site.as_deref()
+    }
+
     /// Returns the node with this index.
     pub fn record(&self, index: NodeIndex) -> Option<&NodeRecord> {
         self.records.get(self.name(index)?).filter(|record| self.index(&record.name) == Some(index))
