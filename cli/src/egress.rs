@@ -3,20 +3,20 @@
 
 use crate::{
     Mistake,
-    arguments::{self, Common, Egress, EgressOf, Labelled, RouteOf, verb_or_list},
+    arguments::{self, Common, Egress, EgressOf, Labelled, verb_or_list},
     client::Client,
     listing,
     output::{Change, tell},
-    routes,
+    routes::{self, Verdict},
 };
 use anyhow::Result;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use meshward_api_types::{
-    Route,
+    ApproveEgress,
     local::{Advertise, LocalWorkload},
     operations,
 };
-use meshward_types::NetworkName;
+use meshward_types::{NetworkName, outside::is_default};
 
 pub(crate) async fn egress(common: &Common, verb: Option<Egress>, which: Labelled) -> Result<()> {
     match verb_or_list(verb, which, Egress::List)? {
@@ -34,8 +34,8 @@ pub(crate) async fn egress(common: &Common, verb: Option<Egress>, which: Labelle
         }
         Egress::Stop { network } => stop(common, &network).await,
         Egress::List(which) => list(common, which).await,
-        Egress::Approve(of) => approve(common, of, "approve", "approved").await,
-        Egress::Disapprove(of) => approve(common, of, "disapprove", "not approved any more").await,
+        Egress::Approve(of) => approve(common, of, Verdict::Approve).await,
+        Egress::Disapprove(of) => approve(common, of, Verdict::Disapprove).await,
     }
 }
 
@@ -56,30 +56,14 @@ async fn stop(common: &Common, network: &NetworkName) -> Result<()> {
     tell(common, &Change { would, done, effects: vec![], result: None })
 }
 
-async fn approve(common: &Common, of: EgressOf, verb: &str, past: &str) -> Result<()> {
-    let EgressOf { node, network } = of;
-    let all = Client::coordinator(common)?.all(&operations::ROUTES, &[]).await?;
-    let is_of = |route: &&Route| {
-        is_default(&route.prefix)
-            && route.node == node
-            && network.as_ref().is_none_or(|network| *network == route.network)
+async fn approve(common: &Common, of: EgressOf, verdict: Verdict) -> Result<()> {
+    let wanted = ApproveEgress { network: of.network, node: of.node };
+    let change = match verdict {
+        Verdict::Approve => operations::APPROVE_EGRESS,
+        Verdict::Disapprove => operations::DISAPPROVE_EGRESS,
     };
-    let own: Vec<&Route> = all.iter().filter(is_of).collect();
-    let Some(first) = own.first() else {
-        let text =
-            format!("node {node} is no egress gateway; on it: meshctl egress start --network NAME");
-        return Err(Mistake(text).into());
-    };
-    if let Some(other) = own.iter().find(|route| route.network != first.network) {
-        let text =
-            format!("say which network with --network: {}, {}", first.network, other.network);
-        return Err(Mistake(text).into());
-    }
-    for Route { network, prefix, node, .. } in own {
-        let of = RouteOf { prefix: *prefix, node: node.clone(), network: Some(network.clone()) };
-        routes::approve(common, of, verb, past).await?;
-    }
-    Ok(())
+    let changed = Client::coordinator(common)?.write(&change, &[], &wanted).await?;
+    routes::tell_of(common, &changed, verdict, &changed)
 }
 
 async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Result<()> {
@@ -94,8 +78,4 @@ async fn list(common: &Common, Labelled { selector, watching }: Labelled) -> Res
         --network NAME --label KEY=VALUE";
     let none = listing::none(selector.is_some(), "egress gateways", none);
     listing::list(watching, read, |all| routes::print(common, all, &none)).await
-}
-
-fn is_default(prefix: &IpNet) -> bool {
-    prefix.prefix_len() == 0
 }

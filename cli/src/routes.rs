@@ -13,6 +13,17 @@ use meshward_api_types::{
     local::{Advertise, LocalWorkload, State},
     operations,
 };
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+/// A verdict about routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// They are approved.
+    Approve,
+    /// They are approved no longer.
+    Disapprove,
+}
 
 pub(crate) async fn route(common: &Common, verb: Option<Route>, which: Labelled) -> Result<()> {
     match verb_or_list(verb, which, Route::List)? {
@@ -29,8 +40,8 @@ pub(crate) async fn route(common: &Common, verb: Option<Route>, which: Labelled)
             tell(common, &Change { would, done, effects: vec![], result: None })
         }
         Route::List(which) => list(common, which).await,
-        Route::Approve(of) => approve(common, of, "approve", "approved").await,
-        Route::Disapprove(of) => approve(common, of, "disapprove", "not approved any more").await,
+        Route::Approve(of) => approve(common, of, Verdict::Approve).await,
+        Route::Disapprove(of) => approve(common, of, Verdict::Disapprove).await,
     }
 }
 
@@ -51,24 +62,48 @@ pub(crate) async fn advertise(
     tell(common, &Change { would, done, effects: vec![], result: Some(&made) })
 }
 
-pub(crate) async fn approve(common: &Common, of: RouteOf, verb: &str, past: &str) -> Result<()> {
+async fn approve(common: &Common, of: RouteOf, verdict: Verdict) -> Result<()> {
     let wanted = ApproveRoute { network: of.network, prefix: of.prefix, node: of.node };
-    let change =
-        if verb == "approve" { operations::APPROVE_ROUTE } else { operations::DISAPPROVE_ROUTE };
+    let change = match verdict {
+        Verdict::Approve => operations::APPROVE_ROUTE,
+        Verdict::Disapprove => operations::DISAPPROVE_ROUTE,
+    };
     let route = Client::coordinator(common)?.write(&change, &[], &wanted).await?;
-    let which = format!("{} behind {}", route.prefix, route.node);
-    let would = format!("{verb} {which} in network {}", route.network);
-    let done = format!("{which} is {past} in network {}", route.network);
-    tell(common, &Change { would, done, effects: vec![], result: Some(&route) })?;
+    tell_of(common, std::slice::from_ref(&route), verdict, &route)
+}
+
+/// Tells that routes behind one node are approved, or not any more. `result` is what it is without
+/// `-o table`.
+pub(crate) fn tell_of<T: Serialize>(
+    common: &Common,
+    routes: &[api::Route],
+    verdict: Verdict,
+    result: &T,
+) -> Result<()> {
+    let [first, ..] = routes else { return Ok(()) };
+    let prefixes: Vec<_> = routes.iter().map(|route| route.prefix).collect();
+    let which = format!("{} behind {}", cell(&prefixes), first.node);
+    let (verb, past) = match (verdict, routes.len()) {
+        (Verdict::Approve, 1) => ("approve", "is approved"),
+        (Verdict::Approve, _) => ("approve", "are approved"),
+        (Verdict::Disapprove, 1) => ("disapprove", "is not approved any more"),
+        (Verdict::Disapprove, _) => ("disapprove", "are not approved any more"),
+    };
+    let would = format!("{verb} {which} in network {}", first.network);
+    let done = format!("{which} {past} in network {}", first.network);
+    tell(common, &Change { would, done, effects: vec![], result: Some(result) })?;
     if !common.is_table() || common.dry_run {
         return Ok(());
     }
-    for reason in &route.reasons {
+    let reasons: BTreeSet<&String> = routes.iter().flat_map(|route| &route.reasons).collect();
+    for reason in reasons {
         note!("{} it waits: {reason}", bad("note:"));
     }
-    if route.state == RouteState::NotAdvertised && verb == "approve" {
-        let api::Route { prefix, network, node, .. } = &route;
-        note!("on {node}: meshctl route advertise {prefix} --network {network}");
+    for route in routes {
+        if route.state == RouteState::NotAdvertised && verdict == Verdict::Approve {
+            let api::Route { prefix, network, node, .. } = route;
+            note!("on {node}: meshctl route advertise {prefix} --network {network}");
+        }
     }
     Ok(())
 }

@@ -50,6 +50,8 @@ fn described() -> OpenApiRouter<Api> {
         .routes(routes!(routes::get))
         .routes(routes!(routes::approve))
         .routes(routes!(routes::disapprove))
+        .routes(routes!(routes::approve_egress))
+        .routes(routes!(routes::disapprove_egress))
         .routes(routes!(relays::list))
         .routes(routes!(relays::get, relays::remove))
         .routes(routes!(tokens::create, tokens::list))

@@ -8,7 +8,7 @@ use super::{
 use crate::mesh::Mesh;
 use axum::{Json, extract::State, response::Response};
 use ipnet::IpNet;
-use meshward_api_types::{ApproveRoute, Page, Role, Route, RouteState, operations};
+use meshward_api_types::{ApproveEgress, ApproveRoute, Page, Role, Route, RouteState, operations};
 use meshward_control_state::{change_log::ListKind, plans::routes, world::World};
 use meshward_types::{NetworkName, NodeName, schema::Cidr};
 use serde::Deserialize;
@@ -109,4 +109,34 @@ pub(super) async fn disapprove(
             .await?
             .outcome,
     ))
+}
+
+/// Approves what an egress gateway advertises, of both address families at once.
+#[utoipa::path(post, path = operations::APPROVE_EGRESS.path(), tag = "routes",
+    operation_id = "approve_egress", request_body = ApproveEgress,
+    responses((status = 200, body = Vec<Route>)))]
+pub(super) async fn approve_egress(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Body(wanted): Body<ApproveEgress>,
+) -> Result<Json<Vec<Route>>, ApiError> {
+    caller.must_be(Role::Owner)?;
+    let scope = &caller.networks;
+    let plan = |world: &World| routes::approve_egress(world, &wanted, scope);
+    Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
+}
+
+/// Withdraws the approvals of an egress gateway, of both address families at once.
+#[utoipa::path(post, path = operations::DISAPPROVE_EGRESS.path(), tag = "routes",
+    operation_id = "disapprove_egress", request_body = ApproveEgress,
+    responses((status = 200, body = Vec<Route>)))]
+pub(super) async fn disapprove_egress(
+    State(mesh): State<Arc<Mesh>>,
+    caller: Caller,
+    Body(wanted): Body<ApproveEgress>,
+) -> Result<Json<Vec<Route>>, ApiError> {
+    caller.must_be(Role::Owner)?;
+    let scope = &caller.networks;
+    let plan = |world: &World| routes::disapprove_egress(world, &wanted, scope);
+    Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
 }

@@ -28,7 +28,7 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 const MOST: usize = 6;
 const LONGEST: usize = 1 << 20;
 /// The paths, with a name in place of the braces.
-const PATHS: [&str; 30] = [
+const PATHS: [&str; 32] = [
     "/v1/networks",
     "/v1/networks/{}",
     "/v1/networks/{}/policy",
@@ -53,6 +53,8 @@ const PATHS: [&str; 30] = [
     "/v1/routes",
     "/v1/routes/approve",
     "/v1/routes/disapprove",
+    "/v1/egress/approve",
+    "/v1/egress/disapprove",
     "/v1/relays",
     "/v1/relays/{}",
     "/v1/keys/rotate",

@@ -33,6 +33,7 @@ fn api_bodies(body: &[u8]) {
     json::<crate::RotateKeys>(body);
     json::<crate::CreateDevice>(body);
     json::<crate::ApproveRoute>(body);
+    json::<crate::ApproveEgress>(body);
     json::<crate::local::Attach>(body);
     json::<crate::local::Advertise>(body);
     json::<crate::local::AddContainer>(body);

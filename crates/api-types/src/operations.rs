@@ -2,13 +2,13 @@
 //! them, and `meshward-api-client` calls them.
 
 use crate::{
-    ApproveNode, ApproveRoute, AuditEntry, BeginDrain, ChangeCredential, CreateCredential,
-    CreateDevice, CreateNetwork, CreateToken, CreatedCredential, CreatedDevice, CreatedToken,
-    Credential, Device, Drain, DrainProgress, DrainResult, DrainTarget, ExplainQuery, Explanation,
-    ExternalMetricValueList, Impose, Links, Network, Node, Page, Policy, PolicyDifference,
-    PolicyRevision, Quarantine, QuarantineResult, QuarantineTarget, Relay, Rollback, RotateKeys,
-    RotatedKeys, Route, Service, ServiceDetails, Status, SubmitPolicy, SubmitResult, Token,
-    Workload,
+    ApproveEgress, ApproveNode, ApproveRoute, AuditEntry, BeginDrain, ChangeCredential,
+    CreateCredential, CreateDevice, CreateNetwork, CreateToken, CreatedCredential, CreatedDevice,
+    CreatedToken, Credential, Device, Drain, DrainProgress, DrainResult, DrainTarget, ExplainQuery,
+    Explanation, ExternalMetricValueList, Impose, Links, Network, Node, Page, Policy,
+    PolicyDifference, PolicyRevision, Quarantine, QuarantineResult, QuarantineTarget, Relay,
+    Rollback, RotateKeys, RotatedKeys, Route, Service, ServiceDetails, Status, SubmitPolicy,
+    SubmitResult, Token, Workload,
 };
 use std::{
     fmt::{Display, Write as _},
@@ -247,6 +247,10 @@ operations! {
     APPROVE_ROUTE: Write<ApproveRoute, Route>(Post, "/v1/routes/approve");
     /// Withdraws an approval.
     DISAPPROVE_ROUTE: Write<ApproveRoute, Route>(Post, "/v1/routes/disapprove");
+    /// Approves an egress gateway.
+    APPROVE_EGRESS: Write<ApproveEgress, Vec<Route>>(Post, "/v1/egress/approve");
+    /// Withdraws the approval of an egress gateway.
+    DISAPPROVE_EGRESS: Write<ApproveEgress, Vec<Route>>(Post, "/v1/egress/disapprove");
 
     /// The relays, apart from the coordinator.
     RELAYS: List<Page<Relay>>("/v1/relays");

@@ -196,3 +196,14 @@ pub struct ApproveRoute {
     /// The gateway.
     pub node: NodeName,
 }
+
+/// The approval of an egress gateway, or its withdrawal.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ApproveEgress {
+    /// The network. It may be omitted if the node is an egress gateway of one only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkName>,
+    /// The gateway.
+    pub node: NodeName,
+}

@@ -13,6 +13,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, str::FromStr};
 
+/// Returns `true` if a prefix is a default one, such as egress gateways advertise: everything of its
+/// family.
+pub fn is_default(prefix: &IpNet) -> bool {
+    prefix.prefix_len() == 0
+}
+
 /// Domain names that a rule names: `api.example.com`, `*.example.com`, or `*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

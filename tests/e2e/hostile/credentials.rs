@@ -162,6 +162,7 @@ fn writes(web: &str) -> Vec<(&'static str, String, Option<Value>)> {
             "/v1/routes/approve".into(),
             Some(json!({ "node": "rack", "network": "shop", "prefix": "10.9.0.0/24" })),
         ),
+        ("POST", "/v1/egress/approve".into(), Some(json!({ "node": "rack", "network": "shop" }))),
         ("GET", "/v1/backup?ca=true".into(), None),
     ]
 }
@@ -338,6 +339,7 @@ forensics: [{ name: doctors, from: { app: doctor }, to: { app: api } }]
                 "/v1/routes/approve",
                 json!({ "node": "rack", "network": "shop", "prefix": "0.0.0.0/0" }),
             ),
+            ("/v1/egress/approve", json!({ "node": "rack", "network": "shop" })),
         ] {
             let answer = operator.post(path, &body);
             assert!((400..500).contains(&answer.status), "{path} {body}: {answer:?}");

@@ -7,7 +7,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use meshward_policy::{Candidate, Policy};
-use meshward_types::{Labels, NetworkName, NodeName, measurement::Image};
+use meshward_types::{Labels, NetworkName, NodeName, measurement::Image, outside::is_default};
 use std::{collections::HashMap, sync::Arc};
 
 /// A network's policy, and the signers of images that it has found.
@@ -33,13 +33,13 @@ impl AdmissionContext {
     }
 }
 
-/// A change of the approval of a route, in the same plan as the change of its workloads.
+/// A change of the approval of routes, in the same plan as the change of their workloads.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum ApprovalChange<'a> {
-    /// The route is approved.
-    Granted(&'a ApprovalRecord),
-    /// The approval is withdrawn.
-    Withdrawn(&'a ApprovalRecord),
+    /// The routes are approved.
+    Granted(&'a [ApprovalRecord]),
+    /// The approvals are withdrawn.
+    Withdrawn(&'a [ApprovalRecord]),
 }
 
 impl World {
@@ -58,8 +58,8 @@ impl World {
                 prefix: **prefix,
             };
             match change {
-                Some(ApprovalChange::Granted(granted)) if *granted == record => false,
-                Some(ApprovalChange::Withdrawn(withdrawn)) if *withdrawn == record => true,
+                Some(ApprovalChange::Granted(granted)) if granted.contains(&record) => false,
+                Some(ApprovalChange::Withdrawn(gone)) if gone.contains(&record) => true,
                 _ => !self.approvals.contains(&record),
             }
         };
@@ -120,5 +120,5 @@ impl AdmissionCheck<'_> {
 
 /// Returns `true` if the workload with these prefixes behind it is an egress gateway.
 pub(super) fn is_egress_gateway(prefixes: &[IpNet]) -> bool {
-    prefixes.iter().any(|prefix| prefix.prefix_len() == 0)
+    prefixes.iter().any(is_default)
 }

@@ -87,7 +87,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Makes an empty batch, in which the approval of a route changes.
+    /// Makes an empty batch, in which the approval of routes changes.
     pub(super) fn with_approval(world: &'a World, approval: ApprovalChange<'a>) -> Self {
         Self { approval: Some(approval), ..Self::new(world) }
     }

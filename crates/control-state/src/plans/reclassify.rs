@@ -33,7 +33,7 @@ pub(super) fn override_labels(world: &World, changes: Vec<OverrideChange>) -> Ve
     batch.mutations
 }
 
-/// Classifies workloads again after a change of the approval of a route.
+/// Classifies workloads again after a change of the approval of routes.
 pub(super) fn reclassify_after(
     world: &World,
     ids: &[WorkloadId],

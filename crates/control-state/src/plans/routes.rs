@@ -10,8 +10,9 @@ use crate::{
     world::World,
 };
 use ipnet::IpNet;
-use meshward_api_types::{ApproveRoute, Route, RouteState};
-use meshward_types::{Labels, NetworkName, WorkloadId};
+use meshward_api_types::{ApproveEgress, ApproveRoute, Route, RouteState};
+use meshward_types::{Labels, NetworkName, NodeName, WorkloadId, outside::is_default};
+use std::collections::BTreeSet;
 
 /// Lists the routes, and the approved prefixes that no gateway advertises.
 pub fn list(world: &World) -> Vec<Route> {
@@ -82,11 +83,7 @@ pub fn approve(
 ) -> Result<Plan<Route>, Refusal> {
     let approval = find(world, wanted, scope)?;
     check_prefix(world, &approval.network, &approval.prefix)?;
-    let mut mutations = vec![];
-    if !world.approvals.contains(&approval) {
-        mutations.push(Mutation::Put(Record::Approval(approval.clone())));
-    }
-    Ok(change(world, wanted, ApprovalChange::Granted(&approval), mutations))
+    Ok(only(grant(world, &[approval])))
 }
 
 /// Withdraws an approval: links through the route are cut, unless the policy approves it.
@@ -105,59 +102,131 @@ pub fn disapprove(
             wanted.prefix, wanted.node
         )));
     }
-    let delete = Mutation::Delete(Record::Approval(approval.clone()).key());
-    Ok(change(world, wanted, ApprovalChange::Withdrawn(&approval), vec![delete]))
+    Ok(only(withdraw(world, &[approval])))
 }
 
+/// Approves what an egress gateway advertises: everything outside of the network, of both address
+/// families.
+///
+/// # Errors
+/// Fails as [`find_egress`] does.
+pub fn approve_egress(
+    world: &World,
+    wanted: &ApproveEgress,
+    scope: &[NetworkName],
+) -> Result<Plan<Vec<Route>>, Refusal> {
+    Ok(grant(world, &find_egress(world, wanted, scope)?))
+}
+
+/// Withdraws the approvals of an egress gateway, of both address families.
+///
+/// # Errors
+/// Fails as [`find_egress`] does, and with [`Refusal::Missing`] if the gateway was not approved.
+pub fn disapprove_egress(
+    world: &World,
+    wanted: &ApproveEgress,
+    scope: &[NetworkName],
+) -> Result<Plan<Vec<Route>>, Refusal> {
+    let mut approvals = find_egress(world, wanted, scope)?;
+    approvals.retain(|approval| world.approvals.contains(approval));
+    if approvals.is_empty() {
+        return Err(Refusal::Missing(format!(
+            "the egress gateway {} was not approved by hand; `meshctl egress list` shows what is",
+            wanted.node
+        )));
+    }
+    Ok(withdraw(world, &approvals))
+}
+
+fn grant(world: &World, approvals: &[ApprovalRecord]) -> Plan<Vec<Route>> {
+    let new = approvals.iter().filter(|approval| !world.approvals.contains(*approval));
+    let puts = new.map(|approval| Mutation::Put(Record::Approval(approval.clone()))).collect();
+    change(world, approvals, ApprovalChange::Granted(approvals), puts)
+}
+
+fn withdraw(world: &World, approvals: &[ApprovalRecord]) -> Plan<Vec<Route>> {
+    let delete =
+        |approval: &ApprovalRecord| Mutation::Delete(Record::Approval(approval.clone()).key());
+    let deletes = approvals.iter().map(delete).collect();
+    change(world, approvals, ApprovalChange::Withdrawn(approvals), deletes)
+}
+
+/// Returns the plan for one route.
+fn only(plan: Plan<Vec<Route>>) -> Plan<Route> {
+    let route = plan.outcome[0].clone();
+    plan.with_outcome(route)
+}
+
+/// Plans the change of the approvals of routes behind one node in one network, and of the workloads
+/// with these prefixes.
 fn change(
     world: &World,
-    wanted: &ApproveRoute,
+    approvals: &[ApprovalRecord],
     becomes: ApprovalChange<'_>,
     mut mutations: Vec<Mutation>,
-) -> Plan<Route> {
-    let (approval, verb) = match becomes {
-        ApprovalChange::Granted(approval) => (approval, "approved"),
-        ApprovalChange::Withdrawn(approval) => (approval, "disapproved"),
-    };
-    let network = &world.networks[&approval.network];
-    let behind: Vec<WorkloadId> = network
-        .behind(&approval.prefix)
-        .filter(|known| *known.node() == approval.node)
-        .map(|known| known.id().clone())
-        .collect();
+) -> Plan<Vec<Route>> {
+    let behind: Vec<Vec<WorkloadId>> =
+        approvals.iter().map(|approval| behind(world, approval)).collect();
     if !mutations.is_empty() {
-        mutations.extend(reclassify_after(world, &behind, becomes));
+        let all: BTreeSet<WorkloadId> = behind.iter().flatten().cloned().collect();
+        let all: Vec<WorkloadId> = all.into_iter().collect();
+        mutations.extend(reclassify_after(world, &all, becomes));
     }
+    let verb = match becomes {
+        ApprovalChange::Granted(_) => "approved",
+        ApprovalChange::Withdrawn(_) => "disapproved",
+    };
+    let action = match (approvals, mutations.is_empty()) {
+        ([ApprovalRecord { node, network, .. }, ..], false) => {
+            let prefixes: Vec<String> =
+                approvals.iter().map(|approval| approval.prefix.to_string()).collect();
+            format!("{verb} {} behind node {node} in network {network}", prefixes.join(", "))
+        }
+        _ => String::new(),
+    };
+    let routes = approvals.iter().zip(&behind);
+    let routes =
+        routes.map(|(approval, behind)| planned(world, approval, behind, (becomes, &mutations)));
+    let routes = routes.collect();
+    Plan::new(action, mutations, routes)
+}
+
+/// Returns the workloads of an approval's node that have its prefix behind them.
+fn behind(world: &World, approval: &ApprovalRecord) -> Vec<WorkloadId> {
+    let known = world.networks[&approval.network].behind(&approval.prefix);
+    let own = known.filter(|known| *known.node() == approval.node);
+    own.map(|known| known.id().clone()).collect()
+}
+
+/// Returns a route as it is after a change.
+fn planned(
+    world: &World,
+    approval: &ApprovalRecord,
+    behind: &[WorkloadId],
+    (becomes, mutations): (ApprovalChange<'_>, &[Mutation]),
+) -> Route {
     let refused = |mutation: &Mutation| match mutation {
-        Mutation::Put(Record::Refused(record)) => Some(record.reasons.clone()),
+        Mutation::Put(Record::Refused(record)) if behind.contains(&record.report.id) => {
+            Some(record.reasons.clone())
+        }
         _ => None,
     };
-    let mut route = Route {
+    let reasons: Vec<String> = mutations.iter().filter_map(refused).flatten().collect();
+    let known = behind.first().and_then(|id| world.workload(id));
+    Route {
         network: approval.network.clone(),
         prefix: approval.prefix,
         node: approval.node.clone(),
         workload: behind.first().cloned(),
-        labels: Labels::default(),
+        labels: known.map(|known| known.report().labels).unwrap_or_default(),
         approved_by_hand: matches!(becomes, ApprovalChange::Granted(_)),
-        state: if behind.is_empty() { RouteState::NotAdvertised } else { RouteState::Open },
-        reasons: mutations.iter().filter_map(refused).flatten().collect(),
-    };
-    if let Some(known) = behind.first().and_then(|id| world.workload(id)) {
-        route.labels = known.report().labels;
+        state: match (behind.is_empty(), reasons.is_empty()) {
+            (_, false) => RouteState::Waiting,
+            (true, true) => RouteState::NotAdvertised,
+            (false, true) => RouteState::Open,
+        },
+        reasons,
     }
-    if !route.reasons.is_empty() {
-        route.state = RouteState::Waiting;
-    }
-    let action = match mutations.is_empty() {
-        true => String::new(),
-        false => {
-            format!(
-                "{verb} {} behind node {} in network {}",
-                wanted.prefix, wanted.node, approval.network
-            )
-        }
-    };
-    Plan::new(action, mutations, route)
 }
 
 /// Finds the prefix and the network that a body names. `scope` has the networks of the caller's
@@ -171,25 +240,87 @@ pub fn find(
     wanted: &ApproveRoute,
     scope: &[NetworkName],
 ) -> Result<ApprovalRecord, Refusal> {
-    let is_known = super::nodes::is_known(world, &wanted.node);
-    if !is_known || !super::nodes::serves_any(world, &wanted.node, scope) {
-        let text = format!("there is no node `{}`; `meshctl nodes` shows them", wanted.node);
-        return Err(Refusal::Missing(text).about("node"));
-    }
+    check_node(world, &wanted.node, scope)?;
     let prefix = wanted.prefix.trunc();
     let network = match &wanted.network {
-        Some(name) if !covers(scope, name) => {
-            let text = format!("this credential has no say in network `{name}`");
-            return Err(Refusal::Forbidden(text).about("network"));
-        }
-        Some(name) => {
-            let found =
-                super::networks::find(world, name).map_err(|refusal| refusal.about("network"))?;
-            found.record.name.clone()
-        }
+        Some(name) => named_network(world, name, scope)?,
         None => only_network(world, wanted, &prefix, scope)?,
     };
     Ok(ApprovalRecord { network, node: wanted.node.clone(), prefix })
+}
+
+fn check_node(world: &World, node: &NodeName, scope: &[NetworkName]) -> Result<(), Refusal> {
+    let is_known = super::nodes::is_known(world, node);
+    if !is_known || !super::nodes::serves_any(world, node, scope) {
+        let text = format!("there is no node `{node}`; `meshctl nodes` shows them");
+        return Err(Refusal::Missing(text).about("node"));
+    }
+    Ok(())
+}
+
+fn named_network(
+    world: &World,
+    name: &NetworkName,
+    scope: &[NetworkName],
+) -> Result<NetworkName, Refusal> {
+    if !covers(scope, name) {
+        let text = format!("this credential has no say in network `{name}`");
+        return Err(Refusal::Forbidden(text).about("network"));
+    }
+    let found = super::networks::find(world, name).map_err(|refusal| refusal.about("network"))?;
+    Ok(found.record.name.clone())
+}
+
+/// Finds the default prefixes that a node advertises or is approved for, and the network. `scope` is
+/// as for [`find`].
+///
+/// # Errors
+/// [`Refusal::Missing`] if the node or the network does not exist, or the node is no egress gateway,
+/// [`Refusal::Invalid`] if the network is ambiguous.
+fn find_egress(
+    world: &World,
+    wanted: &ApproveEgress,
+    scope: &[NetworkName],
+) -> Result<Vec<ApprovalRecord>, Refusal> {
+    let ApproveEgress { network, node } = wanted;
+    check_node(world, node, scope)?;
+    let network = match network {
+        Some(name) => Some(named_network(world, name, scope)?),
+        None => None,
+    };
+    let is_of = |approval: &ApprovalRecord| {
+        is_default(&approval.prefix)
+            && approval.node == *node
+            && covers(scope, &approval.network)
+            && network.as_ref().is_none_or(|network| *network == approval.network)
+    };
+    let advertised = world.networks.values().flat_map(|network| {
+        network
+            .gateways()
+            .flat_map(|known| known.prefixes().iter().map(move |prefix| (known, prefix)))
+    });
+    let advertised = advertised.map(|(known, prefix)| ApprovalRecord {
+        network: known.network().clone(),
+        node: known.node().clone(),
+        prefix: *prefix,
+    });
+    let all: BTreeSet<ApprovalRecord> =
+        advertised.chain(world.approvals.iter().cloned()).filter(is_of).collect();
+    let networks: BTreeSet<&NetworkName> = all.iter().map(|approval| &approval.network).collect();
+    if networks.len() > 1 {
+        return Err(ambiguous(networks));
+    }
+    if all.is_empty() {
+        return Err(Refusal::Missing(format!(
+            "node {node} is no egress gateway; on it: meshctl egress start --network NAME"
+        )));
+    }
+    Ok(all.into_iter().collect())
+}
+
+fn ambiguous<'a>(networks: impl IntoIterator<Item = &'a NetworkName>) -> Refusal {
+    let names: Vec<String> = networks.into_iter().map(ToString::to_string).collect();
+    Refusal::Invalid(format!("say which network with --network: {}", names.join(", ")))
 }
 
 /// Returns the network in which the node advertises the prefix, or the only one.
@@ -208,9 +339,6 @@ fn only_network(
     }
     match names[..] {
         [only] => Ok(only.clone()),
-        _ => {
-            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            Err(Refusal::Invalid(format!("say which network with --network: {}", names.join(", "))))
-        }
+        _ => Err(ambiguous(names)),
     }
 }

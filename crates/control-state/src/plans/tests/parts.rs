@@ -3,7 +3,8 @@
 use super::*;
 use crate::plans::routes;
 use meshward_api_types::{
-    ApproveNode, ApproveRoute, ChangeCredential, CreateCredential, PolicyScope, Role, RouteState,
+    ApproveEgress, ApproveNode, ApproveRoute, ChangeCredential, CreateCredential, PolicyScope,
+    Role, RouteState,
 };
 
 #[test]
@@ -65,6 +66,56 @@ fn a_node_and_its_routes_can_be_approved_before_it_joins() {
     mesh.commit(nodes::remove(&mesh.world, &name)).unwrap();
     assert!(mesh.world.approvals.is_empty());
     assert!(matches!(nodes::remove(&mesh.world, &name), Err(Refusal::Missing(_))));
+}
+
+#[test]
+fn an_egress_gateway_is_approved_for_both_families_in_one_change() {
+    let mut mesh = Mesh::default();
+    mesh.network("shop", &["10.42.0.0/16", "fd42::/48"]).unwrap();
+    let name: NodeName = "n1".parse().unwrap();
+    mesh.join("n1", &any_token()).unwrap();
+    let wanted = ApproveEgress { network: None, node: name.clone() };
+    let early = routes::approve_egress(&mesh.world, &wanted, &[]);
+    assert!(matches!(early, Err(Refusal::Missing(_))), "{early:?}");
+    let mut gateway = report(&mesh.world, &name, 1, "out").unwrap();
+    gateway.prefixes = vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()];
+    mesh.start(&name, vec![gateway.clone()]).unwrap();
+    let is_admitted = |mesh: &Mesh| {
+        matches!(mesh.world.workload(&gateway.id), Some(crate::records::WorkloadRef::Admitted(_)))
+    };
+    assert!(!is_admitted(&mesh));
+
+    // One of the two does not do, however it came about.
+    let half = ApproveRoute { network: None, node: name.clone(), prefix: "::/0".parse().unwrap() };
+    mesh.commit(routes::approve(&mesh.world, &half, &[])).unwrap();
+    assert!(!is_admitted(&mesh));
+
+    let plan = routes::approve_egress(&mesh.world, &wanted, &[]).unwrap();
+    assert_eq!(plan.action, "approved 0.0.0.0/0, ::/0 behind node n1 in network shop");
+    let approved = mesh.commit(Ok(plan)).unwrap();
+    let states: Vec<RouteState> = approved.iter().map(|route| route.state).collect();
+    assert_eq!(states, [RouteState::Open, RouteState::Open]);
+    assert!(is_admitted(&mesh));
+    let again = routes::approve_egress(&mesh.world, &wanted, &[]).unwrap();
+    assert!(again.mutations.is_empty() && again.action.is_empty(), "nothing is left to do");
+
+    // What was approved alone is withdrawn with the rest.
+    let withdrawn = mesh.commit(routes::disapprove_egress(&mesh.world, &wanted, &[])).unwrap();
+    assert!(withdrawn.iter().all(|route| route.state == RouteState::Waiting), "{withdrawn:?}");
+    assert!(!is_admitted(&mesh) && mesh.world.approvals.is_empty());
+    let again = routes::disapprove_egress(&mesh.world, &wanted, &[]);
+    assert!(matches!(again, Err(Refusal::Missing(_))), "{again:?}");
+
+    // Half of an approval is withdrawn as well.
+    mesh.commit(routes::approve(&mesh.world, &half, &[])).unwrap();
+    let withdrawn = mesh.commit(routes::disapprove_egress(&mesh.world, &wanted, &[])).unwrap();
+    assert_eq!(withdrawn.len(), 1);
+
+    let other = ApproveEgress { network: None, node: "n2".parse().unwrap() };
+    let missing = routes::approve_egress(&mesh.world, &other, &[]);
+    assert!(matches!(missing, Err(Refusal::About { field: "node", .. })), "{missing:?}");
+    let elsewhere = routes::approve_egress(&mesh.world, &wanted, &["lab".parse().unwrap()]);
+    assert!(elsewhere.is_err(), "{elsewhere:?}");
 }
 
 #[test]
