@@ -290,3 +290,55 @@ fn connections_go_on_across_a_restart_of_the_daemon_and_without_the_coordinator(
         assert!(udp_echoes(&group.web.netns, to, 53, 1000, PATIENCE), "a new conversation");
     }
 }
+
+#[test]
+fn an_instance_that_alone_speaks_goes_on_after_a_crash_of_its_clients_node() {
+    // One instance is on the client's own node, two are elsewhere.
+    let mut group = Group::new([1, 2]);
+    let listeners: Vec<TcpListener> = group
+        .instances
+        .iter()
+        .map(|own| own.netns.run(|| TcpListener::bind(("::", 8080))).unwrap().unwrap())
+        .collect();
+    let accept = |listeners: &[TcpListener]| {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            for listener in listeners {
+                listener.set_nonblocking(true).unwrap();
+                if let Ok((server, _)) = listener.accept() {
+                    server.set_nonblocking(false).unwrap();
+                    return server;
+                }
+            }
+            assert!(Instant::now() < until, "no instance is asked");
+        }
+    };
+    let targets = (0..12).map(|number| (group.addresses[number % 2], 80));
+    // Two connections go to an instance itself.
+    let instances = [&group.instances[1], &group.instances[0]];
+    let targets = targets.chain(instances.map(|own| (own.v4(), 8080)));
+    let mut ends: Vec<(TcpStream, TcpStream)> = targets
+        .map(|(to, port)| {
+            let client = connect(&group.web.netns, to, port, PATIENCE).unwrap();
+            (client, accept(&listeners))
+        })
+        .collect();
+    group.nodes[0].kill();
+    group.nodes[0].start().unwrap();
+    for round in 0..2 {
+        for (number, (client, server)) in ends.iter_mut().enumerate() {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            server.write_all(b"news").unwrap();
+            let mut heard = [0; 4];
+            let read = client.read_exact(&mut heard);
+            assert!(read.is_ok() && heard == *b"news", "{number}, round {round}: {read:?}");
+        }
+        for (number, (client, server)) in ends.iter_mut().enumerate() {
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.write_all(b"more").unwrap();
+            let mut heard = [0; 4];
+            let read = server.read_exact(&mut heard);
+            assert!(read.is_ok() && heard == *b"more", "{number}, round {round}: {read:?}");
+        }
+    }
+}

@@ -29,6 +29,9 @@ pub enum DropReason {
     /// A packet of a connection through a service, before the flows from before a restart are
     /// imported.
     AwaitsFlows,
+    /// A client's reset of a connection with a service that was presumed after a crash: it has one
+    /// with the instance itself.
+    Presumed,
     /// Policy has no open link for it.
     Denied,
     /// One end is quarantined.
@@ -92,7 +95,7 @@ impl DropReason {
     }
 
     /// Every reason with the name that counters use.
-    pub const ALL: [(Self, &'static str); 24] = [
+    pub const ALL: [(Self, &'static str); 25] = [
         (Self::Malformed, "malformed"),
         (Self::SourceRouted, "source_routed"),
         (Self::NotUnicast, "not_unicast"),
@@ -103,6 +106,7 @@ impl DropReason {
         (Self::NoInstance, "no_instance"),
         (Self::Moved, "moved"),
         (Self::AwaitsFlows, "awaits_flows"),
+        (Self::Presumed, "presumed"),
         (Self::Denied, "denied"),
         (Self::Quarantined, "quarantined"),
         (Self::Rejected, "rejected"),

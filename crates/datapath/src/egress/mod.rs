@@ -22,6 +22,7 @@ pub(crate) mod segment;
 pub(crate) mod send_batch;
 pub(crate) mod service;
 pub(crate) mod service_answer;
+mod service_presumed;
 pub(crate) mod staged;
 
 use crate::{
@@ -138,9 +139,17 @@ impl PacketBatch<'_> {
             true => self.translate(from, packet, &mut headers, offload).map_err(dropped)?,
             false => Leg::Direct,
         };
-        let translation = self.connection_of(&leg);
+        let presumed = match leg {
+            Leg::Direct => self.presume_from(from, &headers).map_err(dropped)?,
+            _ => None,
+        };
+        let translation = self.connection_of(&leg).or(presumed.as_ref());
         let input = EgressInput { packet, headers: &headers, tally, translation };
-        let authorized = self.authorize(from, &input);
+        let mut authorized = self.authorize(from, &input);
+        if let (Some(presumed), Ok(authorized)) = (presumed, &mut authorized) {
+            self.note_presumed(&presumed);
+            authorized.passed.translation = Some(presumed);
+        }
         let mut egress = EgressPacket { packet, headers: &mut headers, offload };
         let authorized = match (authorized, &leg) {
             (Err(reason), Leg::Request(kind)) => {

@@ -54,16 +54,16 @@ pub(super) enum RequestKind {
 }
 
 /// A connection that needs an instance.
-struct Opening<'a> {
-    service: &'a Service,
-    port: ServicePort,
+pub(super) struct Opening<'a> {
+    pub(super) service: &'a Service,
+    pub(super) port: ServicePort,
     /// The client.
-    source: Party,
-    headers: &'a Headers,
-    packet: &'a [u8],
-    now: Micros,
+    pub(super) source: Party,
+    pub(super) headers: &'a Headers,
+    pub(super) packet: &'a [u8],
+    pub(super) now: Micros,
     /// Instances that have failed it.
-    tried: Vec<IpAddr>,
+    pub(super) tried: Vec<IpAddr>,
 }
 
 impl PacketBatch<'_> {
@@ -103,6 +103,13 @@ impl PacketBatch<'_> {
                 rewrite(packet, headers, offload, &ends)?;
                 found.note_answer(packet, headers, self.micros);
                 return Ok(Leg::LoopedAnswer(found.clone()));
+            }
+            Some(FoundConnection { translation: found, .. })
+                if found.is_presumed() && headers.tcp_flags & RST != 0 =>
+            {
+                let found = found.clone();
+                self.forget_presumed(&found);
+                return Err(DropReason::Presumed);
             }
             Some(FoundConnection { translation: found, .. })
                 if !goes_elsewhere(found, headers, self.micros) =>
@@ -237,7 +244,10 @@ impl PacketBatch<'_> {
     }
 
     /// Returns the instance for a connection.
-    fn instance_for<'a>(&self, opening: &Opening<'a>) -> Result<&'a Instance, DropReason> {
+    pub(super) fn instance_for<'a>(
+        &self,
+        opening: &Opening<'a>,
+    ) -> Result<&'a Instance, DropReason> {
         let Opening { service, port, source, headers, now, .. } = opening;
         let instances = service.instances_like(headers.destination);
         let reaches = |identity| {

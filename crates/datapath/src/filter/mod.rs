@@ -92,6 +92,13 @@ impl Filter {
         self.awaits_flows.load(Relaxed)
     }
 
+    /// Returns `true` if flows from before a crash may be missing.
+    #[inline]
+    pub(crate) fn may_lack_flows(&self, now: Instant) -> bool {
+        let until = self.resumes_until.load(Relaxed);
+        until > 0 && self.seconds(now) < until
+    }
+
     /// Checks whether a packet may pass, and counts it.
     ///
     /// # Errors
@@ -104,7 +111,7 @@ impl Filter {
         input: &FilterInput<'_>,
     ) -> Result<Passed, DropReason> {
         let seconds = self.seconds(now);
-        let resumes = seconds < self.resumes_until.load(Relaxed) && !self.awaits_flows();
+        let resumes = self.may_lack_flows(now) && !self.awaits_flows();
         let time = Time { seconds, resumes };
         let evaluation = Evaluation { state: &self.state, rules, time, input };
         evaluation.check().inspect_err(|reason| evaluation.note_refused(*reason))
@@ -142,6 +149,20 @@ impl Filter {
     pub(crate) fn is_free(&self, now: Instant, headers: &Headers) -> bool {
         let mut entry = self.state.flows.entry(FlowKey::of(headers).0);
         entry.get(self.seconds(now)).is_none_or(|flow| flow.is_free())
+    }
+
+    /// Returns `true` if a packet belongs to a flow.
+    pub(crate) fn has_flow(&self, now: Instant, headers: &Headers) -> bool {
+        let mut entry = self.state.flows.entry(FlowKey::of(headers).0);
+        entry.get(self.seconds(now)).is_some()
+    }
+
+    /// Makes the flow of a packet a connection without a service.
+    pub(crate) fn forget_translation(&self, now: Instant, headers: &Headers) {
+        let mut entry = self.state.flows.entry(FlowKey::of(headers).0);
+        if let Some(flow) = entry.get(self.seconds(now)) {
+            flow.forget_translation();
+        }
     }
 
     /// Returns the connection through a service that a packet belongs to.

@@ -205,6 +205,11 @@ impl Flow {
         }
     }
 
+    /// Makes it a connection without a service.
+    pub(crate) fn forget_translation(&mut self) {
+        self.translation = None;
+    }
+
     /// Returns the end that began it.
     #[inline]
     pub(crate) fn initiator(&self) -> FlowEnd {

@@ -143,14 +143,19 @@ impl PacketBatch<'_> {
             None => tables.sender(*now, peer, &headers.source)?,
         };
         let Route { next_hop, party: destination } = tables.local_route(headers.destination)?;
-        let tally = Tally::default();
-        let input = FilterInput { packet, headers, source, destination, tally, translation: None };
-        let passed = match &error {
+        let presumed = self.presume(source.identity, headers)?;
+        let (tally, translation) = (Tally::default(), presumed.as_ref());
+        let input = FilterInput { packet, headers, source, destination, tally, translation };
+        let mut passed = match &error {
             Some(error) => {
                 state.filter.check_icmp_error(&tables.rules, *now, &error.quoted, &input)?
             }
             None => state.filter.check(&tables.rules, *now, &input)?,
         };
+        if let Some(presumed) = presumed {
+            self.note_presumed(&presumed);
+            passed.translation = Some(presumed);
+        }
         Ok(Checked { next_hop, passed })
     }
 

@@ -4,6 +4,7 @@ use super::{
     choice::{Distance, Instance, Ranking, mix},
     counters::ServiceCounters,
     load::{InstanceLoad, Micros},
+    mapping::Socket,
 };
 use crate::{
     claims::Claims,
@@ -66,6 +67,15 @@ pub(crate) struct Service {
     pub(crate) counters: Arc<ServiceCounters>,
 }
 
+/// A service as clients know it that may stand in front of a socket of an instance.
+pub(crate) struct Front<'a> {
+    pub(crate) service: &'a Service,
+    /// The service's address of the instance's family.
+    pub(crate) address: IpAddr,
+    pub(crate) port: ServicePort,
+    pub(crate) instance: &'a Instance,
+}
+
 /// The services of an endpoint.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
@@ -114,6 +124,24 @@ impl Services {
     /// Returns the service that has an address.
     pub(crate) fn at(&self, address: IpAddr) -> Option<&Service> {
         self.by_number.get(self.addresses.get(&address)?)
+    }
+
+    /// Returns the services that may stand in front of a TCP socket of an identity.
+    pub(crate) fn fronts(&self, identity: IdentityId, socket: Socket) -> Vec<Front<'_>> {
+        let Socket { address, port } = socket;
+        let numbers = self.selecting.get(&identity).into_iter().flatten();
+        let services = numbers.filter_map(|number| self.by_number.get(number));
+        let own = services.filter_map(|service| Some((service, service.instance_at(address)?)));
+        own.flat_map(|(service, instance)| {
+            let ServiceConfig { addresses, ports, .. } = &service.config;
+            let addresses = addresses.iter().filter(|own| own.is_ipv4() == address.is_ipv4());
+            let is_to = |own: &&ServicePort| own.protocol == Protocol::Tcp && own.target == port;
+            addresses.flat_map(move |address| {
+                let fronts = ports.iter().filter(is_to);
+                fronts.map(move |port| Front { service, address: *address, port: *port, instance })
+            })
+        })
+        .collect()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Service> {

@@ -31,6 +31,8 @@ const MOVED: u16 = 64;
 const REFUSED: u16 = 128;
 /// It counts for its instance.
 const COUNTED: u16 = 256;
+/// The instance has gone on with it after a crash, and the client has not spoken yet.
+const PRESUMED: u16 = 512;
 
 /// The longest SYN that is kept to be sent again, in bytes: longer ones carry data (RFC 7413).
 const MAX_SYN: usize = 256;
@@ -100,6 +102,11 @@ impl Translation {
         Self::with_state(mapping, target, now, ANSWERED | ASKED | RESPONDED)
     }
 
+    /// A connection from before a crash that its instance goes on with, if there is such a one.
+    pub(crate) fn presumed(mapping: Mapping, target: Option<Target>, now: Micros) -> Self {
+        Self::with_state(mapping, target, now, ANSWERED | ASKED | RESPONDED | PRESUMED)
+    }
+
     fn with_state(mapping: Mapping, target: Option<Target>, now: Micros, state: u16) -> Self {
         Self {
             outer_request: mapping.outer_request(),
@@ -164,6 +171,11 @@ impl Translation {
         self.is(MOVED)
     }
 
+    /// Returns whether the client has still to show that there is such a connection.
+    pub(crate) fn is_presumed(&self) -> bool {
+        self.is(PRESUMED)
+    }
+
     /// Returns whether the instance has refused it.
     pub(crate) fn is_refused(&self) -> bool {
         self.is(REFUSED)
@@ -221,6 +233,9 @@ impl Translation {
     #[inline]
     pub(crate) fn note_request(&self, packet: &[u8], headers: &Headers, now: Micros) {
         let state = self.state.load(Relaxed);
+        if state & PRESUMED != 0 {
+            self.state.fetch_and(!PRESUMED, Relaxed);
+        }
         if headers.tcp_flags & (SYN | FIN | RST) == 0 && state & (RESPONDED | ASKED) != 0 {
             return;
         }

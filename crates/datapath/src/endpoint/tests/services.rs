@@ -641,6 +641,99 @@ fn a_restarted_daemon_goes_on_with_connections_through_services() {
     assert_eq!(pair.service(0).instances.iter().map(|own| own.open).sum::<u64>(), 21);
 }
 
+impl Pair {
+    /// Begins a connection of the client from this port, in which both have spoken. Returns the
+    /// instance.
+    fn connect(&mut self, port: u16) -> String {
+        let instance = self.request(&syn(port)).instance().to_owned();
+        self.answer(&tcp((&instance, 8080), (CLIENT, port), SYN | ACK, b""));
+        self.request(&tcp((CLIENT, port), (SERVICE, 80), ACK, b"get"));
+        instance
+    }
+
+    /// Loses what a node knows of flows, as in a crash.
+    fn lose_flows(&mut self, at: usize) {
+        let state = &mut self.nodes[at].endpoint.state;
+        state.filter = crate::filter::Filter::new(self.now, crate::RESUME_WINDOW);
+        state.services.connections = crate::services::connections::Connections::new(1024);
+    }
+}
+
+#[test]
+fn an_instance_goes_on_after_a_crash_with_what_its_client_asked_the_service_for() {
+    let mut pair = Pair::with_service(&[1, 2, 3]);
+    let connections: Vec<(u16, String)> =
+        (4000..4020).map(|port| (port, pair.connect(port))).collect();
+    pair.lose_flows(0);
+    for (port, instance) in &connections {
+        let data = tcp((instance, 8080), (CLIENT, *port), ACK, b"got");
+        assert_eq!(pair.answer(&data), seen("10.42.255.7:80", &format!("{CLIENT}:{port}"), ACK));
+        // The instance that has gone on is the one that the client's packets go to.
+        let more = pair.request(&tcp((CLIENT, *port), (SERVICE, 80), ACK, b""));
+        assert_eq!((more.instance(), more.flags), (instance.as_str(), ACK));
+        assert_eq!(pair.answer(&data).from, "10.42.255.7:80");
+        // Once it has spoken, a reset is a reset.
+        let reset = pair.request(&tcp((CLIENT, *port), (SERVICE, 80), RST, b""));
+        assert_eq!((reset.instance(), reset.flags), (instance.as_str(), RST));
+    }
+    assert_eq!(pair.drops(0, DropReason::Presumed), 0);
+}
+
+#[test]
+fn a_connection_with_an_instance_itself_goes_on_after_a_crash() {
+    let mut pair = Pair::with_service(&[1]);
+    pair.request(&tcp((CLIENT, 4000), ("10.42.1.1", 8080), SYN, b""));
+    pair.answer(&tcp(("10.42.1.1", 8080), (CLIENT, 4000), SYN | ACK, b""));
+    pair.lose_flows(0);
+    let data = tcp(("10.42.1.1", 8080), (CLIENT, 4000), ACK, b"got");
+    assert_eq!(pair.answer(&data).from, "10.42.255.7:80", "it is taken for one with the service");
+    // The client's kernel knows no such connection. The instance does not learn of that.
+    pair.send(0, &tcp((CLIENT, 4000), (SERVICE, 80), RST, b""));
+    assert_eq!(pair.drops(0, DropReason::Presumed), 1);
+    assert!(pair.nodes[1].wire.delivered.is_empty());
+    // The instance sends it again.
+    assert_eq!(pair.answer(&data).from, "10.42.1.1:8080");
+    let more = pair.request(&tcp((CLIENT, 4000), ("10.42.1.1", 8080), ACK, b"more"));
+    assert_eq!((more.to.as_str(), more.from.as_str()), ("10.42.1.1:8080", "10.42.0.1:4000"));
+    assert_eq!(pair.answer(&data).from, "10.42.1.1:8080");
+    assert_eq!(pair.service(0).instances[0].open, 0, "none is open through the service");
+}
+
+#[test]
+fn an_instance_waits_for_the_import_of_flows_and_for_nobody_that_the_rules_deny() {
+    let mut pair = Pair::with_service(&[1]);
+    pair.connect(4000);
+    pair.lose_flows(0);
+    let data = tcp(("10.42.1.1", 8080), (CLIENT, 4000), ACK, b"got");
+    pair.nodes[0].endpoint.state.filter.set_awaits_flows(true);
+    pair.send_from_instance(&data);
+    assert_eq!(pair.drops(0, DropReason::AwaitsFlows), 1);
+    pair.nodes[0].endpoint.state.filter.set_awaits_flows(false);
+    pair.apply(0, &[ConfigChange::RemoveLink(WEB_TO_API)]);
+    pair.send_from_instance(&data);
+    assert!(pair.nodes[0].wire.delivered.is_empty());
+    assert_eq!(pair.nodes[0].endpoint.state.services.connections.len(), 0);
+}
+
+#[test]
+fn a_client_that_speaks_first_after_a_crash_has_the_instance_that_it_had() {
+    let mut pair = Pair::with_service(&[1, 2, 3]);
+    let connections: Vec<(u16, String)> =
+        (4000..4020).map(|port| (port, pair.connect(port))).collect();
+    pair.lose_flows(0);
+    let same = connections.iter().filter(|(port, instance)| {
+        let more = pair.request(&tcp((CLIENT, *port), (SERVICE, 80), ACK, b"more"));
+        let is_same = more.instance() == instance;
+        if !is_same {
+            // What the other one still sends is not taken for a connection of its own.
+            pair.send_from_instance(&tcp((instance, 8080), (CLIENT, *port), ACK, b"got"));
+            assert!(pair.nodes[0].wire.delivered.is_empty());
+        }
+        is_same
+    });
+    assert!(same.count() >= 15, "rendezvous hashing finds nearly all");
+}
+
 #[test]
 fn a_client_with_affinity_stays_with_its_instance_for_the_time() {
     let mut pair = Pair::with_service(&[1, 2, 3]);
