@@ -92,7 +92,7 @@ impl EndpointConfig {
     ) -> Vec<ServiceName> {
         let mut changed = Vec::new();
         for (name, instances) in &mut self.instances {
-            let service = spec.and_then(|spec| Some((spec, service(view, &self.network, name)?)));
+            let service = spec.and_then(|spec| Some((spec, view.service(&self.network, name)?)));
             let is_selected =
                 service.is_some_and(|(spec, service)| service.instances.matches(&spec.labels));
             let is_changed = if is_selected { instances.insert(id) } else { instances.remove(&id) };
@@ -107,22 +107,13 @@ impl EndpointConfig {
 
     /// Returns the identities that a service's selector matches.
     fn selected(&self, view: &View, service: &ServiceSpec) -> BTreeSet<IdentityId> {
-        let first = ResourceKey::Identity(self.network.clone(), IdentityId(0));
-        let own =
-            view.resources.range(first..).map_while(|(key, resource)| match (key, resource) {
-                (ResourceKey::Identity(network, id), Resource::Identity(spec))
-                    if *network == self.network =>
-                {
-                    Some((*id, spec))
-                }
-                _ => None,
-            });
+        let own = view.identities(&self.network);
         own.filter(|(_, spec)| service.instances.matches(&spec.labels)).map(|(id, _)| id).collect()
     }
 
     fn put_service(&self, view: &View, name: ServiceName) -> Option<ConfigChange> {
         let ServiceSpec { addresses, ports, prefer, affinity, weights, .. } =
-            service(view, &self.network, &name)?;
+            view.service(&self.network, &name)?;
         let identities: Vec<IdentityId> = self.instances.get(&name)?.iter().copied().collect();
         let config = ServiceConfig {
             addresses: addresses.clone(),
@@ -146,11 +137,8 @@ impl EndpointConfig {
             return vec![];
         }
         let weight = |id: &IdentityId| {
-            let key = ResourceKey::Identity(self.network.clone(), *id);
-            match view.resources.get(&key)? {
-                Resource::Identity(spec) => Some((*id, WeightRule::weight_of(rules, &spec.labels))),
-                _ => None,
-            }
+            let labels = &view.identity(&self.network, *id)?.labels;
+            Some((*id, WeightRule::weight_of(rules, labels)))
         };
         let all = identities.iter().filter_map(weight);
         all.filter(|(_, weight)| *weight != Weight::default()).collect()
@@ -249,18 +237,6 @@ pub(crate) fn removal(key: &ResourceKey) -> Option<ConfigChange> {
         ResourceKey::Service(_, name) => Some(ConfigChange::RemoveService(name.clone())),
         // An endpoint is stopped with its network; the others are not of the data path.
         ResourceKey::Network(_) | ResourceKey::Trigger(..) | ResourceKey::Refused(..) => None,
-    }
-}
-
-/// Returns a service of a network.
-fn service<'a>(
-    view: &'a View,
-    network: &NetworkName,
-    name: &ServiceName,
-) -> Option<&'a ServiceSpec> {
-    match view.resources.get(&ResourceKey::Service(network.clone(), name.clone())) {
-        Some(Resource::Service(spec)) => Some(spec),
-        _ => None,
     }
 }
 

@@ -312,13 +312,9 @@ impl Enforcement {
         let local = state.endpoints.get(network).and_then(|running| running.workloads.get(id));
         let vouched = local.and_then(|local| local.vouched);
         let identity = spec.as_ref().map(|spec| spec.identity).or(vouched);
-        let key = identity.map(|identity| ResourceKey::Identity(network.clone(), identity));
-        let resource = key.and_then(|key| state.view.resources.get(&key));
+        let identity = identity.and_then(|identity| state.view.identity(network, identity));
         Standing {
-            is_identity_quarantined: matches!(
-                resource,
-                Some(Resource::Identity(own)) if own.quarantined
-            ),
+            is_identity_quarantined: identity.is_some_and(|own| own.quarantined),
             refusal: state.view.refusal(network, id).map(ToOwned::to_owned),
             spec,
             vouched,

@@ -133,10 +133,8 @@ impl Node {
                 if !is_it || !in_network(network) {
                     return None;
                 }
-                let identity =
-                    view.resources.get(&ResourceKey::Identity(network.clone(), spec.identity));
-                let is_identity_quarantined =
-                    matches!(identity, Some(Resource::Identity(identity)) if identity.quarantined);
+                let identity = view.identity(network, spec.identity);
+                let is_identity_quarantined = identity.is_some_and(|identity| identity.quarantined);
                 Some(Target {
                     network: network.clone(),
                     node: spec.node.clone(),
@@ -169,12 +167,8 @@ impl Node {
         });
         let policy = policy.collect();
         let (labels, network_mtu) = self.enforcement.view(|view| {
-            let resource = identity
-                .and_then(|id| view.resources.get(&ResourceKey::Identity(network.clone(), id)));
-            let labels = match resource {
-                Some(Resource::Identity(spec)) => Some(spec.labels.clone()),
-                _ => None,
-            };
+            let spec = identity.and_then(|id| view.identity(&network, id));
+            let labels = spec.map(|spec| spec.labels.clone());
             (labels, view.network(&network).map_or(0, |spec| spec.mtu))
         });
         Pong {

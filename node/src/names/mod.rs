@@ -5,6 +5,7 @@
 //! serves connections ([`streams`]). [`limits`] bounds what one workload may have asked upstream.
 //! Names that rules name are asked through egress gateways ([`outside`]).
 
+pub(crate) mod changes;
 pub(crate) mod context;
 pub(crate) mod counts;
 pub(crate) mod gateway_queries;
@@ -13,7 +14,6 @@ pub(crate) mod limits;
 pub(crate) mod outside;
 pub(crate) mod peer_queries;
 pub(crate) mod resolver;
-pub(crate) mod selection;
 pub(crate) mod service;
 pub(crate) mod streams;
 pub(crate) mod upstreams;

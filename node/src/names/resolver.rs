@@ -1,11 +1,11 @@
 //! The resolver of one network: it answers queries from the view, in the worker that has read them.
 
 use super::{
+    changes,
     counts::{CountedOutcome, QueryCount, QueryCounts},
     gateway_queries::GatewayQueries,
     limits::{AskerLimits, AskerPermit},
     peer_queries::{PeerQueries, PeerQuery, Unbegun},
-    selection::ServiceSelection,
 };
 use crate::clock;
 use hickory_proto::op::ResponseCode;
@@ -15,7 +15,7 @@ use meshward_datapath::{
     ResolverConfig, WorkloadIndex,
 };
 use meshward_names::{
-    Asker, Names, NetworkNames, Query, QueryKind, Request, Resolution, Transport,
+    Asker, NameChange, Names, NetworkNames, Query, QueryKind, Request, Resolution, Transport,
 };
 use meshward_types::{DnsSettings, IdentityId, NetworkName, Revision};
 use parking_lot::RwLock;
@@ -84,7 +84,6 @@ pub(crate) struct NetworkResolver {
 
 struct State {
     names: Names,
-    selection: ServiceSelection,
     settings: Arc<ResolverSettings>,
 }
 
@@ -122,11 +121,7 @@ impl NetworkResolver {
         let names = Names::new(network_names(&network, &NetworkSpec::with_mtu(0)));
         Self {
             network,
-            state: RwLock::new(State {
-                names,
-                selection: ServiceSelection::default(),
-                settings: Arc::new(settings),
-            }),
+            state: RwLock::new(State { names, settings: Arc::new(settings) }),
             counts: QueryCounts::default(),
             limits: Arc::default(),
             peer_queries: Arc::default(),
@@ -138,10 +133,12 @@ impl NetworkResolver {
     }
 
     /// Applies changes of the network's view. When this returns, the next query meets them.
+    /// `services`: the changes of the names of services.
     pub(crate) fn apply<'a>(
         &self,
         revision: Revision,
         changes: impl IntoIterator<Item = &'a Change>,
+        services: Vec<NameChange>,
     ) -> Effect {
         let mut effect = Effect::Names;
         let mut state = self.state.write();
@@ -155,9 +152,12 @@ impl NetworkResolver {
                     effect = Effect::Settings;
                 }
             }
-            for change in state.selection.apply(change) {
+            if let Some(change) = changes::of_view(change) {
                 state.names.apply(change);
             }
+        }
+        for change in services {
+            state.names.apply(change);
         }
         effect
     }

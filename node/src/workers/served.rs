@@ -3,7 +3,10 @@
 use super::{source_addresses::SourceAddresses, tasks::TaskQueue};
 use crate::{
     clock,
-    names::resolver::{Effect, NetworkResolver},
+    names::{
+        self,
+        resolver::{Effect, NetworkResolver},
+    },
     offloads::Offloads,
     relay_queue,
     sys::{self, Tun},
@@ -57,8 +60,9 @@ impl ServedEndpoint {
         config: Vec<ConfigChange>,
         changes: impl IntoIterator<Item = &'a Change>,
     ) {
+        let services = config.iter().filter_map(names::changes::of_config).collect();
         self.endpoint.apply(clock::now(), config);
-        if self.resolver.apply(revision, changes) == Effect::Settings {
+        if self.resolver.apply(revision, changes, services) == Effect::Settings {
             let streams = self.endpoint.resolver().streams;
             self.endpoint.set_resolver(self.resolver.config(streams));
             self.resolver.request_configuration();

@@ -3,7 +3,7 @@
 
 use super::state::{AdmissionKey, State, Workload, Workloads};
 use crate::{attachment::Attachment, enforcement::Decision};
-use meshward_control_proto::{ResourceKey, WorkloadReport};
+use meshward_control_proto::WorkloadReport;
 use meshward_types::{Labels, WorkloadId, measurement::Measurement};
 use std::sync::Arc;
 use tracing::warn;
@@ -43,9 +43,7 @@ impl Workloads {
         }
         let like = state.admitted.get(&admission_key(report)).copied();
         self.enforcement.vouch(network, id, |view| {
-            let like = like.filter(|identity| {
-                view.resources.contains_key(&ResourceKey::Identity(network.clone(), *identity))
-            });
+            let like = like.filter(|identity| view.identity(network, *identity).is_some());
             // What admission has to judge, this node does not: it can only let in what is like what
             // was admitted.
             let is_judged = report.measurement.is_some()

@@ -5,7 +5,6 @@ use super::{
     state::{State, Workload, Workloads},
 };
 use crate::{clock, workers::ServedEndpoint};
-use meshward_control_proto::{Resource, ResourceKey};
 use meshward_datapath::WorkloadIndex;
 use meshward_types::{Labels, NetworkName, WorkloadId, trigger::TriggerSpec};
 use std::{
@@ -133,12 +132,8 @@ impl Workloads {
     fn labels_of(&self, network: &NetworkName, id: &WorkloadId) -> Option<Labels> {
         let standing = self.enforcement.standing(network, id);
         let identity = standing.spec.map(|spec| spec.identity).or(standing.vouched)?;
-        self.enforcement.view(|view| {
-            match view.resources.get(&ResourceKey::Identity(network.clone(), identity)) {
-                Some(Resource::Identity(spec)) => Some(spec.labels.clone()),
-                _ => None,
-            }
-        })
+        self.enforcement
+            .view(|view| view.identity(network, identity).map(|spec| spec.labels.clone()))
     }
 }
 

@@ -342,6 +342,36 @@ impl View {
         }
     }
 
+    /// Returns an identity.
+    pub fn identity(&self, network: &NetworkName, id: IdentityId) -> Option<&IdentitySpec> {
+        match self.resources.get(&ResourceKey::Identity(network.clone(), id)) {
+            Some(Resource::Identity(spec)) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// Returns the identities of a network.
+    pub fn identities(
+        &self,
+        network: &NetworkName,
+    ) -> impl Iterator<Item = (IdentityId, &IdentitySpec)> {
+        let first = ResourceKey::Identity(network.clone(), IdentityId(0));
+        self.resources.range(first..).map_while(move |(key, resource)| match (key, resource) {
+            (ResourceKey::Identity(own, id), Resource::Identity(spec)) if own == network => {
+                Some((*id, spec))
+            }
+            _ => None,
+        })
+    }
+
+    /// Returns a service.
+    pub fn service(&self, network: &NetworkName, name: &ServiceName) -> Option<&ServiceSpec> {
+        match self.resources.get(&ResourceKey::Service(network.clone(), name.clone())) {
+            Some(Resource::Service(spec)) => Some(spec),
+            _ => None,
+        }
+    }
+
     /// Returns the links of a network: the identities at their ends, and the ACL.
     pub fn links(
         &self,
@@ -391,20 +421,7 @@ impl View {
         labels: &Labels,
         accepts: &[AcceptFrom],
     ) -> Option<IdentityId> {
-        let first = ResourceKey::Identity(network.clone(), IdentityId(0));
-        let own = self
-            .resources
-            .range(first..)
-            .take_while(|(key, _)| matches!(key, ResourceKey::Identity(..)));
-        own.filter(|(key, _)| key.network() == network).find_map(|(key, resource)| {
-            match (key, resource) {
-                (ResourceKey::Identity(_, id), Resource::Identity(spec))
-                    if spec.labels == *labels && spec.accepts == accepts =>
-                {
-                    Some(*id)
-                }
-                _ => None,
-            }
-        })
+        let is_same = |spec: &IdentitySpec| spec.labels == *labels && spec.accepts == accepts;
+        self.identities(network).find(|(_, spec)| is_same(spec)).map(|(id, _)| id)
     }
 }
