@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use meshward_api_client::Error;
 use meshward_api_types::local::{Attach, LocalStatus, LocalWorkload, Relabel, State};
 use meshward_netns::Netns;
-use meshward_types::{DomainName, Labels, WorkloadId};
+use meshward_types::{DomainName, Labels, WorkloadId, dns::servers_for};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
@@ -102,8 +102,8 @@ async fn use_resolver(client: &Client, workload: &LocalWorkload, search: &[Domai
     let status: Result<LocalStatus> = client.get("/v1/status").await;
     let endpoints = status.map(|status| status.endpoints).unwrap_or_default();
     let own = endpoints.into_iter().find(|endpoint| endpoint.network == workload.network);
-    let mut servers = own.map(|endpoint| endpoint.resolver).unwrap_or_default();
-    servers.retain(|server| workload.addresses.iter().any(|own| own.is_ipv4() == server.is_ipv4()));
+    let servers = own.map(|endpoint| endpoint.resolver).unwrap_or_default();
+    let servers = servers_for(&workload.addresses, servers);
     if servers.is_empty() {
         return;
     }

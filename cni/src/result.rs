@@ -2,6 +2,7 @@
 
 use crate::{NEWEST, VERSIONS};
 use ipnet::IpNet;
+use meshward_types::dns::servers_for;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
@@ -87,10 +88,8 @@ pub fn added(version: &str, added: &Added, previous: Option<&Value>) -> Value {
 fn dns(added: &Added) -> Dns {
     let mut dns = added.dns.clone().unwrap_or_default();
     if dns.nameservers.is_empty() {
-        let is_reached = |server: &&IpAddr| {
-            added.addresses.iter().any(|address| address.is_ipv4() == server.is_ipv4())
-        };
-        dns.nameservers = added.resolver.iter().filter(is_reached).map(IpAddr::to_string).collect();
+        let servers = servers_for(&added.addresses, added.resolver.iter().copied());
+        dns.nameservers = servers.iter().map(IpAddr::to_string).collect();
     }
     dns
 }

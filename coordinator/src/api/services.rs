@@ -29,8 +29,6 @@ use meshward_types::{
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// The largest number of services that an error names.
-const MAX_NAMED: usize = 8;
 /// The largest number of identities of instances that rules by labels are compared with.
 const MAX_COMPARED: usize = 64;
 
@@ -184,7 +182,10 @@ pub(super) async fn get(
 ) -> Result<Json<ServiceDetails>, ApiError> {
     let key = format!("{network}/{name}");
     let service: Service = lists::one(&mesh, &caller, &key, "service").map_err(|error| {
-        let missing = mesh.look(|world| missing(world.networks.get(&network)?, &name));
+        let missing = mesh.look(|world| {
+            let policy = world.networks.get(&network)?.links.policy();
+            policy.find_service(&name).err().map(|error| ApiError::missing(error.to_string()))
+        });
         missing.filter(|_| caller.reaches(&network)).unwrap_or(error)
     })?;
     let loads = mesh.loads.of(&network, &name);
@@ -200,24 +201,6 @@ pub(super) async fn get(
         Some(ServiceDetails { service, load, clients: clients(network, known), instances: all })
     });
     details.map(Json).ok_or_else(|| ApiError::missing("the service has just been removed"))
-}
-
-/// Returns the error for a service that a network does not have, with those that it has; `None` if
-/// it has the service.
-fn missing(network: &NetworkState, name: &ServiceName) -> Option<ApiError> {
-    let policy = network.links.policy();
-    if policy.service(name).is_some() {
-        return None;
-    }
-    let names = policy.services.iter().map(|service| service.name.as_str());
-    let names: Vec<&str> = names.take(MAX_NAMED).collect();
-    let has = match policy.services.len() {
-        0 => "services are written in its policy, under `services:`".to_owned(),
-        all if all > MAX_NAMED => format!("it has {} and others", names.join(", ")),
-        _ => format!("it has {}", names.join(", ")),
-    };
-    let network = &network.record.name;
-    Some(ApiError::missing(format!("there is no service `{name}` in network {network}; {has}")))
 }
 
 /// Returns the rules by which clients reach a service.

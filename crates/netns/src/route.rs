@@ -33,8 +33,7 @@ impl Links {
         table: Option<u32>,
     ) -> Result<(), Error> {
         let message = route(self.index(name).await?, to, gateway, table);
-        let done = self.handle.route().add(message).replace().execute().await;
-        done.map_err(failed(format!("add a route to {to} by {name}")))
+        self.put_route(message, format!("add a route to {to} by {name}")).await
     }
 
     /// Removes such a route, if it exists.
@@ -48,8 +47,7 @@ impl Links {
         table: Option<u32>,
     ) -> Result<(), Error> {
         let message = route(self.index(name).await?, to, None, table);
-        let done = self.handle.route().del(message).execute().await;
-        unless(done, Errno::ESRCH).map_err(failed(format!("remove the route to {to} by {name}")))
+        self.delete_route(message, format!("remove the route to {to} by {name}")).await
     }
 
     /// Adds a default route through an interface to the main table, of a metric that makes it one
@@ -58,10 +56,8 @@ impl Links {
     /// # Errors
     /// Fails if there is no such interface, or the kernel refuses.
     pub async fn add_default_route(&self, name: &str, to: IpNet, metric: u32) -> Result<(), Error> {
-        let mut message = route(self.index(name).await?, to, None, None);
-        message.attributes.push(RouteAttribute::Priority(metric));
-        let done = self.handle.route().add(message).replace().execute().await;
-        done.map_err(failed(format!("add a default route by {name}")))
+        let message = default_route(self.index(name).await?, to, metric);
+        self.put_route(message, format!("add a default route by {name}")).await
     }
 
     /// Removes such a route, if it exists.
@@ -74,10 +70,20 @@ impl Links {
         to: IpNet,
         metric: u32,
     ) -> Result<(), Error> {
-        let mut message = route(self.index(name).await?, to, None, None);
-        message.attributes.push(RouteAttribute::Priority(metric));
+        let message = default_route(self.index(name).await?, to, metric);
+        self.delete_route(message, format!("remove the default route by {name}")).await
+    }
+
+    /// Adds a route, or replaces it. `what` says in an error what that was for.
+    async fn put_route(&self, message: RouteMessage, what: String) -> Result<(), Error> {
+        let done = self.handle.route().add(message).replace().execute().await;
+        done.map_err(failed(what))
+    }
+
+    /// Removes a route, if it exists.
+    async fn delete_route(&self, message: RouteMessage, what: String) -> Result<(), Error> {
         let done = self.handle.route().del(message).execute().await;
-        unless(done, Errno::ESRCH).map_err(failed(format!("remove the default route by {name}")))
+        unless(done, Errno::ESRCH).map_err(failed(what))
     }
 
     /// Returns the prefixes to which a table has routes.
@@ -118,8 +124,7 @@ impl Links {
         let mut message = route(self.index("lo").await?, to, None, Some(table));
         message.header.kind = RouteType::Local;
         message.header.scope = RouteScope::Host;
-        let done = self.handle.route().add(message).replace().execute().await;
-        done.map_err(failed(format!("add a local route to {to}")))
+        self.put_route(message, format!("add a local route to {to}")).await
     }
 
     /// Removes the route of [`Self::add_unreachable_route`], if it exists.
@@ -127,8 +132,8 @@ impl Links {
     /// # Errors
     /// Fails if the kernel refuses.
     pub async fn remove_unreachable_route(&self, to: IpNet) -> Result<(), Error> {
-        let done = self.handle.route().del(unreachable_route(to)).execute().await;
-        unless(done, Errno::ESRCH).map_err(failed(format!("remove the unreachable route to {to}")))
+        let what = format!("remove the unreachable route to {to}");
+        self.delete_route(unreachable_route(to), what).await
     }
 
     /// Returns `true` if the main table has a route to a prefix, or to a larger one, that is
@@ -211,6 +216,12 @@ fn destination(message: &RouteMessage) -> Option<IpNet> {
         }
         _ => None,
     })
+}
+
+fn default_route(index: u32, to: IpNet, metric: u32) -> RouteMessage {
+    let mut message = route(index, to, None, None);
+    message.attributes.push(RouteAttribute::Priority(metric));
+    message
 }
 
 fn route(index: u32, to: IpNet, gateway: Option<IpAddr>, table: Option<u32>) -> RouteMessage {

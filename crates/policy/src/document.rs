@@ -3,7 +3,7 @@
 use crate::{
     admission_rules::{AdmissionRule, Keys},
     routes::RouteRule,
-    services::Service,
+    services::{NoService, Service},
     target::{Destination, Target, via, write_target},
     written::write_dns,
 };
@@ -361,6 +361,15 @@ impl Policy {
     /// Returns a service.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
         self.services.iter().find(|service| service.name == *name)
+    }
+
+    /// Returns a service.
+    ///
+    /// # Errors
+    /// Says which services there are, if it is none of them.
+    pub fn find_service(&self, name: &ServiceName) -> Result<&Service, NoService> {
+        let missing = || NoService::new(name, &self.network, &self.services);
+        self.service(name).ok_or_else(missing)
     }
 
     /// Returns the treatment of conversations for nodes. `resets`: see [`Conduct`].

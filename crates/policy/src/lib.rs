@@ -47,6 +47,6 @@ pub use reading::{
 };
 pub use review::{review, review_live};
 pub use routes::RouteRule;
-pub use services::{MAX_SERVICES, Service, ServiceIndex};
+pub use services::{MAX_SERVICES, NoService, Service, ServiceIndex};
 pub use suggest::suggest;
 pub use target::{Destination, ServiceTarget, Target};

@@ -2,12 +2,14 @@
 
 use crate::selecting::Selecting;
 use meshward_types::{
-    Affinity, FanOut, HealthCheck, Labels, Nearness, PortRange, PortSpec, Selector, ServiceName,
-    ServicePort, WeightRule, selector::Requirement,
+    Affinity, FanOut, HealthCheck, Labels, Nearness, NetworkName, PortRange, PortSpec, Selector,
+    ServiceName, ServicePort, WeightRule, selector::Requirement,
 };
 
 /// The largest number of services of a network.
 pub const MAX_SERVICES: usize = 4096;
+/// The largest number of services that an error names.
+const MAX_NAMED: usize = 8;
 
 /// A name and virtual addresses in front of the workloads that a selector matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +71,30 @@ impl Service {
         let ports: Vec<String> =
             self.ports.iter().map(|port| format!("{}/{}", port.protocol, port.port)).collect();
         ports.join(", ")
+    }
+}
+
+/// A service that a policy does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no service `{name}` in network {network}; {mend}")]
+pub struct NoService {
+    name: ServiceName,
+    network: NetworkName,
+    /// The services that there are.
+    mend: String,
+}
+
+impl NoService {
+    /// The error for a service that is not among a network's.
+    pub(crate) fn new(name: &ServiceName, network: &NetworkName, services: &[Service]) -> Self {
+        let names = services.iter().map(|service| service.name.as_str());
+        let names: Vec<&str> = names.take(MAX_NAMED).collect();
+        let mend = match services.len() {
+            0 => "services are written in its policy, under `services:`".to_owned(),
+            all if all > MAX_NAMED => format!("it has {} and others", names.join(", ")),
+            _ => format!("it has {}", names.join(", ")),
+        };
+        Self { name: name.clone(), network: network.clone(), mend }
     }
 }
 

@@ -9,6 +9,14 @@ use std::{
     sync::Arc,
 };
 
+/// Returns the servers that somebody with these addresses can reach: those of the families that they
+/// have an address of.
+pub fn servers_for(addresses: &[IpAddr], servers: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let is_reached =
+        |server: &IpAddr| addresses.iter().any(|own| own.is_ipv4() == server.is_ipv4());
+    servers.into_iter().filter(is_reached).collect()
+}
+
 /// A domain name without the final dot, in lower case, such as `corp.example` (RFC 1123 §2.1, with
 /// the underscore of RFC 8552).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -76,7 +76,7 @@ impl Attachment {
     /// Returns `true` if it is an egress gateway: a route to everything outside of the network.
     pub(crate) fn is_egress_gateway(&self) -> bool {
         self.origin == Origin::Route
-            && self.report.prefixes.iter().any(|prefix| prefix.prefix_len() == 0)
+            && self.report.prefixes.iter().any(meshward_types::outside::is_default)
     }
 
     /// Returns the routing table of its routes; `None` for the main one. The routes for prefixes

@@ -20,7 +20,7 @@ use crate::{
 use anyhow::Result;
 use ipnet::IpNet;
 use meshward_control_proto::view::NetworkSpec;
-use meshward_types::NetworkName;
+use meshward_types::{NetworkName, dns::servers_for};
 use std::{
     collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
@@ -310,7 +310,7 @@ impl Driver {
         if servers.is_empty() {
             servers.extend(DOCKER_SERVERS);
         }
-        servers.retain(|server| addresses.iter().any(|own| own.is_ipv4() == server.is_ipv4()));
+        let servers = servers_for(addresses, servers);
         servers.into_iter().map(|server| StaticRoute::by_interface(server.into())).collect()
     }
 

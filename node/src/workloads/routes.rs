@@ -15,7 +15,7 @@ use crate::{
 use ipnet::IpNet;
 use meshward_api_types::local::{Advertise, DryRun, LocalWorkload as Shown};
 use meshward_control_proto::{WorkloadReport, view::NetworkSpec};
-use meshward_types::NetworkName;
+use meshward_types::{NetworkName, outside::is_default};
 use std::{collections::BTreeSet, fs, path::PathBuf};
 use tracing::{info, warn};
 
@@ -181,8 +181,7 @@ impl Workloads {
 /// Leaves out the default route of a family that the network does not have. Refuses default routes
 /// beside other prefixes, and where this kernel cannot translate addresses.
 fn fit_default_routes(prefixes: &mut BTreeSet<IpNet>, spec: &NetworkSpec) -> Result<(), Refusal> {
-    let is_default = |prefix: &&IpNet| prefix.prefix_len() == 0;
-    let Some(default) = prefixes.iter().find(is_default) else { return Ok(()) };
+    let Some(default) = prefixes.iter().find(|prefix| is_default(prefix)) else { return Ok(()) };
     if let Some(other) = prefixes.iter().find(|prefix| !is_default(prefix)) {
         return Err(Refusal::Invalid(format!(
             "{default} makes this host an egress gateway, which {other} does not belong to: \

@@ -2,7 +2,9 @@
 
 use super::resources::{Change, Digest, Hash128, Resource, ResourceKey, View};
 use ipnet::IpNet;
-use meshward_types::{IdentityId, NetworkName, NodeName, Revision, WorkloadId};
+use meshward_types::{
+    IdentityId, NetworkName, NodeName, Revision, WorkloadId, outside::is_default,
+};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Deref,
@@ -122,7 +124,7 @@ impl ViewReplica {
         let mut routes: BTreeMap<IdentityId, BTreeSet<IpNet>> = BTreeMap::new();
         let mut gateways: BTreeMap<IdentityId, BTreeSet<IpNet>> = BTreeMap::new();
         for (id, prefixes) in self.routes_of(network) {
-            let defaults = prefixes.iter().filter(|prefix| prefix.prefix_len() == 0);
+            let defaults = prefixes.iter().filter(|prefix| is_default(prefix));
             let mut defaults = defaults.peekable();
             if let (Some(_), Some(gateway)) = (defaults.peek(), self.workload(network, id)) {
                 gateways.entry(gateway.identity).or_default().extend(defaults);

@@ -109,14 +109,9 @@ fn instances(
         let text = "either `to` or `service` is the server; leave one of them out";
         return Err(Refusal::Invalid(text.into()).about("service"));
     }
-    let network = &policy.network;
-    let service = policy.service(name).ok_or_else(|| {
-        let text = format!(
-            "the policy of network `{network}` has no service `{name}`; `meshctl service list` \
-            shows them"
-        );
-        Refusal::Missing(text).about("service")
-    })?;
+    let service = policy
+        .find_service(name)
+        .map_err(|error| Refusal::Missing(error.to_string()).about("service"))?;
     let ports = service.targets(&[query.port]);
     if ports.is_empty() {
         let text = format!(
