@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The time for which an instance that has left a subset stays known to the client's node, at least,
-/// and the age of that node's session: longer than a node takes to report a flow that it begins.
+/// The time for which an instance that has left a subset stays known to the client's node, at
+/// least, and the age of that node's session: longer than a node takes to report a flow that it
+/// begins.
 pub(crate) const STAYS_FOR: Duration = Duration::from_secs(5);
 
 /// The load of services, in memory alone.

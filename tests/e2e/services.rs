@@ -117,8 +117,8 @@ fn scrape(node: &Node) -> String {
     text
 }
 
-/// Answers each connection with a line, the address that it was accepted at, then echoes what comes,
-/// until it is dropped.
+/// Answers each connection with a line, the address that it was accepted at, then echoes what
+/// comes, until it is dropped.
 struct Teller {
     ended: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,

@@ -230,8 +230,8 @@ impl Rule {
         if self.deny.is_empty() { &self.allow } else { &self.deny }
     }
 
-    /// Returns the selector of the egress gateways of a rule about addresses outside of the mesh, as
-    /// it is written.
+    /// Returns the selector of the egress gateways of a rule about addresses outside of the mesh,
+    /// as it is written.
     pub fn via(&self) -> Selector {
         via(&self.to)
     }

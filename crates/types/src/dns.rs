@@ -9,8 +9,8 @@ use std::{
     sync::Arc,
 };
 
-/// Returns the servers that somebody with these addresses can reach: those of the families that they
-/// have an address of.
+/// Returns the servers that somebody with these addresses can reach: those of the families that
+/// they have an address of.
 pub fn servers_for(addresses: &[IpAddr], servers: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
     let is_reached =
         |server: &IpAddr| addresses.iter().any(|own| own.is_ipv4() == server.is_ipv4());

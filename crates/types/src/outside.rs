@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// Returns `true` if a prefix is a default one, such as egress gateways advertise: everything of its
-/// family.
+/// Returns `true` if a prefix is a default one, such as egress gateways advertise: everything of
+/// its family.
 pub fn is_default(prefix: &IpNet) -> bool {
     prefix.prefix_len() == 0
 }

@@ -1,5 +1,5 @@
-//! The changes of names that follow from changes of a network's view and of the configuration of its
-//! endpoint, which has worked out the instances of services.
+//! The changes of names that follow from changes of a network's view and of the configuration of
+//! its endpoint, which has worked out the instances of services.
 
 use meshward_control_proto::{
     Change, Resource, ResourceKey,

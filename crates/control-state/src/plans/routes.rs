@@ -271,12 +271,12 @@ fn named_network(
     Ok(found.record.name.clone())
 }
 
-/// Finds the default prefixes that a node advertises or is approved for, and the network. `scope` is
-/// as for [`find`].
+/// Finds the default prefixes that a node advertises or is approved for, and the network. `scope`
+/// is as for [`find`].
 ///
 /// # Errors
-/// [`Refusal::Missing`] if the node or the network does not exist, or the node is no egress gateway,
-/// [`Refusal::Invalid`] if the network is ambiguous.
+/// [`Refusal::Missing`] if the node or the network does not exist, or the node is no egress
+/// gateway, [`Refusal::Invalid`] if the network is ambiguous.
 fn find_egress(
     world: &World,
     wanted: &ApproveEgress,

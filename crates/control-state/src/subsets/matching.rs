@@ -245,7 +245,8 @@ impl Matching {
         }
     }
 
-    /// Links clients that have no instance, although some serve, with those of their highest scores.
+    /// Links clients that have no instance, although some serve, with those of their highest
+    /// scores.
     fn link_beyond(&mut self, serving: &[u32]) {
         for client in self.clients.slots() {
             let at = client as usize;

@@ -10,12 +10,12 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub(super) struct SideMembers {
     pub(super) members: Vec<Member>,
-    /// The hashes of the members' names: apart, as their places and floors, so that a pass over them
-    /// is fast.
+    /// The hashes of the members' names: apart, as their places and floors, so that a pass over
+    /// them is fast.
     pub(super) hashes: Vec<u64>,
     pub(super) places: Vec<Place>,
-    /// The scores that a new link must exceed: 0 while there is room, `u64::MAX` for who has none at
-    /// all.
+    /// The scores that a new link must exceed: 0 while there is room, `u64::MAX` for who has none
+    /// at all.
     floors: Vec<u64>,
     /// The same for near links.
     near_floors: Vec<u64>,
@@ -179,8 +179,8 @@ impl SideMembers {
         score > if is_near(score) { floor.max(near) } else { floor }
     }
 
-    /// Returns the members of this side that would rather have a link with one of the other side than
-    /// some that they have, with the scores.
+    /// Returns the members of this side that would rather have a link with one of the other side
+    /// than some that they have, with the scores.
     pub(super) fn wanting(
         &self,
         classes: Classes,

@@ -1,22 +1,23 @@
 //! Subsets: which instances of a service each client's node is linked with.
 //!
-//! A node and an instance have a score that follows from their names (rendezvous hashing, Thaler and
-//! Ravishankar 1998), and from their nearness, as far as the service prefers it: nearer pairs have
-//! higher ones. A node takes the instances with its highest scores until they have the weight of as
-//! many usual instances as its fan-out says; a quarter of that is for far instances, so that there
-//! are some when the near ones are full or gone. An instance takes the nodes with its highest
+//! A node and an instance have a score that follows from their names (rendezvous hashing, Thaler
+//! and Ravishankar 1998), and from their nearness, as far as the service prefers it: nearer pairs
+//! have higher ones. A node takes the instances with its highest scores until they have the weight
+//! of as many usual instances as its fan-out says; a quarter of that is for far instances, so that
+//! there are some when the near ones are full or gone. An instance takes the nodes with its highest
 //! scores, at most [`SLACK`] above the mean and one more: as nodes spread their connections over
 //! their subsets by weight, and subsets weigh alike, an instance of twice the weight has twice the
 //! connections. Instances that do not serve take none.
 //!
-//! As both sides rank a pair by one score, exactly one assignment has no pair that both would rather
-//! have (a stable matching: Gale and Shapley 1962; unique where the ranking is common to both). So
-//! subsets depend on who is there and not on the order in which they came: they are the same after
-//! a restart and in every coordinator.
+//! As both sides rank a pair by one score, exactly one assignment has no pair that both would
+//! rather have (a stable matching: Gale and Shapley 1962; unique where the ranking is common to
+//! both). So subsets depend on who is there and not on the order in which they came: they are the
+//! same after a restart and in every coordinator.
 //!
 //! A change costs a look at the limits of all, and then the pairs that it moves, each with one pass
-//! over the scores of a node or an instance. Compared with consistent rings, fewer pairs move: hardly
-//! any beyond those of an instance that goes, and one of each node's share for one that comes.
+//! over the scores of a node or an instance. Compared with consistent rings, fewer pairs move:
+//! hardly any beyond those of an instance that goes, and one of each node's share for one that
+//! comes.
 
 mod limits;
 mod matching;

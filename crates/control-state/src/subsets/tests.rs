@@ -395,8 +395,8 @@ proptest! {
     }
 }
 
-/// Checks that few connections move when instances go and come: `beyond` is the limit beyond its own
-/// for one of the usual weight. A heavier one is as many usual ones.
+/// Checks that few connections move when instances go and come: `beyond` is the limit beyond its
+/// own for one of the usual weight. A heavier one is as many usual ones.
 fn check_moves(mut fleet: Fleet, beyond: f64) -> Result<(), TestCaseError> {
     let usual = fleet.usual_weight();
     for at in 0..8 {

@@ -112,8 +112,8 @@ impl NarrowedService {
         all.map(NodeIndex)
     }
 
-    /// Settles the subsets. Returns the pairs that moved: those that leave are lost, and so are those
-    /// that had left and whose client or instance is gone.
+    /// Settles the subsets. Returns the pairs that moved: those that leave are lost, and so are
+    /// those that had left and whose client or instance is gone.
     fn settle(&mut self) -> Moves {
         let mut moves = self.subsets.settle();
         for linked in &moves.gained {

@@ -52,8 +52,8 @@ impl NetworkState {
         })
     }
 
-    /// Returns `true` if a node is to begin no flows to an instance that it knows because of subsets
-    /// alone: it has left them.
+    /// Returns `true` if a node is to begin no flows to an instance that it knows because of
+    /// subsets alone: it has left them.
     fn is_to_retire(&self, node: NodeIndex, instance: &WorkloadRecord) -> bool {
         let services = self.narrowing.selecting(instance.identity);
         let mut services = services.filter_map(|name| self.narrowing.service(name));
@@ -193,8 +193,8 @@ impl NetworkState {
         doubts
     }
 
-    /// Settles subsets, and returns the doubts about the pairs that moved. `gone` is a workload that
-    /// has stopped, with its node.
+    /// Settles subsets, and returns the doubts about the pairs that moved. `gone` is a workload
+    /// that has stopped, with its node.
     pub(super) fn settle(
         &mut self,
         nodes: &Nodes,
@@ -340,8 +340,8 @@ impl DeltaBuilder<'_> {
         self.resolve(doubts, None);
     }
 
-    /// Appends what a change of policy, or of the network as it is loaded, means for nodes that know
-    /// subsets.
+    /// Appends what a change of policy, or of the network as it is loaded, means for nodes that
+    /// know subsets.
     pub(super) fn narrowing_changed(&mut self) {
         let policy = self.network.links.policy();
         if self.network.narrowing.is_empty() && policy.services.is_empty() {

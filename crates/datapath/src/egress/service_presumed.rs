@@ -1,10 +1,11 @@
 //! Connections through services whose flows a crash has lost, as long as the client has not spoken.
 //!
 //! If the client sends first, its packet is translated by a new choice, which is nearly always the
-//! same. If the instance sends first, as in a running download, its packet does not show whether the
-//! client has connected to the service or to the instance itself. It is presumed to be a connection
-//! through the service. If that is wrong, the client's kernel, which knows no such connection,
-//! answers with a reset: that goes nowhere, and the connection goes on without the service.
+//! same. If the instance sends first, as in a running download, its packet does not show whether
+//! the client has connected to the service or to the instance itself. It is presumed to be a
+//! connection through the service. If that is wrong, the client's kernel, which knows no such
+//! connection, answers with a reset: that goes nowhere, and the connection goes on without the
+//! service.
 
 use super::service::Opening;
 use crate::{
