@@ -140,15 +140,17 @@ impl PacketBatch<'_> {
             false => Leg::Direct,
         };
         let presumed = match leg {
-            Leg::Direct => self.presume_from(from, &headers).map_err(dropped)?,
+            Leg::Direct => {
+                let sender = || Some(self.tables.local(from)?.party()?.identity);
+                self.presume(sender, &headers).map_err(dropped)?
+            }
             _ => None,
         };
         let translation = self.connection_of(&leg).or(presumed.as_ref());
         let input = EgressInput { packet, headers: &headers, tally, translation };
         let mut authorized = self.authorize(from, &input);
         if let (Some(presumed), Ok(authorized)) = (presumed, &mut authorized) {
-            self.note_presumed(&presumed);
-            authorized.passed.translation = Some(presumed);
+            self.note_presumed(presumed, &mut authorized.passed);
         }
         let mut egress = EgressPacket { packet, headers: &mut headers, offload };
         let authorized = match (authorized, &leg) {

@@ -333,13 +333,8 @@ impl PacketBatch<'_> {
     }
 
     fn is_free(&self, mapping: &Mapping) -> bool {
-        let Ends { source, destination } = mapping.outer_request();
-        let outer = Headers::between(source.address, destination.address, mapping.ip_protocol);
-        let (source_port, destination_port) = (source.port, destination.port);
-        let is_free = self
-            .state
-            .filter
-            .is_free(self.now, &Headers { source_port, destination_port, ..outer });
+        let outer = mapping.outer_request().headers(mapping.ip_protocol);
+        let is_free = self.state.filter.is_free(self.now, &outer);
         let connections = &self.state.services.connections;
         is_free
             && (!mapping.is_hairpin()

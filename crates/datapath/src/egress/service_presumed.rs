@@ -10,14 +10,15 @@
 use super::service::Opening;
 use crate::{
     drop_reason::DropReason,
+    filter::Passed,
     headers::{Fragment, Headers, RST, SYN},
-    index::WorkloadIndex,
     packet_batch::PacketBatch,
     rules::Party,
     services::{
         connections::ClientKey,
         directory::Front,
-        mapping::{Ends, Mapping, Socket},
+        load::Micros,
+        mapping::{Mapping, Socket},
         translation::{Replacement, Target, Translation},
     },
     tables::local_entry::LocalEntry,
@@ -28,35 +29,20 @@ use std::sync::Arc;
 impl PacketBatch<'_> {
     /// Returns the connection through a service that a packet is presumed to belong to, which an
     /// instance may have sent: if flows from before a crash may be missing, and it has none.
+    /// `sender`: the identity that has sent it.
     ///
     /// # Errors
     /// The reason to drop it: flows are still to be imported, or its client has another instance.
     #[inline]
     pub(crate) fn presume(
         &self,
-        sender: IdentityId,
-        headers: &Headers,
-    ) -> Result<Option<Arc<Translation>>, DropReason> {
-        match self.state.filter.may_lack_flows(self.now) {
-            true => self.presume_answer(sender, headers),
-            false => Ok(None),
-        }
-    }
-
-    /// Does the same for a packet of a workload of this node.
-    #[inline]
-    pub(super) fn presume_from(
-        &self,
-        from: WorkloadIndex,
+        sender: impl FnOnce() -> Option<IdentityId>,
         headers: &Headers,
     ) -> Result<Option<Arc<Translation>>, DropReason> {
         if !self.state.filter.may_lack_flows(self.now) {
             return Ok(None);
         }
-        match self.tables.local(from).and_then(LocalEntry::party) {
-            Some(sender) => self.presume_answer(sender.identity, headers),
-            None => Ok(None),
-        }
+        sender().map_or(Ok(None), |sender| self.presume_answer(sender, headers))
     }
 
     #[cold]
@@ -79,45 +65,41 @@ impl PacketBatch<'_> {
         if self.state.filter.awaits_flows() {
             return Err(DropReason::AwaitsFlows);
         }
-        let request = |front: &Front<'_>| Headers {
-            source_port: headers.destination_port,
-            destination_port: front.port.port,
-            ..Headers::between(headers.destination, front.address, headers.ip_protocol)
-        };
-        let is_chosen = |front: &&Front<'_>| {
-            let now = self.micros;
-            let request = request(front);
-            let opening = Opening::of(front, client, &request, now);
-            let chosen = self.instance_for(&opening);
-            chosen.is_ok_and(|chosen| chosen.address == instance.address)
-        };
-        let Some(front) = fronts.iter().find(is_chosen).or(fronts.first()) else {
-            return Ok(None);
-        };
-        let mapping = Mapping {
+        let now = self.micros;
+        let mapping = |front: &Front<'_>| Mapping {
             client: Socket { address: headers.destination, port: headers.destination_port },
             service: Socket { address: front.address, port: front.port.port },
             instance,
             source_port: headers.destination_port,
             ip_protocol: headers.ip_protocol,
         };
+        let is_chosen = |front: &&Front<'_>| {
+            let request = mapping(front).request().headers(headers.ip_protocol);
+            let chosen = self.instance_for(&Opening::of(front, client, &request, now));
+            chosen.is_ok_and(|chosen| chosen.address == instance.address)
+        };
+        let Some(front) = fronts.iter().find(is_chosen).or(fronts.first()) else {
+            return Ok(None);
+        };
+        let mapping = mapping(front);
         if self.state.services.connections.get(&ClientKey::of_request(&mapping)).is_some() {
             return Err(DropReason::Moved);
         }
         let target =
             Target { counters: front.service.counters.clone(), load: front.instance.load.clone() };
-        let now = self.micros;
         Ok(Some(Arc::new(Translation::presumed(mapping, Some(target), now))))
     }
 
-    /// Notes a connection that is presumed, the first packet of which may pass.
+    /// Notes a connection that is presumed, the first packet of which may pass: it is to be
+    /// translated as an answer.
     #[cold]
-    pub(crate) fn note_presumed(&self, translation: &Arc<Translation>) {
+    pub(crate) fn note_presumed(&self, translation: Arc<Translation>, passed: &mut Passed) {
         let client = self.tables.local_at(translation.mapping.client.address);
         if let Some((_, LocalEntry { owner, .. })) = client {
-            self.state.services.put(self.now, *owner, translation);
+            self.state.services.put(self.now, *owner, &translation);
             translation.begin();
         }
+        passed.translation = Some(translation);
     }
 
     /// Forgets a connection that was presumed: its client knows none with the service.
@@ -126,10 +108,7 @@ impl PacketBatch<'_> {
         let mapping = &translation.mapping;
         self.last_connection = None;
         self.state.services.connections.remove(&ClientKey::of_request(mapping));
-        let Ends { source, destination } = mapping.outer_request();
-        let outer = Headers::between(source.address, destination.address, mapping.ip_protocol);
-        let (source_port, destination_port) = (source.port, destination.port);
-        let outer = Headers { source_port, destination_port, ..outer };
+        let outer = mapping.outer_request().headers(mapping.ip_protocol);
         self.state.filter.forget_translation(self.now, &outer);
         translation.note_replaced(Replacement::Same);
     }
@@ -137,12 +116,7 @@ impl PacketBatch<'_> {
 
 impl<'a> Opening<'a> {
     /// A connection that a client may have opened, of which no packet is there.
-    fn of(
-        front: &Front<'a>,
-        source: Party,
-        headers: &'a Headers,
-        now: crate::services::load::Micros,
-    ) -> Self {
+    fn of(front: &Front<'a>, source: Party, headers: &'a Headers, now: Micros) -> Self {
         let Front { service, port, .. } = *front;
         Self { service, port, source, headers, packet: &[], now, tried: vec![] }
     }

@@ -143,7 +143,7 @@ impl PacketBatch<'_> {
             None => tables.sender(*now, peer, &headers.source)?,
         };
         let Route { next_hop, party: destination } = tables.local_route(headers.destination)?;
-        let presumed = self.presume(source.identity, headers)?;
+        let presumed = self.presume(|| Some(source.identity), headers)?;
         let (tally, translation) = (Tally::default(), presumed.as_ref());
         let input = FilterInput { packet, headers, source, destination, tally, translation };
         let mut passed = match &error {
@@ -153,8 +153,7 @@ impl PacketBatch<'_> {
             None => state.filter.check(&tables.rules, *now, &input)?,
         };
         if let Some(presumed) = presumed {
-            self.note_presumed(&presumed);
-            passed.translation = Some(presumed);
+            self.note_presumed(presumed, &mut passed);
         }
         Ok(Checked { next_hop, passed })
     }

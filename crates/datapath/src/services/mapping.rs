@@ -1,6 +1,7 @@
 //! The addresses and ports of a connection through a service, as each side of the translation sees
 //! them.
 
+use crate::headers::Headers;
 use std::net::IpAddr;
 
 /// An address and a port (a socket, in the words of RFC 9293 §4).
@@ -15,6 +16,18 @@ pub(crate) struct Socket {
 pub(crate) struct Ends {
     pub(crate) source: Socket,
     pub(crate) destination: Socket,
+}
+
+impl Ends {
+    /// Returns headers with these ends, of a packet of which only this is known.
+    pub(crate) fn headers(&self, ip_protocol: u8) -> Headers {
+        let Self { source, destination } = *self;
+        Headers {
+            source_port: source.port,
+            destination_port: destination.port,
+            ..Headers::between(source.address, destination.address, ip_protocol)
+        }
+    }
 }
 
 /// A connection through a service: who talks to what, and who answers.
