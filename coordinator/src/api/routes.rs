@@ -9,7 +9,7 @@ use crate::mesh::Mesh;
 use axum::{Json, extract::State, response::Response};
 use ipnet::IpNet;
 use meshward_api_types::{ApproveEgress, ApproveRoute, Page, Role, Route, RouteState, operations};
-use meshward_control_state::{change_log::ListKind, plans::routes, world::World};
+use meshward_control_state::{Plan, Refusal, change_log::ListKind, plans::routes, world::World};
 use meshward_types::{NetworkName, NodeName, schema::Cidr};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -86,11 +86,7 @@ pub(super) async fn approve(
     caller: Caller,
     Body(wanted): Body<ApproveRoute>,
 ) -> Result<Json<Route>, ApiError> {
-    caller.must_be(Role::Owner)?;
-    let scope = &caller.networks;
-    Ok(Json(
-        mesh.change(&caller.context, |world| routes::approve(world, &wanted, scope)).await?.outcome,
-    ))
+    decide(&mesh, &caller, |world, scope| routes::approve(world, &wanted, scope)).await
 }
 
 /// Withdraws an approval: links through the route are cut, unless the policy approves it.
@@ -102,13 +98,7 @@ pub(super) async fn disapprove(
     caller: Caller,
     Body(wanted): Body<ApproveRoute>,
 ) -> Result<Json<Route>, ApiError> {
-    caller.must_be(Role::Owner)?;
-    let scope = &caller.networks;
-    Ok(Json(
-        mesh.change(&caller.context, |world| routes::disapprove(world, &wanted, scope))
-            .await?
-            .outcome,
-    ))
+    decide(&mesh, &caller, |world, scope| routes::disapprove(world, &wanted, scope)).await
 }
 
 /// Approves what an egress gateway advertises, of both address families at once.
@@ -120,10 +110,7 @@ pub(super) async fn approve_egress(
     caller: Caller,
     Body(wanted): Body<ApproveEgress>,
 ) -> Result<Json<Vec<Route>>, ApiError> {
-    caller.must_be(Role::Owner)?;
-    let scope = &caller.networks;
-    let plan = |world: &World| routes::approve_egress(world, &wanted, scope);
-    Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
+    decide(&mesh, &caller, |world, scope| routes::approve_egress(world, &wanted, scope)).await
 }
 
 /// Withdraws the approvals of an egress gateway, of both address families at once.
@@ -135,8 +122,16 @@ pub(super) async fn disapprove_egress(
     caller: Caller,
     Body(wanted): Body<ApproveEgress>,
 ) -> Result<Json<Vec<Route>>, ApiError> {
+    decide(&mesh, &caller, |world, scope| routes::disapprove_egress(world, &wanted, scope)).await
+}
+
+/// Changes approvals, which is up to owners, within the networks of the caller's credential.
+async fn decide<T>(
+    mesh: &Mesh,
+    caller: &Caller,
+    plan: impl Fn(&World, &[NetworkName]) -> Result<Plan<T>, Refusal>,
+) -> Result<Json<T>, ApiError> {
     caller.must_be(Role::Owner)?;
-    let scope = &caller.networks;
-    let plan = |world: &World| routes::disapprove_egress(world, &wanted, scope);
+    let plan = |world: &World| plan(world, &caller.networks);
     Ok(Json(mesh.change(&caller.context, plan).await?.outcome))
 }
