@@ -79,18 +79,18 @@ struct Sum {
     weight: u64,
 }
 
-/// What is near each other.
+/// The clients of a group, and its instances that serve.
 #[derive(Debug, Clone, Copy, Default)]
 struct Neighbourhood {
     serving: Sum,
     clients: u128,
-    /// The places for near instances that its clients have.
-    near_places: u128,
+    /// The near instances that its clients have room for.
+    near_wanted: u128,
     /// The weight of its instances that each client from elsewhere may have, with a fraction.
     supply: u128,
 }
 
-/// What is there: instances that serve, and clients.
+/// The census of all clients and of the instances that serve: limits follow from it.
 #[derive(Debug, Default)]
 pub(super) struct Census {
     all: Sum,
@@ -128,7 +128,7 @@ impl Census {
         self.choosy += u128::from(fan_out > 0 && fan_out < instances);
         if let Some(near) = group.and_then(|group| self.near.get_mut(&group)) {
             near.clients += 1;
-            near.near_places += (fan_out - reserve(fan_out)).min(instances) as u128;
+            near.near_wanted += (fan_out - reserve(fan_out)).min(instances) as u128;
         }
     }
 
@@ -148,7 +148,7 @@ impl Census {
         for near in self.near.values_mut() {
             let own = u128::from(near.serving.weight);
             let has_room = (own * self.share) >> FRACTION;
-            let wanted = (near.near_places * weight / number).min(near.clients * own);
+            let wanted = (near.near_wanted * weight / number).min(near.clients * own);
             let others = (self.clients - near.clients).max(1);
             near.supply = (has_room.saturating_sub(wanted) << FRACTION) / others;
             self.supply += near.supply;
@@ -192,16 +192,16 @@ impl Census {
     /// Returns the limits of so many usual instances.
     fn limits(&self, fan_out: usize, hash: u64) -> Limits {
         let usual = u128::from(self.all.weight);
-        let places = ((fan_out as u128) << FRACTION) - u128::from(fraction(hash));
+        let wanted = ((fan_out as u128) << FRACTION) - u128::from(fraction(hash));
         Limits {
             least: (fan_out / 2 + 1).min(fan_out),
             most: fan_out * 2,
-            weight: (places * usual / u128::from(self.all.number.max(1))) as u64,
+            weight: (wanted * usual / u128::from(self.all.number.max(1))) as u64,
         }
     }
 }
 
-/// Returns the places of a client for far instances, although near ones may be enough.
+/// Returns the instances of a fan-out that are far ones, although near ones may be enough.
 fn reserve(fan_out: usize) -> usize {
     fan_out.saturating_add(2) / 4
 }

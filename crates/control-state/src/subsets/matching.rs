@@ -3,7 +3,7 @@
 use super::{
     limits::{Census, ClientLimits, Limits},
     members::{Link, SideMembers},
-    nearness::{Classes, Place, is_near},
+    nearness::{Classes, Locality, is_near},
 };
 use meshward_types::{Serving, Weight};
 use std::collections::{BTreeMap, BinaryHeap};
@@ -70,11 +70,11 @@ impl Matching {
         }
     }
 
-    /// Sets the place of a member.
-    pub(super) fn set_place(&mut self, side: Side, slot: u32, place: Place) {
-        if self.side(side).places[slot as usize] != place {
+    /// Sets the locality of a member.
+    pub(super) fn set_locality(&mut self, side: Side, slot: u32, locality: Locality) {
+        if self.side(side).localities[slot as usize] != locality {
             self.unlink_all(side, slot);
-            self.side(side).places[slot as usize] = place;
+            self.side(side).localities[slot as usize] = locality;
         }
     }
 
@@ -157,11 +157,12 @@ impl Matching {
     fn share_out(&mut self, serving: &[u32]) {
         let mut census = Census::default();
         for slot in serving {
-            let (place, part) = (self.instances.places[*slot as usize], self.parts[*slot as usize]);
-            census.add_instance(self.classes.group(place), part.weight.get().into());
+            let (locality, part) =
+                (self.instances.localities[*slot as usize], self.parts[*slot as usize]);
+            census.add_instance(self.classes.group(locality), part.weight.get().into());
         }
         for slot in self.clients.slots() {
-            let group = self.classes.group(self.clients.places[slot as usize]);
+            let group = self.classes.group(self.clients.localities[slot as usize]);
             census.add_client(group, self.fan_outs[slot as usize]);
         }
         census.close();
@@ -176,7 +177,7 @@ impl Matching {
         }
         for slot in self.clients.slots() {
             let at = slot as usize;
-            let group = self.classes.group(self.clients.places[at]);
+            let group = self.classes.group(self.clients.localities[at]);
             let limits = census.of_client(self.fan_outs[at], self.clients.hashes[at], group);
             self.set_limits(Side::Clients, slot, limits);
         }
@@ -198,8 +199,8 @@ impl Matching {
             Side::Clients => (&self.clients, &self.instances),
             Side::Instances => (&self.instances, &self.clients),
         };
-        let (hash, place) = (own.hashes[slot as usize], own.places[slot as usize]);
-        let wanting = others.wanting(self.classes, hash, place);
+        let (hash, locality) = (own.hashes[slot as usize], own.localities[slot as usize]);
+        let wanting = others.wanting(self.classes, hash, locality);
         let mut wanted: BinaryHeap<(u64, u32)> =
             wanting.filter(|(score, _)| own.wants(slot, *score)).collect();
         while let Some((score, other)) = wanted.pop() {
@@ -253,10 +254,10 @@ impl Matching {
             if self.fan_outs[at] == 0 || !self.clients.members[at].links.is_empty() {
                 continue;
             }
-            let own = (self.clients.hashes[at], self.clients.places[at]);
+            let own = (self.clients.hashes[at], self.clients.localities[at]);
             let score = |slot: &u32| {
                 let at = *slot as usize;
-                self.classes.score(own, (self.instances.hashes[at], self.instances.places[at]))
+                self.classes.score(own, (self.instances.hashes[at], self.instances.localities[at]))
             };
             if let Some(instance) = serving.iter().copied().max_by_key(score) {
                 self.beyond.insert(client, instance);

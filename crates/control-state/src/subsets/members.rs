@@ -2,7 +2,7 @@
 
 use super::{
     limits::{ClientLimits, Held, Limits},
-    nearness::{Classes, Place, is_near},
+    nearness::{Classes, Locality, is_near},
 };
 use std::collections::VecDeque;
 
@@ -10,14 +10,14 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub(super) struct SideMembers {
     pub(super) members: Vec<Member>,
-    /// The hashes of the members' names: apart, as their places and floors, so that a pass over
+    /// The hashes of the members' names: apart, as their localities and floors, so that a pass over
     /// them is fast.
     pub(super) hashes: Vec<u64>,
-    pub(super) places: Vec<Place>,
+    pub(super) localities: Vec<Locality>,
     /// The scores that a new link must exceed: 0 while there is room, `u64::MAX` for who has none
     /// at all.
     floors: Vec<u64>,
-    /// The same for near links.
+    /// The scores that a new near link must exceed beside those.
     near_floors: Vec<u64>,
     /// Members that may have a better link than those that they have, each once, the first to be
     /// looked at first: so what a member loses meanwhile costs one look.
@@ -90,7 +90,7 @@ impl SideMembers {
         if at == self.members.len() {
             self.members.push(Member::default());
             self.hashes.push(0);
-            self.places.push(Place::default());
+            self.localities.push(Locality::default());
             self.floors.push(u64::MAX);
             self.near_floors.push(u64::MAX);
         }
@@ -175,8 +175,7 @@ impl SideMembers {
     /// Returns `true` if a member would rather have a link of this score than some that it has.
     #[inline]
     pub(super) fn wants(&self, slot: u32, score: u64) -> bool {
-        let (floor, near) = (self.floors[slot as usize], self.near_floors[slot as usize]);
-        score > if is_near(score) { floor.max(near) } else { floor }
+        exceeds(score, self.floors[slot as usize], self.near_floors[slot as usize])
     }
 
     /// Returns the members of this side that would rather have a link with one of the other side
@@ -185,14 +184,14 @@ impl SideMembers {
         &self,
         classes: Classes,
         hash: u64,
-        place: Place,
+        locality: Locality,
     ) -> impl Iterator<Item = (u64, u32)> {
-        let members = self.hashes.iter().copied().zip(self.places.iter().copied());
-        let scores = members.map(move |member| classes.score((hash, place), member));
+        let members = self.hashes.iter().copied().zip(self.localities.iter().copied());
+        let scores = members.map(move |member| classes.score((hash, locality), member));
         let floors = self.floors.iter().zip(&self.near_floors);
-        let wanting = scores.zip(floors).zip(0..).filter(|((score, (floor, near)), _)| {
-            *score > **floor && (!is_near(*score) || *score > **near)
-        });
+        let wanting = scores.zip(floors).zip(0..);
+        let wanting =
+            wanting.filter(|((score, (floor, near)), _)| exceeds(*score, **floor, **near));
         wanting.map(|((score, _), slot)| (score, slot))
     }
 
@@ -209,4 +208,11 @@ impl SideMembers {
         self.floors[slot as usize] = floor(has_any, all, lowest);
         self.near_floors[slot as usize] = floor(has_near, near, member.lowest_near());
     }
+}
+
+/// Returns `true` if the score of a link exceeds the floor of all links, and that of near ones if
+/// it is near.
+#[inline]
+fn exceeds(score: u64, floor: u64, near_floor: u64) -> bool {
+    score > floor && (!is_near(score) || score > near_floor)
 }

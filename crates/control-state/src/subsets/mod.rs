@@ -26,7 +26,7 @@ mod nearness;
 
 use matching::{Matching, Part, Side};
 use meshward_types::{Nearness, NodeName, Serving, Weight, WorkloadId};
-use nearness::{Classes, Place};
+use nearness::{Classes, Locality};
 use std::collections::{BTreeSet, HashMap};
 
 pub use limits::SLACK;
@@ -63,9 +63,9 @@ pub struct Instance<'a> {
     pub node: u32,
     /// The node's site.
     pub site: Option<&'a str>,
-    /// Its weight.
+    /// The weight, in proportion to which it gets connections.
     pub weight: Weight,
-    /// Its state.
+    /// The state that says whether new connections go to it.
     pub serving: Serving,
 }
 
@@ -144,8 +144,8 @@ impl Subsets {
         if let Some(slot) = self.clients.enter(&index) {
             self.matching.add(Side::Clients, slot, hash("client", name.as_str()));
         }
-        let (slot, place) = (self.clients.slots[&index], self.place(index, site));
-        self.matching.set_place(Side::Clients, slot, place);
+        let (slot, locality) = (self.clients.slots[&index], self.locality(index, site));
+        self.matching.set_locality(Side::Clients, slot, locality);
         self.matching.set_fan_out(slot, fan_out);
     }
 
@@ -162,15 +162,15 @@ impl Subsets {
         if let Some(slot) = self.instances.enter(id) {
             self.matching.add(Side::Instances, slot, hash("instance", id.as_str()));
         }
-        let (slot, place) = (self.instances.slots[id], self.place(node, site));
-        self.matching.set_place(Side::Instances, slot, place);
+        let (slot, locality) = (self.instances.slots[id], self.locality(node, site));
+        self.matching.set_locality(Side::Instances, slot, locality);
         self.matching.set_part(slot, Part { weight, serving });
     }
 
-    fn place(&mut self, node: u32, site: Option<&str>) -> Place {
+    fn locality(&mut self, node: u32, site: Option<&str>) -> Locality {
         let next = self.sites.len() as u32 + 1;
         let number = |site: &str| *self.sites.entry(site.to_owned()).or_insert(next);
-        Place { node, site: site.map_or(0, number) }
+        Locality { node, site: site.map_or(0, number) }
     }
 
     /// Removes an instance.

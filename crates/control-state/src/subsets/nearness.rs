@@ -7,9 +7,9 @@ const LEAST_NEAR: u64 = 1 << CLASS_SHIFT;
 /// The bits below those of the class.
 const CLASS_SHIFT: u32 = 62;
 
-/// The place of a member.
+/// The locality of a member: its node and its site.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Locality {
     /// The index of its node.
     pub(super) node: u32,
     /// The number of its site; 0: unknown.
@@ -44,19 +44,19 @@ impl Classes {
         Self { node: node.max(site), site }
     }
 
-    /// Returns the group of what is near a place, if anything is.
-    pub(super) fn group(self, place: Place) -> Option<Group> {
-        match (self.site > 0 && place.site != 0, self.node > 0) {
-            (true, _) => Some(Group::Site(place.site)),
-            (false, true) => Some(Group::Node(place.node)),
+    /// Returns the group of what is near a locality, if anything is.
+    pub(super) fn group(self, locality: Locality) -> Option<Group> {
+        match (self.site > 0 && locality.site != 0, self.node > 0) {
+            (true, _) => Some(Group::Site(locality.site)),
+            (false, true) => Some(Group::Node(locality.node)),
             (false, false) => None,
         }
     }
 
-    /// Returns the score of a pair, from the hashes and places of both: nearer pairs have higher
-    /// ones.
+    /// Returns the score of a pair, from the hashes and localities of both: nearer pairs have
+    /// higher ones.
     #[inline]
-    pub(super) fn score(self, (a, at): (u64, Place), (b, near): (u64, Place)) -> u64 {
+    pub(super) fn score(self, (a, at): (u64, Locality), (b, near): (u64, Locality)) -> u64 {
         let by_node = u64::from(at.node == near.node) * self.node;
         let by_site = u64::from(at.site == near.site && at.site != 0) * self.site;
         (by_node.max(by_site) << CLASS_SHIFT) | (mix(a ^ b) >> (64 - CLASS_SHIFT))

@@ -1,7 +1,7 @@
 use super::{
     Client, Instance, Linked, Moves, SLACK, Subsets, hash,
     limits::{Census, Held, Limits},
-    nearness::{Classes, Place, is_near, mix},
+    nearness::{Classes, Locality, is_near, mix},
 };
 use meshward_types::{Nearness, NodeName, Serving, Weight, WorkloadId};
 use proptest::prelude::*;
@@ -185,12 +185,12 @@ impl Fleet {
     /// room; and for a client without any, the one of its highest score.
     fn by_definition(&self) -> BTreeSet<Linked> {
         let classes = Classes::new(&self.prefer);
-        let place = |node: u32, member: &Member| Place { node, site: member.site };
+        let locality = |node: u32, member: &Member| Locality { node, site: member.site };
         let of_client =
-            |at: &u32| (hash("client", node(*at).as_str()), place(*at, &self.clients[at]));
+            |at: &u32| (hash("client", node(*at).as_str()), locality(*at, &self.clients[at]));
         let of_instance = |at: &u32| {
             let member = &self.instances[at];
-            (hash("instance", instance(*at).as_str()), place(member.on, member))
+            (hash("instance", instance(*at).as_str()), locality(member.on, member))
         };
         let mut census = Census::default();
         for at in self.serving() {
@@ -210,15 +210,15 @@ impl Fleet {
         let (mut held, mut near, mut taken) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut linked = BTreeSet::new();
         for (score, client, at) in pairs.iter().rev().copied() {
-            let (hash, place) = of_client(&client);
+            let (hash, locality) = of_client(&client);
             let limits =
-                census.of_client(self.clients[&client].fan_out, hash, classes.group(place));
-            let places: Limits = census.of_instance(of_instance(&at).0);
+                census.of_client(self.clients[&client].fan_out, hash, classes.group(locality));
+            let room: Limits = census.of_instance(of_instance(&at).0);
             let held: &mut Held = held.entry(client).or_default();
             let near: &mut Held = near.entry(client).or_default();
             let taken: &mut Held = taken.entry(at).or_default();
             let has_near_room = !is_near(score) || limits.near.have_room(*near);
-            if limits.all.have_room(*held) && has_near_room && places.have_room(*taken) {
+            if limits.all.have_room(*held) && has_near_room && room.have_room(*taken) {
                 let weight = self.instances[&at].weight.into();
                 held.add(weight);
                 taken.add(0);
